@@ -1,0 +1,104 @@
+"""minillm: a mini LLM to train, to sample and to read.
+
+The public names, each fetched from its room at its first use, so that `import minillm` costs nothing:
+
+    run = minillm.train(minillm.load_config("gpt-nano", {"data.source": "my.txt"}))
+    loaded = minillm.load_run(run)
+    print(minillm.sample(loaded, minillm.SampleConfig(prompt="Once"))[0].text)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minillm.config import RunConfig, load_config, override, save_config
+    from minillm.data.config import DataConfig
+    from minillm.data.corpus import Corpus, prepare
+    from minillm.distributed.config import ParallelConfig
+    from minillm.generation.config import SampleConfig
+    from minillm.generation.generate import Completion, generate
+    from minillm.models.build import build_model
+    from minillm.models.gpt import GPT
+    from minillm.models.presets import PRESETS, preset
+    from minillm.models.profile import profile
+    from minillm.nn.config import ModelConfig
+    from minillm.objectives.config import ObjectiveConfig
+    from minillm.run import LoadedRun, evaluate, fill, find_run, load_run, sample, train
+    from minillm.tokenizers.base import Tokenizer
+    from minillm.tokenizers.config import TokenizerConfig
+    from minillm.tokenizers.load import build_tokenizer, load_tokenizer
+    from minillm.training.config import EvalConfig, OptimConfig, SaveConfig, ScheduleConfig, TrainConfig
+    from minillm.training.trainer import Trainer
+
+_ROOMS = {
+    "config": ("RunConfig", "load_config", "override", "save_config"),
+    "data.config": ("DataConfig",),
+    "data.corpus": ("Corpus", "prepare"),
+    "distributed.config": ("ParallelConfig",),
+    "generation.config": ("SampleConfig",),
+    "generation.generate": ("Completion", "generate"),
+    "models.build": ("build_model",),
+    "models.gpt": ("GPT",),
+    "models.presets": ("PRESETS", "preset"),
+    "models.profile": ("profile",),
+    "nn.config": ("ModelConfig",),
+    "objectives.config": ("ObjectiveConfig",),
+    "run": ("LoadedRun", "evaluate", "fill", "find_run", "load_run", "sample", "train"),
+    "tokenizers.base": ("Tokenizer",),
+    "tokenizers.config": ("TokenizerConfig",),
+    "tokenizers.load": ("build_tokenizer", "load_tokenizer"),
+    "training.config": ("EvalConfig", "OptimConfig", "SaveConfig", "ScheduleConfig", "TrainConfig"),
+    "training.trainer": ("Trainer",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "GPT",
+    "PRESETS",
+    "Completion",
+    "Corpus",
+    "DataConfig",
+    "EvalConfig",
+    "LoadedRun",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "ParallelConfig",
+    "RunConfig",
+    "SampleConfig",
+    "SaveConfig",
+    "ScheduleConfig",
+    "Tokenizer",
+    "TokenizerConfig",
+    "TrainConfig",
+    "Trainer",
+    "build_model",
+    "build_tokenizer",
+    "evaluate",
+    "fill",
+    "find_run",
+    "generate",
+    "load_config",
+    "load_run",
+    "load_tokenizer",
+    "override",
+    "prepare",
+    "preset",
+    "profile",
+    "sample",
+    "save_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported from the module that owns it."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'minillm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"minillm.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,104 @@
+"""The command line: one file per command, arguments in, one call into the package, result out.
+
+A user's mistake is one line on stderr and exit code 2; MINILLM_DEBUG=1 shows where it was noticed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, Parameter
+from cyclopts.exceptions import CycloptsError
+from cyclopts.help import PlainFormatter
+from rich.console import Console
+
+COMMANDS = {
+    "train": "Train a model on your text; without arguments, a small GPT on Python's own documentation.",
+    "sample": "Let a trained model write.",
+    "fill": "Let a BERT fill the gaps in a text.",
+    "eval": "Measure a trained model: loss, and bits per byte or the share of right answers.",
+    "info": "Count a model's parameters, arithmetic and memory.",
+    "data": "Look at a text as a model would see it.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (default: the process's own) name and return the exit code.
+
+    0 success, 2 a user's mistake, 130 Ctrl-C, 141 the reader of our output went away. A bug shows its traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
+    try:
+        build_app()(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except CycloptsError as error:
+        error.verbose = False
+        return _mistake(f"{error} See minillm --help.")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its exit
+        return 141
+    except KeyboardInterrupt:
+        print("minillm: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        _raise_in_debug()
+        named = error.filename is not None and error.strerror
+        return _mistake(f"{error.filename}: {error.strerror}" if named else str(error))
+    except ValueError as error:
+        _raise_in_debug()
+        return _mistake(str(error))
+    except (MemoryError, RuntimeError) as error:
+        _raise_in_debug()
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch's word for it
+            raise
+        return _mistake(f"out of memory: {error}; ask for less, or for a smaller model")
+    return 0
+
+
+def build_app() -> App:
+    """The parser. A command's module is imported when it is called, and torch by no module that only parses."""
+    # A terminal gets its own width; a pipe gets one line a flag, for grep.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
+    app = App(
+        name="minillm",
+        help="Train, sample and read a mini LLM.",
+        version=version,
+        help_format="plaintext",
+        help_formatter=PlainFormatter(max_width=width),
+        console=Console(width=width),
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    for name, summary in COMMANDS.items():
+        app.command(f"minillm.cli.{name}:{name}", name=name, help=summary)
+    return app
+
+
+def version() -> str:
+    """Version of the installed package."""
+    from importlib import metadata  # a tenth of the time that --help takes
+
+    try:
+        return metadata.version("minillm")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _mistake(message: str) -> int:
+    print("minillm: error:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _raise_in_debug() -> None:
+    """Inside an except block: let the exception pass, with its traceback, where MINILLM_DEBUG is set."""
+    if os.environ.get("MINILLM_DEBUG"):
+        raise

@@ -1,0 +1,37 @@
+"""How a command's result is printed: as lines for people, or as one JSON object."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+import textwrap
+from collections.abc import Mapping
+
+
+def show(result: Mapping[str, object], *, json: bool) -> None:
+    """Print the result: its keys as words before aligned values, or unchanged as JSON. A nested mapping is indented."""
+    if json:
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+        print(jsonlib.dumps(finite))  # JSON knows no infinity
+        return
+    print("\n".join(lines(result)))
+
+
+def lines(result: Mapping[str, object], indent: str = "") -> list[str]:
+    """The result as text, one line a value."""
+    text = []
+    for key, value in result.items():
+        label = indent + key.replace("_", " ")
+        if isinstance(value, Mapping):
+            text += [label, *lines(value, indent + "  ")]
+        else:
+            text.append(f"{label:<26} {_shown(value)}")
+    return text
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str) and "\n" in value:
+        return "\n" + textwrap.indent(value.strip("\n"), "  ")
+    if isinstance(value, float):
+        return f"{value:,.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,54 @@
+"""`minillm train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from minillm.cli.flags import overrides, with_flags
+from minillm.config import DEFAULT_CONFIG, SECTIONS, load_config
+
+
+@with_flags(*SECTIONS)
+def train(
+    config: str | None = None,
+    /,
+    *,
+    data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
+    out: Annotated[Path | None, Parameter(metavar="DIR")] = None,
+    resume: bool = False,
+    **given: str,
+) -> None:
+    """Train a model and keep everything it needs in a run folder. Flags outdo the config, the config the preset,
+    the preset the defaults shown here.
+
+    Parameters
+    ----------
+    config
+        A name in configs/ or a TOML file; gpt-nano if left out, with --resume the run's own.
+    data
+        Text to train on, short for --data.source.
+    out
+        Run folder; a new one under runs/ if left out, with --resume the latest.
+    resume
+        Go on from the last checkpoint of the run.
+    """
+    keys = overrides(given)
+    if data is not None:
+        if "data.source" in keys:
+            raise ValueError("--data is short for --data.source; give one of them")
+        keys["data.source"] = data
+
+    source: str | Path = config or DEFAULT_CONFIG
+    if resume and config is None:
+        from minillm.run import CONFIG, find_run
+
+        folder = find_run(out)
+        out, source = out or folder, folder / CONFIG
+    settings = load_config(source, keys)  # before torch is imported: a mistake answers at once
+
+    from minillm import run
+
+    run.train(settings, out, resume=resume)

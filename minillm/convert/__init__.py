@@ -1,0 +1,1 @@
+"""Foreign names of the same weights, as reversible tables."""

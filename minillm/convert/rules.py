@@ -1,0 +1,99 @@
+"""Reversible tables between foreign parameter names and ours.
+
+Each row names one foreign key, our key or keys, and an operation that has an inverse. Import consumes every foreign key
+or names it as ignored; export yields exactly the foreign set. Nothing is ever loaded in part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rule(NamedTuple):
+    """One row. `{i}` in the names stands for the layer number."""
+
+    foreign: str
+    ours: str | tuple[str, ...]
+    """Our key; several where the foreign tensor holds them side by side along its last dimension."""
+    op: Literal["copy", "transpose", "split"] = "copy"
+    """transpose: matrices are stored (in, out) over there. split: several of ours, matrices transposed too."""
+    tied_to: str | None = None
+    """Foreign key that this one equals and may be left out for, as files of tied models do."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The whole table of one family."""
+
+    rows: tuple[Rule, ...]
+    ignored: tuple[str, ...] = ()
+    """Regular expressions of foreign keys that hold no parameter, such as mask buffers."""
+
+    def expand(self, num_layers: int) -> Iterator[tuple[Rule, tuple[str, ...]]]:
+        """Every row with its layer numbers filled in, and our keys as a tuple."""
+        for row in self.rows:
+            ours = (row.ours,) if isinstance(row.ours, str) else row.ours
+            for i in range(num_layers if "{i}" in row.foreign else 1):
+                yield row._replace(foreign=row.foreign.format(i=i)), tuple(key.format(i=i) for key in ours)
+
+
+def import_weights(foreign: Mapping[str, Tensor], rules: Rules, num_layers: int) -> dict[str, Tensor]:
+    """Our state dict from a foreign one.
+
+    Raises:
+        ValueError: a key is missing, left over, or tied here but not there; the message names the first of them.
+    """
+    ours: dict[str, Tensor] = {}
+    left = {key for key in foreign if not any(re.fullmatch(pattern, key) for pattern in rules.ignored)}
+    for row, keys in rules.expand(num_layers):
+        source = row.foreign if row.foreign in foreign or row.tied_to is None else row.tied_to
+        if source not in foreign:
+            raise ValueError(f"the weights lack {source!r}; is this another family, or a model of fewer layers?")
+        left.discard(row.foreign)
+        for key, part in zip(keys, _split(foreign[source], len(keys), row.op), strict=True):
+            if key in ours and not torch.equal(ours[key], part):
+                raise ValueError(f"{row.foreign!r} differs from another foreign weight, and both are {key!r} here")
+            ours[key] = part.contiguous()
+    if left:
+        some = ", ".join(sorted(left)[:3])
+        raise ValueError(f"{len(left)} foreign weights have no place here, among them {some}")
+    return ours
+
+
+def export_weights(ours: Mapping[str, Tensor], rules: Rules, num_layers: int) -> dict[str, Tensor]:
+    """The foreign state dict, exactly its keys; the inverse of import_weights, bit for bit.
+
+    Raises:
+        ValueError: one of our keys is missing, or has no foreign name.
+    """
+    foreign: dict[str, Tensor] = {}
+    left = set(ours)
+    for row, keys in rules.expand(num_layers):
+        for key in keys:
+            if key not in ours:
+                raise ValueError(f"the model lacks {key!r}, which {row.foreign!r} is made of")
+            left.discard(key)
+        foreign[row.foreign] = _join([ours[key] for key in keys], row.op)
+    if left:
+        some = ", ".join(sorted(left)[:3])
+        raise ValueError(f"{len(left)} of our weights have no foreign name, among them {some}")
+    return foreign
+
+
+def _split(weight: Tensor, count: int, op: str) -> Sequence[Tensor]:
+    """Foreign tensor to ours; `t` leaves 1-dimensional biases as they are."""
+    parts = weight.chunk(count, dim=-1)
+    return parts if op == "copy" else [part.t() for part in parts]
+
+
+def _join(parts: list[Tensor], op: str) -> Tensor:
+    """The inverse of _split."""
+    if op != "copy":
+        parts = [part.t() for part in parts]
+    return torch.cat(parts, dim=-1).contiguous()

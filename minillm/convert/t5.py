@@ -1,0 +1,94 @@
+"""T5 v1.0 and v1.1 under the names of Hugging Face's T5ForConditionalGeneration (Raffel et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from minillm.convert.rules import Rule, Rules
+from minillm.nn.config import ModelConfig
+
+_BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+def _stack_rows(stack: str, *, gated: bool) -> tuple[Rule, ...]:
+    """Rows of the encoder or the decoder; theirs number the sublayers of a block."""
+    names: dict[str, str] = {}
+    attentions = [("SelfAttention", "attn"), ("EncDecAttention", "cross")][: 2 if stack == "decoder" else 1]
+    for number, (theirs, ours) in enumerate(attentions):
+        names[f"layer.{number}.layer_norm"] = f"{ours}.norm"
+        projections = {"q": "q", "k": "k", "v": "v", "o": "out"}
+        names |= {f"layer.{number}.{theirs}.{p}": f"{ours}.sublayer.{q}" for p, q in projections.items()}
+    number = len(attentions)
+    names[f"layer.{number}.layer_norm"] = "ffn.norm"
+    projections = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
+    names |= {f"layer.{number}.DenseReluDense.{p}": f"ffn.sublayer.{q}" for p, q in projections.items()}
+    return (
+        Rule(f"{stack}.embed_tokens.weight", "embed.tokens.weight", tied_to="shared.weight"),
+        Rule(f"{stack}.{_BIAS}", f"{stack}.position.table.weight"),
+        *(Rule(f"{stack}.block.{{i}}.{p}.weight", f"{stack}.blocks.{{i}}.{q}.weight") for p, q in names.items()),
+        Rule(f"{stack}.final_layer_norm.weight", f"{stack}.final_norm.weight"),
+    )
+
+
+def t5_rules(config: ModelConfig) -> Rules:
+    """The table for a model of this config."""
+    return Rules(
+        rows=(
+            Rule("shared.weight", "embed.tokens.weight"),
+            *_stack_rows("encoder", gated=config.gated),
+            *_stack_rows("decoder", gated=config.gated),
+            Rule("lm_head.weight", "head.proj.weight", tied_to="shared.weight" if config.tie_embeddings else None),
+        ),
+        # Early files carry a table for cross-attention that no release of the model reads.
+        ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+    )
+
+
+_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
+
+
+def import_config(foreign: Mapping[str, Any], *, max_seq_len: int = 512) -> ModelConfig:
+    """Our config of a T5Config's dictionary; `max_seq_len` is ours to choose, since T5's positions have no end.
+
+    Raises:
+        ValueError: it asks for arithmetic that this model does not have.
+    """
+    form = foreign["feed_forward_proj"]
+    gated, name = form.startswith("gated-"), form.removeprefix("gated-")
+    activation = "gelu_tanh" if form == "gated-gelu" else _ACTIVATIONS.get(name)
+    if activation is None:
+        raise ValueError(f"feed_forward_proj {form!r}: {name} is not one of {', '.join(_ACTIVATIONS)}")
+    depth, decoder_depth = foreign["num_layers"], foreign.get("num_decoder_layers")
+    if decoder_depth not in (None, depth):
+        raise ValueError(
+            f"num_decoder_layers {decoder_depth} is not num_layers {depth}; only equal depths can be imported"
+        )
+    # v1.1's head is neither tied nor scaled. Recent releases of transformers say so by the second key alone.
+    tied = foreign.get("scale_decoder_outputs", foreign.get("tie_word_embeddings", True))
+    return ModelConfig(
+        preset="t5-small" if tied else "t5-v1.1-small",
+        family="t5",
+        vocab_size=foreign["vocab_size"],
+        max_seq_len=max_seq_len,
+        d_model=foreign["d_model"],
+        num_layers=depth,
+        num_heads=foreign["num_heads"],
+        head_dim=foreign["d_kv"],
+        d_ff=foreign["d_ff"],
+        norm="rmsnorm",
+        norm_eps=foreign["layer_norm_epsilon"],
+        activation=activation,  # type: ignore[arg-type]
+        gated=gated,
+        position="t5",
+        relative_buckets=foreign["relative_attention_num_buckets"],
+        relative_max_distance=foreign.get("relative_attention_max_distance", 128),
+        bias=False,
+        dropout=foreign["dropout_rate"],
+        final_dropout=True,
+        attention_scale=1.0,
+        tie_embeddings=tied,
+        head_scale=foreign["d_model"] ** -0.5 if tied else None,
+        init="fan_in",
+        residual_init="plain",
+    )

@@ -1,0 +1,1 @@
+"""Text sources, tokenized corpora on disk, and the loader."""

@@ -1,0 +1,225 @@
+"""Windows over a token stream, and the loader that deals them out as a pure function of (seed, step).
+
+The stream is a ring: its last token is the EOS that ends the last document, and so stands before the first one as well.
+A window is `seq_len` targets with the one token before them. The ceil(N / seq_len) windows of a ring of N tokens
+predict each token exactly once, and only the last of them is short. An epoch turns the ring by a random offset, so
+that a token meets another amount of context each time, and visits the windows in a random order.
+
+Nothing here has state that matters: resuming is asking for step n, and one step can be made again at will.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+BatchT = TypeVar("BatchT")
+Collate = Callable[[Sequence[Any], Callable[[int], np.random.Generator]], BatchT]
+"""Makes a batch of examples; the second argument gives the generator of the i-th of them."""
+
+SHUFFLE, EVALUATION = 1, 2
+"""Last words of the seeds of the other random streams; a training row's seed ends at its third word, as if by 0."""
+
+
+class TokenStream(Protocol):
+    """What a window is cut from; `corpus.Tokens` is one."""
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> np.ndarray: ...
+
+
+class Row(NamedTuple):
+    """Where a row of a global batch comes from."""
+
+    epoch: int
+    window: int
+    start: int
+    """Index of the row's first target in the token stream."""
+    stop: int
+    """Index after its last target; beyond the stream's length where the row goes round the end."""
+
+
+class Examples(Protocol):
+    """What a loader deals out, one by one; `Windows` is one."""
+
+    @property
+    def seq_len(self) -> int:
+        """Targets in an example, at most."""
+        ...
+
+    @property
+    def num_offsets(self) -> int:
+        """In how many ways the whole can be cut into examples; each epoch draws one of them."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
+        """Where the example comes from, to name it: first index and the one after the last."""
+        ...
+
+    def row(self, window: int, offset: int = 0) -> Any:
+        """The example, in the form that its collate wants; always the same for the same arguments."""
+        ...
+
+
+class Windows:
+    """The windows of a token stream.
+
+    Args:
+        tokens: the ring, at least two tokens.
+        seq_len: targets in a window.
+    """
+
+    def __init__(self, tokens: TokenStream, seq_len: int):
+        if seq_len < 1:
+            raise ValueError(f"data.seq_len must be at least 1 token, not {seq_len}")
+        if tokens.num_tokens < 2:
+            raise ValueError(f"a window needs at least 2 tokens, the text has {tokens.num_tokens}: give more text")
+        self.tokens, self.seq_len = tokens, seq_len
+
+    @property
+    def num_offsets(self) -> int:
+        return self.tokens.num_tokens
+
+    def __len__(self) -> int:
+        return math.ceil(self.tokens.num_tokens / self.seq_len)
+
+    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
+        """First target and the index after the last, in the ring turned by `offset` tokens."""
+        first = window * self.seq_len
+        start = (offset + first) % self.tokens.num_tokens
+        return start, start + min(self.seq_len, self.tokens.num_tokens - first)
+
+    def row(self, window: int, offset: int = 0) -> np.ndarray:
+        """(targets + 1,) int64: the targets of the window, and before them the token before them."""
+        start, stop = self.span(window, offset)
+        num_tokens = self.tokens.num_tokens
+        start = start - 1
+        if start < 0:
+            start, stop = start + num_tokens, stop + num_tokens
+        if stop <= num_tokens:
+            return self.tokens.slice(start, stop).astype(np.int64)
+        ends = self.tokens.slice(start, num_tokens), self.tokens.slice(0, stop - num_tokens)
+        return np.concatenate(ends).astype(np.int64)
+
+
+class Loader(Generic[BatchT]):
+    """Training batches: for every step the same global rows, whatever the number of ranks or micro-batches.
+
+    Args:
+        windows: the examples; each once an epoch. A global batch may reach into the next epoch.
+        collate: rows to a batch.
+        seed: of order, offsets and the rows' own generators.
+        global_batch: rows in a step, over all ranks.
+        micro_batch: rows in one batch; the last of a step is smaller where it does not divide the rank's share.
+        rank, world_size: this process takes the rank-th contiguous share of each global batch.
+
+    Raises:
+        ValueError: a number is out of range, or the ranks cannot share the global batch evenly.
+    """
+
+    def __init__(
+        self,
+        windows: Examples,
+        collate: Collate[BatchT],
+        *,
+        seed: int,
+        global_batch: int,
+        micro_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if min(global_batch, micro_batch) < 1:
+            raise ValueError(
+                f"train.global_batch {global_batch} and train.micro_batch {micro_batch} must be at least 1"
+            )
+        if global_batch % world_size:
+            raise ValueError(
+                f"train.global_batch {global_batch} does not split evenly over {world_size} ranks: "
+                f"take a multiple of {world_size}"
+            )
+        self.windows, self.collate, self.seed = windows, collate, seed
+        self.global_batch, self.micro_batch = global_batch, micro_batch
+        share = global_batch // world_size
+        self.local = range(rank * share, (rank + 1) * share)
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    def batches(self, step: int) -> list[BatchT]:
+        """This rank's micro-batches of a step. A global batch is dealt out in order of length, which saves padding; in
+        rows of one length the numbers decide, and each keeps its own generator.
+        """
+        lengths = [row.stop - row.start for row in self.rows(step)]
+        rows = sorted(range(self.global_batch), key=lengths.__getitem__)[self.local.start : self.local.stop]
+        return [self._batch(step, rows[i : i + self.micro_batch]) for i in range(0, len(rows), self.micro_batch)]
+
+    def rows(self, step: int) -> list[Row]:
+        """Where the rows of the whole global batch come from, to name the data of a bad step."""
+        return [self._row(step, i) for i in range(self.global_batch)]
+
+    def epoch(self, step: int) -> float:
+        """Epochs done before `step`."""
+        return step * self.global_batch / len(self.windows)
+
+    def _batch(self, step: int, global_rows: Sequence[int]) -> BatchT:
+        def rng(i: int) -> np.random.Generator:
+            return np.random.default_rng([self.seed, step, global_rows[i]])
+
+        sources = [self._row(step, i) for i in global_rows]
+        return self.collate([self.windows.row(s.window, self._order(s.epoch)[1]) for s in sources], rng)
+
+    def _row(self, step: int, global_row: int) -> Row:
+        epoch, position = divmod(step * self.global_batch + global_row, len(self.windows))
+        order, offset = self._order(epoch)
+        window = int(order[position])
+        return Row(epoch, window, *self.windows.span(window, offset))
+
+    def _shuffle(self, epoch: int) -> tuple[np.ndarray, int]:
+        """Order of the windows in an epoch, and how far its ring is turned."""
+        rng = np.random.default_rng([self.seed, epoch, 0, SHUFFLE])
+        offset = int(rng.integers(self.windows.num_offsets))
+        return rng.permutation(len(self.windows)), offset
+
+
+def eval_batches(
+    windows: Examples,
+    collate: Collate[BatchT],
+    batch: int,
+    *,
+    max_tokens: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[BatchT]:
+    """Fixed windows in order, each target predicted exactly once; the first token is predicted from EOS.
+
+    A window's generator depends on the window alone, so that masks, and with them losses, compare from one evaluation
+    to the next, for any `batch` and `world_size`.
+
+    Args:
+        windows: of the validation text.
+        collate: rows to a batch.
+        batch: rows in a batch, at most.
+        max_tokens: evaluate the first windows with no more targets than this, one window at least; None or 0: all.
+        rank, world_size: this process takes its share. All ranks get equally many batches, unless there are fewer
+            windows than (batches of a rank) * world_size; then the last ranks get one less.
+    """
+    total = len(windows)
+    if max_tokens:
+        total = min(total, max(1, max_tokens // windows.seq_len))
+    num_batches = world_size * math.ceil(total / (batch * world_size))
+    for share in np.array_split(np.arange(total), num_batches)[rank::world_size]:
+        if share.size:
+            yield _eval_batch(windows, collate, share.tolist())
+
+
+def _eval_batch(windows: Examples, collate: Collate[BatchT], share: list[int]) -> BatchT:
+    def rng(i: int) -> np.random.Generator:
+        return np.random.default_rng([0, share[i], 0, EVALUATION])
+
+    return collate([windows.row(window) for window in share], rng)

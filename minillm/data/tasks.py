@@ -1,0 +1,253 @@
+"""Text-to-text tasks: examples of an input and a target, split, tokenized and mixed (Raffel et al. 2020).
+
+A source is jsonl, csv, parquet or hub data with two text fields, or builtin:python-tasks. The task of an example is
+the prefix of its input, `summarize` in "summarize: some text"; one without a prefix belongs to the task "". On disk an
+example is one document, `input SEP target EOS`; the special tokens come from no text, so that they part them safely.
+Examples are laid down in the order of their hashes: any stretch of them is a fair sample of all tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from minillm.data import cache, sources
+from minillm.data.builtin_tasks import TASKS, VERSION, Example
+from minillm.data.config import DataConfig
+from minillm.data.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder, Tokens, dtype_of
+from minillm.data.records import read_records
+
+if TYPE_CHECKING:
+    from minillm.tokenizers.base import Tokenizer
+
+_PREFIX = re.compile(r"([^:\n]{1,40}):")
+
+
+class TaskTokens(Tokens):
+    """The examples of one split, and which task each belongs to.
+
+    Args:
+        ids: (N,) all documents `input SEP target EOS`, one after another.
+        eos_id: the id after every document.
+        tasks: names.
+        task_of: (D,) index into `tasks` of each document.
+    """
+
+    def __init__(self, ids: np.ndarray, eos_id: int, tasks: tuple[str, ...], task_of: np.ndarray):
+        super().__init__(ids, eos_id)
+        self.tasks, self.task_of = tasks, task_of
+
+
+class TaskRows:
+    """The examples in order, each once; those of one task alone if it is named, the first `limit` of them."""
+
+    def __init__(self, tokens: TaskTokens, task: str | None = None, limit: int | None = None):
+        self.tokens = tokens
+        self.bounds = np.append(tokens.document_starts, tokens.num_tokens)
+        chosen = np.ones(len(tokens.task_of), bool) if task is None else tokens.task_of == tokens.tasks.index(task)
+        self.documents = np.flatnonzero(chosen)[:limit]
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in an example on average, input and target together."""
+        return max(1, self.tokens.num_tokens // len(self.tokens.task_of))
+
+    @property
+    def num_offsets(self) -> int:
+        return len(self.documents)
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def document(self, window: int, offset: int) -> int:
+        """Which document a row is."""
+        return int(self.documents[window])
+
+    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
+        """First token of the document, and the index after its EOS."""
+        document = self.document(window, offset)
+        return int(self.bounds[document]), int(self.bounds[document + 1])
+
+    def row(self, window: int, offset: int = 0) -> np.ndarray:
+        """The ids of a document, int64."""
+        return self.tokens.slice(*self.span(window, offset)).astype(np.int64)
+
+
+class Mixture(TaskRows):
+    """As many rows an epoch as there are examples, each task with its share; an epoch's offset says which examples.
+
+    Args:
+        tokens: the examples.
+        mixing: "proportional": every example once; "temperature": shares by the number of a task's examples to the
+            power 1/T; "equal": the same share for each. What a task has too few of comes again, what it has too many
+            of waits for another epoch.
+        temperature: that T.
+    """
+
+    def __init__(
+        self,
+        tokens: TaskTokens,
+        mixing: Literal["proportional", "temperature", "equal"] = "proportional",
+        temperature: float = 2.0,
+    ):
+        super().__init__(tokens)
+        self.members = [np.flatnonzero(tokens.task_of == task) for task in range(len(tokens.tasks))]
+        sizes = np.array([len(members) for members in self.members], float)
+        power = {"proportional": 1.0, "temperature": 1 / temperature, "equal": 0.0}[mixing]
+        shares = np.where(sizes > 0, sizes**power, 0).cumsum()
+        self.ends = np.round(shares / shares[-1] * len(self)).astype(np.int64)
+
+    def document(self, window: int, offset: int) -> int:
+        """The next example of the task in whose share the window lies."""
+        task = int(np.searchsorted(self.ends, window, side="right"))
+        first = int(self.ends[task - 1]) if task else 0
+        return int(self.members[task][(offset + window - first) % len(self.members[task])])
+
+
+def task_of(text: str) -> str:
+    """The task that an input belongs to: what stands before its first colon; "" where nothing short does."""
+    match = _PREFIX.match(text)
+    return match[1] if match else ""
+
+
+def read_examples(source: str, config: DataConfig) -> Iterator[Example]:
+    """The examples of a source; those without an input or a target are passed over.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `records.read_records`.
+    """
+    if source.startswith(sources.BUILTIN):
+        yield from TASKS[_builtin(source)]()
+        return
+    for record in read_records(source):
+        text, target = record.text(config.input_field), record.text(config.target_field)
+        if text and target:
+            yield Example(text, target, text)
+
+
+def fingerprint(source: str, config: DataConfig) -> str:
+    """Hash of the content that `read_examples` would give."""
+    if source.startswith(sources.BUILTIN):
+        return cache.key(_builtin(source), VERSION, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
+    return sources.fingerprint(source, f"{config.input_field} {config.target_field}")
+
+
+def _builtin(source: str) -> str:
+    name = source.removeprefix(sources.BUILTIN)
+    if name not in TASKS:
+        known = ", ".join(sources.BUILTIN + known for known in TASKS)
+        raise ValueError(f"{source} holds no text-to-text examples: take {known}, or data with an input and a target")
+    return name
+
+
+def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
+    """As `corpus.prepare`, for a source of text-to-text examples. All examples are held in memory once.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: the source or a setting is at fault; one line that names it.
+    """
+    folder = cache.cache_folder(config.cache)
+    found, examples = _cached(config.source, config, folder, progress)
+    if config.validation is None:
+        train, validation = split_examples(examples, config.validation_fraction)
+    else:
+        own, validation = _cached(config.validation, config, folder, progress)
+        if own == found:
+            raise ValueError(f"data.validation {config.validation} is the training data itself: give other data")
+        train, found = examples, cache.key(found, own)
+    if callable(tokenizer):
+        tokenizer = tokenizer(_texts(train), _texts(validation))
+    splits = {"train": train, "validation": validation}
+    tokens = {name: _tokenized(part, tokenizer, folder, progress) for name, part in splits.items()}
+    sizes = {name: _size(part, tokens[name]) for name, part in splits.items()}
+    info = CorpusInfo(config.source, found, config.validation, sizes["train"], sizes["validation"])
+    return Corpus(tokens["train"], tokens["validation"], tokenizer, info)
+
+
+def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> TaskTokens:
+    """All examples of `source`, nothing split off, to evaluate a finished model on."""
+    folder = cache.cache_folder(config.cache)
+    return _tokenized(_cached(source, config, folder, progress)[1], tokenizer, folder, progress)
+
+
+def split_examples(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples; whole groups, by the hashes of their names.
+
+    Raises:
+        ValueError: the fraction is out of range, or all examples are of one group.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"data.validation_fraction must be between 0 and 1, both excluded, not {fraction}")
+    hashes = np.array([_hash(example.group) for example in examples], np.uint64)
+    if len(np.unique(hashes)) < 2:
+        raise ValueError("there are fewer than two different examples to split: give more, or data.validation")
+    chosen = hashes <= max(int(fraction * 2**64), int(hashes.min()))
+    if chosen.all():
+        chosen = hashes == hashes.min()
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for example, is_validation in zip(examples, chosen.tolist(), strict=True):
+        parts[is_validation].append(example)
+    return parts
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def _cached(source: str, config: DataConfig, folder: Path, progress: bool) -> tuple[str, list[Example]]:
+    """The source's fingerprint and its examples, read at the first call and found in the cache later."""
+    limit, found = config.max_documents, fingerprint(source, config)
+
+    def make(temporary: Path) -> dict[str, Any]:
+        bar = tqdm(read_examples(source, config), desc="reading", disable=not progress, leave=False)
+        examples = [example for _, example in zip(range(limit or 1 << 62), bar, strict=False)]
+        if not examples:
+            raise ValueError(f"{source} has no example with an input and a target: give some")
+        examples.sort(key=lambda example: (_hash(example.input), example))
+        (temporary / "examples.jsonl").write_text("".join(map(_line, examples)), encoding="utf-8")
+        return {"source": source, "examples": len(examples)}
+
+    home = folder / f"examples-{cache.key(found, limit)}"
+    cache.entry(home, make)
+    with (home / "examples.jsonl").open(encoding="utf-8") as file:
+        return found, [Example(*json.loads(line)) for line in file]
+
+
+def _line(example: Example) -> str:
+    return json.dumps(example) + "\n"
+
+
+def _texts(examples: Iterable[Example]) -> Iterator[str]:
+    for example in examples:
+        yield example.input
+        yield example.target
+
+
+def _tokenized(examples: list[Example], tokenizer: Tokenizer, folder: Path, progress: bool) -> TaskTokens:
+    """The tokens of the examples, from the cache."""
+    names = tuple(sorted({task_of(example.input) for example in examples}))
+    content = hashlib.sha256("".join(map(_line, examples)).encode()).hexdigest()
+    home = folder / f"tasks-{cache.key(content, tokenizer.hash)}"
+    dtype = dtype_of(tokenizer)
+
+    def make(temporary: Path) -> dict[str, Any]:
+        with (temporary / "ids.bin").open("wb") as file:
+            for example in tqdm(examples, desc="tokenizing", disable=not progress, leave=False):
+                parts = tokenizer.encode(example.input), [tokenizer.sep_id], tokenizer.encode(example.target)
+                file.write(np.concatenate((*parts, [tokenizer.eos_id])).astype(dtype).tobytes())
+        return {"examples": len(examples)}
+
+    cache.entry(home, make)
+    indices = np.array([names.index(task_of(example.input)) for example in examples])
+    return TaskTokens(np.memmap(home / "ids.bin", dtype, "r"), tokenizer.eos_id, names, indices)
+
+
+def _size(examples: list[Example], tokens: TaskTokens) -> SplitInfo:
+    return SplitInfo(len(examples), sum(len(text.encode("utf-8")) for text in _texts(examples)), tokens.num_tokens)

@@ -1,0 +1,65 @@
+"""Gaps in Python source whose token class is known exactly: a real label that costs nothing (the `tokenize` module).
+
+What stands in the gap is hidden, so that its class has to be told from what is around it.
+"""
+
+from __future__ import annotations
+
+import io
+import keyword
+import tokenize
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+CLASSES = ("keyword", "name", "number", "operator", "string")
+"""The classes, in the order of their labels."""
+REACH = 240
+"""Characters of context kept on each side of a gap."""
+
+
+class Gap(NamedTuple):
+    """One token left out of a source file."""
+
+    before: str
+    after: str
+    label: int
+    """Index into CLASSES."""
+
+
+def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
+    """Up to `per_source` gaps from each source, each class as often as another where a source has it.
+
+    A source that Python cannot tokenize gives none.
+    """
+    for number, source in enumerate(sources):
+        rng = np.random.default_rng([seed, number])
+        found = _by_class(source)
+        present = [label for label, spans in enumerate(found) if spans]
+        for _ in range(per_source if present else 0):
+            label = int(rng.choice(present))
+            start, stop = found[label][rng.integers(len(found[label]))]
+            yield Gap(source[max(0, start - REACH) : start], source[stop : stop + REACH], label)
+
+
+def _by_class(source: str) -> list[list[tuple[int, int]]]:
+    """For each class the (start, stop) characters of its tokens."""
+    lines = source.splitlines(keepends=True)
+    starts = np.cumsum([0, *map(len, lines)])
+    found: list[list[tuple[int, int]]] = [[] for _ in CLASSES]
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            name = _class_of(token)
+            if name is not None:
+                start, stop = (int(starts[row - 1]) + column for row, column in (token.start, token.end))
+                found[CLASSES.index(name)].append((start, stop))
+    except (tokenize.TokenError, SyntaxError):
+        return [[] for _ in CLASSES]
+    return found
+
+
+def _class_of(token: tokenize.TokenInfo) -> str | None:
+    if token.type == tokenize.NAME:
+        return "keyword" if keyword.iskeyword(token.string) else "name"
+    return {tokenize.NUMBER: "number", tokenize.OP: "operator", tokenize.STRING: "string"}.get(token.type)

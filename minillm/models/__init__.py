@@ -1,0 +1,1 @@
+"""GPT, BERT and T5: three ways to wire the stacks of `nn`."""

@@ -1,0 +1,79 @@
+"""What a model costs, counted on the meta device: nothing is allocated.
+
+Arithmetic after PaLM, appendix B (Chowdhery et al. 2022): 6 N + 12 L H K T floating-point operations a token, forward
+and backward. N are here the weights that take part in a matrix product, the vocabulary head included and looked-up
+tables not; the second term is attention's two products over a full context of T tokens, causal or not. A token of an
+encoder-decoder is here a pair, one of the source and one of the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from minillm.models.build import build_model
+from minillm.nn.attention import Attention
+from minillm.nn.block import Block, Stack
+from minillm.nn.config import ModelConfig
+from minillm.nn.feedforward import FeedForward
+
+BYTES_FP32 = 4
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Counts of one model. A weight that two parts share is counted once, where it comes first."""
+
+    parameters: dict[str, int]
+    """Of embeddings, attention, feed_forward, norms and head."""
+    total: int
+    """All parameters."""
+    flops_per_token: int
+    """Forward and backward, at a context of max_seq_len tokens."""
+    kv_bytes_per_token: int
+    """Bytes of the KV cache for each token of a decoder, in fp32; half of it in bf16. An encoder keeps none."""
+    training_bytes: int
+    """Weights, gradients and AdamW's two moments in fp32: 16 bytes a parameter. Activations come on top."""
+
+
+def profile(config: ModelConfig) -> Profile:
+    """Count the model that `config` describes; ValueError where it has no vocab_size."""
+    with torch.device("meta"):
+        model = build_model(config)
+    parameters = count_parameters(model)
+    total = sum(parameters.values())
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    products = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    attended = sum(module.q.out_features for module in attentions)  # L H K
+    decoders = [module for module in model.modules() if isinstance(module, Stack) and module.causal]
+    blocks = [module for decoder in decoders for module in decoder.modules() if isinstance(module, Block)]
+    cached = [module for block in blocks for module in block.attn.modules() if isinstance(module, Attention)]
+    return Profile(
+        parameters=parameters,
+        total=total,
+        flops_per_token=6 * products + 12 * attended * config.max_seq_len,
+        kv_bytes_per_token=BYTES_FP32 * sum(m.k.out_features + m.v.out_features for m in cached),
+        training_bytes=4 * BYTES_FP32 * total,
+    )
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters by part; the innermost module of a known kind decides, and what has none is the head's."""
+    kinds = {
+        nn.Embedding: "embeddings",
+        nn.LayerNorm: "norms",
+        nn.RMSNorm: "norms",
+        Attention: "attention",
+        FeedForward: "feed_forward",
+    }
+    counts = {"embeddings": 0, "attention": 0, "feed_forward": 0, "norms": 0, "head": 0}
+    owners = dict(model.named_modules())
+    for name, parameter in model.named_parameters():
+        part = "head"
+        while name and part == "head":
+            name = name.rpartition(".")[0]
+            part = next((part for kind, part in kinds.items() if isinstance(owners[name], kind)), "head")
+        counts[part] += parameter.numel()
+    return counts

@@ -1,0 +1,9 @@
+"""Building blocks of every model. They import torch and each other, nothing else of the package.
+
+Shape letters, used in every shape comment of the package:
+
+    B batch            D d_model      F d_ff
+    T queries, tokens  H heads        V vocab_size
+    S keys             G kv heads     P predicted positions
+                       K head_dim
+"""

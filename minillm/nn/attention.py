@@ -1,0 +1,104 @@
+"""Multi-head attention (Vaswani et al. 2017, section 3.2) with grouped key and value heads (Ainslie et al. 2023)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minillm.nn.cache import KVSlot
+from minillm.nn.config import ModelConfig
+from minillm.nn.mask import ScoreMask
+from minillm.nn.norm import make_norm
+from minillm.nn.position import Rotation, rotate
+
+
+class Attention(nn.Module):
+    """softmax(q k^T * scale + mask) v over heads; self-attention, or cross-attention where `context` is given."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_width
+        inner, kv_inner = config.num_heads * self.head_dim, config.kv_heads * self.head_dim
+        self.q = nn.Linear(config.d_model, inner, bias=config.bias)
+        self.k = nn.Linear(config.d_model, kv_inner, bias=config.bias)
+        self.v = nn.Linear(config.d_model, kv_inner, bias=config.bias)
+        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+        self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else None
+        self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else None
+        self.scale = self.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.dropout = config.attention_drop
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: ScoreMask,
+        context: Tensor | None = None,
+        rotation: Rotation | None = None,
+        slot: KVSlot | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """Let every token of `x` read what `mask` shows it.
+
+        Args:
+            x: (B, T, D) queries.
+            mask: what may be read, for all layers of a stack alike.
+            context: (B, S, D) what keys and values are made of; None: x itself.
+            rotation: turn of queries and keys by their positions; None: none.
+            slot: keys and values of earlier passes; this pass's are added to it.
+            start: keys in the slot before this pass.
+
+        Returns:
+            (B, T, D).
+        """
+        q = self._heads(self.q(x), self.q_norm, rotation)  # (B, H, T, K)
+        if slot is not None and slot.complete:
+            k, v = slot.read()
+        else:
+            source = x if context is None else context
+            k = self._heads(self.k(source), self.k_norm, rotation)  # (B, G, S, K)
+            v = self._heads(self.v(source))
+            if slot is not None:
+                k, v = slot.write(k, v, start)
+        y = attend(q, k, v, mask, scale=self.scale, dropout=self.dropout if self.training else 0.0)
+        return self.out(y.transpose(1, 2).flatten(2))  # (B, T, D)
+
+    def _heads(self, x: Tensor, norm: nn.Module | None = None, rotation: Rotation | None = None) -> Tensor:
+        """(B, T, H K) -> (B, H, T, K); the -1 leaves the head count to the projection, which may be sharded."""
+        heads = x.view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)
+        if norm is not None:
+            heads = norm(heads)
+        return heads if rotation is None else rotate(heads, rotation)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dropout: float = 0.0) -> Tensor:
+    """Attention of q (B, H, T, K) over k and v (B, G, S, K) -> (B, H, T, K), by the kernel that `mask` names."""
+    if mask.kernel == "plain":
+        y = _plain(q, k, v, mask.tensor, scale, dropout)
+    else:
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask.tensor,
+            is_causal=mask.is_causal,
+            dropout_p=dropout,
+            scale=scale,
+            enable_gqa=q.size(1) != k.size(1),
+        )
+    return y if mask.alive is None else y * mask.alive
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: float) -> Tensor:
+    """Equation 1 as written; all in the dtype of q, the softmax sums in fp32 inside its kernel."""
+    groups = q.size(1) // k.size(1)
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = (q * scale) @ k.transpose(-2, -1)  # (B, H, T, S)
+    if bias is not None:
+        scores += bias
+    weights = torch.softmax(scores, dim=-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return weights @ v

@@ -1,0 +1,118 @@
+"""Span corruption: write what stood in the gaps of a text (Raffel et al. 2020, section 3.1.4).
+
+    source: Thank you for inviting me to your party last week
+    input:  Thank you <0> me to your party <1> week EOS
+    target: <0> for inviting <1> last EOS
+
+<0> and <1> are sentinels, each the mark of one gap. As in the authors' code, whose functions `random_spans_noise_mask`
+and `compute_input_and_target_lengths` these are: numbers of dropped tokens and of spans follow from the length alone,
+so that full windows fill the encoder exactly and no batch of them has padding; spans and the text between them are
+random partitions into parts of one token or more. The authors' targets have no sentinel at their end, though the
+figure in the paper shows one.
+
+Deviation: where a text would need more spans than there are sentinels, it gets longer spans instead of ids that are no
+sentinels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minillm.objectives.base import Batch, RowRNG
+from minillm.objectives.layout import Pair, encoder_decoder_batch
+from minillm.objectives.written import WrittenTokens
+
+
+@dataclass(frozen=True)
+class SpanNoise:
+    """How much is dropped, and in spans of what length."""
+
+    density: float = 0.15
+    """Share of the tokens that are dropped."""
+    mean_length: float = 3.0
+    """Mean length of a dropped span, in tokens."""
+    max_spans: int = 100
+    """Sentinels that there are."""
+
+    def counts(self, length: int) -> tuple[int, int]:
+        """Dropped tokens and spans in a text of `length` tokens; both 0 where it has fewer than two."""
+        if length < 2:
+            return 0, 0
+        noise = min(max(round(length * self.density), 1), length - 1)
+        spans = max(round(noise / self.mean_length), 1)
+        return noise, min(spans, noise, length - noise, self.max_spans)
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        """Tokens in the input and in the target that a text of `length` tokens becomes, sentinels and EOS counted."""
+        noise, spans = self.counts(length)
+        return length - noise + spans + 1, noise + spans + 1
+
+    def raw_length(self, input_length: int) -> int:
+        """Length of the longest text whose input has `input_length` tokens.
+
+        Raises:
+            ValueError: an input needs two tokens at least.
+        """
+        if input_length < 2:
+            raise ValueError(f"span corruption needs model.max_seq_len of at least 2, not {input_length}")
+        length = input_length - 1
+        while self.lengths(length + 1)[0] <= input_length:
+            length += 1
+        return length
+
+    def mask(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """(length,) bool, True where a token is dropped: kept and dropped spans in turn, a kept one first."""
+        noise, spans = self.counts(length)
+        if not spans:
+            return np.zeros(length, bool)
+        kept, dropped = partition(length - noise, spans, rng), partition(noise, spans, rng)
+        lengths = np.stack((kept, dropped), axis=1).ravel()
+        return np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
+
+
+def partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """(parts,) lengths of at least 1 that add up to `total`, every such partition equally likely."""
+    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+    return np.diff(cuts, prepend=0, append=total)
+
+
+def corrupt(text: np.ndarray, dropped: np.ndarray, sentinels: Sequence[int], eos_id: int) -> Pair:
+    """The text with a sentinel for each run of dropped tokens, and these runs, each after its sentinel; EOS ends both.
+
+    Args:
+        text: (N,) ids.
+        dropped: (N,) bool.
+        sentinels: as many ids as there are runs, at least.
+        eos_id: ends both.
+    """
+    starts = dropped & ~np.concatenate(([False], dropped[:-1]))
+    marks = np.asarray(sentinels)[starts.cumsum()[starts] - 1]
+    source = np.where(starts, 0, text)
+    source[starts] = marks
+    source = source[~dropped | starts]
+    target = np.insert(text[dropped], np.flatnonzero(starts[dropped]), marks)
+    return Pair(np.append(source, eos_id), np.append(target, eos_id))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanCorruption(WrittenTokens):
+    """Rows of text to inputs with gaps and targets that fill them, for an encoder-decoder."""
+
+    eos_id: int
+    sentinels: tuple[int, ...]
+    """One id for each gap of a row, in order."""
+    noise: SpanNoise = SpanNoise()
+
+    def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
+        """Rows of N + 1 ids, the first of which stands before the window and is left out.
+
+        A row of `noise.raw_length(S)` tokens becomes S tokens for the encoder; any other length works too.
+        """
+        pairs = []
+        for i, row in enumerate(examples):
+            text = np.asarray(row[1:], np.int64)
+            pairs.append(corrupt(text, self.noise.mask(len(text), rng(i)), self.sentinels, self.eos_id))
+        return encoder_decoder_batch(pairs, self.pad_id)

@@ -1,0 +1,25 @@
+"""The composition root, the only room that sees every part: from a RunConfig to a trained run folder, and back to a
+model. Other rooms' public names stay in their rooms; these are the calls that need all of them at once.
+"""
+
+from minillm.run.folder import ABOUT, CONFIG, CURVE, METRICS, RUNS, find_run
+from minillm.run.loaded import LoadedRun, evaluate, fill, load_run, sample, search
+from minillm.run.session import train
+from minillm.run.tasks import score_tasks
+
+__all__ = [
+    "ABOUT",
+    "CONFIG",
+    "CURVE",
+    "METRICS",
+    "RUNS",
+    "LoadedRun",
+    "evaluate",
+    "fill",
+    "find_run",
+    "load_run",
+    "sample",
+    "score_tasks",
+    "search",
+    "train",
+]

@@ -1,0 +1,172 @@
+"""A trained run: loaded from its folder, it writes and is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from minillm.config import RunConfig, load_config
+from minillm.distributed.runtime import Runtime
+from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.generation.fill import Encoder, Filled
+from minillm.generation.fill import fill as fill_gaps
+from minillm.generation.generate import Completion, Decodable
+from minillm.generation.text import complete
+from minillm.generation.text import search as search_text
+from minillm.models.build import build_model
+from minillm.run.build import build_objective, guess_for, prepare_corpus, read_source, validation_batches
+from minillm.run.folder import CONFIG, best_or_last, find_run, load_own_tokenizer, require_same_text
+from minillm.run.show import next_command
+from minillm.tokenizers.base import Tokenizer
+from minillm.training import precision
+from minillm.training.checkpoint import Checkpoint, checkpoints
+from minillm.training.evaluate import Evaluation
+from minillm.training.evaluate import evaluate as evaluate_model
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with all that belongs to it."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    config: RunConfig
+    tokenizer: Tokenizer
+    model: nn.Module
+    compute: precision.Compute
+
+    @cached_property
+    def decoder(self) -> Decodable:
+        """The model as decoding wants it: its weights in the dtype that the run computes in."""
+        return cast(Decodable, precision.for_decoding(self.model, self.compute))
+
+    @property
+    def continues(self) -> bool:
+        """Whether what the model writes goes on after the prompt; an encoder-decoder answers it instead."""
+        return not hasattr(self.model, "encode")
+
+    def require_writer(self) -> None:
+        """ValueError where the model does not write text."""
+        if not hasattr(self.model, "step"):
+            raise ValueError(
+                f"{self.folder} is a {self.config.model.family} model, which writes no text but fills gaps in one: "
+                + next_command(self.model, self.folder)
+            )
+
+    def describe(self) -> str:
+        """One line: which run, which step, how good, which tokenizer."""
+        trained = self.checkpoint.state["train"]
+        is_best = trained["best_step"] == self.checkpoint.step
+        loss = f"validation loss {trained['best_loss']:.4f}, " if is_best else ""
+        return (
+            f"{self.folder}: step {self.checkpoint.step}, {loss}"
+            f"{self.tokenizer.kind} tokenizer of {self.tokenizer.vocab_size} ids"
+        )
+
+
+def load_run(run: Path | None = None, *, device: str = "auto") -> LoadedRun:
+    """A run's best checkpoint, or the one that `run` names, ready to use.
+
+    Args:
+        run: run folder, or a checkpoint folder in it; None: the latest run under runs/.
+        device: as train.device. What the run was trained on does not matter: it may have come from another machine.
+
+    Raises:
+        FileNotFoundError: no such run, or nothing saved in it yet.
+        ValueError: the checkpoint is damaged, or the tokenizer is not the run's.
+    """
+    folder = find_run(run)
+    checkpoint = best_or_last(folder)
+    if run is not None and run.resolve() != folder.resolve():
+        named = [c for c in checkpoints(folder) if c.path.resolve() == run.resolve()]
+        if not named:
+            raise ValueError(f"{run} is not a whole checkpoint; delete it, the others of {folder} are untouched")
+        checkpoint = named[0]
+    checkpoint.verify()
+    config = load_config(folder / CONFIG)
+    tokenizer = load_own_tokenizer(folder, checkpoint)
+    compute = _compute(config, device)
+    model = build_model(config.model)
+    checkpoint.load_model(model)
+    return LoadedRun(folder, checkpoint, config, tokenizer, model.to(compute.device).eval(), compute)
+
+
+def _compute(config: RunConfig, device: str) -> precision.Compute:
+    """The run's precision where this device has it, else what suits the device; compiling is for training."""
+    found = precision.choose_device(device)
+    name = config.train.precision
+    if name == "fp16" and found.type != "cuda":
+        name = "auto"
+    return precision.Compute(found, precision.choose_dtype(name, found), compile=False)
+
+
+def sample(
+    loaded: LoadedRun, config: SampleConfig, on_text: Callable[[int, str], None] | None = None
+) -> list[Completion]:
+    """Continue `config.prompt`; `on_text(row, piece)` sees the text as it comes.
+
+    Raises:
+        ValueError: the model does not write, or the prompt cannot be encoded.
+    """
+    loaded.require_writer()
+    return complete(loaded.decoder, loaded.tokenizer, [config.prompt], config, on_text=on_text)
+
+
+def search(loaded: LoadedRun, prompt: str, config: BeamConfig) -> list[Completion]:
+    """The likeliest continuations of `prompt`, or answers to it, that a beam finds; raises as `sample`."""
+    loaded.require_writer()
+    return search_text(loaded.decoder, loaded.tokenizer, [prompt], config)
+
+
+def fill(loaded: LoadedRun, text: str, *, top_k: int = 5) -> Filled:
+    """The likeliest tokens in the gaps of `text`, which are written [MASK] or <|mask|>.
+
+    Raises:
+        ValueError: the model has not learned to fill gaps, or the text has none or is too long.
+    """
+    family = loaded.config.model.family
+    if family != "bert":
+        raise ValueError(
+            f"{loaded.folder} is a {family} model, which writes text and fills no gaps: "
+            + next_command(loaded.model, loaded.folder)
+        )
+    with loaded.compute.autocast():
+        return fill_gaps(cast(Encoder, loaded.model), loaded.tokenizer, text, top_k=top_k)
+
+
+def evaluate(loaded: LoadedRun, source: str | None = None) -> Evaluation:
+    """Loss over the whole of `source`, or over the run's validation text, there with what it has to beat.
+
+    Raises:
+        FileNotFoundError, OSError: the text is not there.
+        ValueError: the run's own text has changed since, or a character is outside the run's vocabulary.
+    """
+    objective = build_objective(loaded.config.objective, loaded.tokenizer, loaded.config.model)
+    runtime = Runtime(device=loaded.compute.device)
+    guess = None
+    if source is None:
+        corpus = prepare_corpus(loaded.config, loaded.tokenizer, runtime)
+        require_same_text(loaded.checkpoint, corpus.info.fingerprint, loaded.config.data.source)
+        tokens, guess = corpus.validation, guess_for(loaded.config, corpus, objective)
+    else:
+        tokens = read_source(loaded.config, source, loaded.tokenizer)
+    found = evaluate_model(
+        loaded.model,
+        validation_batches(loaded.config, tokens, objective, runtime, max_tokens=0),
+        objective,
+        compute=loaded.compute,
+        runtime=runtime,
+        token_bytes=bytes_of_ids(loaded.tokenizer, loaded.compute),
+    )
+    return replace(found, guess=guess)
+
+
+def bytes_of_ids(tokenizer: Tokenizer, compute: precision.Compute) -> Tensor:
+    """(V,) UTF-8 bytes of each id, on the device."""
+    return torch.from_numpy(tokenizer.num_bytes).to(compute.device)

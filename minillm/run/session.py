@@ -1,0 +1,181 @@
+"""Training as one call: from a RunConfig to a run folder."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from minillm import report
+from minillm.config import RunConfig, load_config, override
+from minillm.data.corpus import Corpus
+from minillm.distributed.parallelize import compile_blocks
+from minillm.distributed.runtime import Runtime, start
+from minillm.generation.config import SampleConfig
+from minillm.models.build import build_model
+from minillm.objectives.base import Objective
+from minillm.report import Say
+from minillm.run.build import (
+    build_loader,
+    build_objective,
+    build_recipe,
+    guess_for,
+    prepare_corpus,
+    require_enough,
+    require_prompt,
+    validation_batches,
+    with_heads,
+    with_vocab_size,
+)
+from minillm.run.folder import (
+    CONFIG,
+    CURVE,
+    METRICS,
+    best_or_last,
+    claim,
+    find_run_to_resume,
+    load_own_tokenizer,
+    new_folder,
+    require_same_run,
+    require_same_text,
+    write_start,
+)
+from minillm.run.loaded import bytes_of_ids
+from minillm.run.show import example_of, next_command
+from minillm.tokenizers.base import Tokenizer
+from minillm.training import precision
+from minillm.training.checkpoint import Checkpoint, checkpoints
+from minillm.training.evaluate import evaluate as evaluate_model
+from minillm.training.metrics import plot_curve
+from minillm.training.progress import say_on
+from minillm.training.state import Outcome
+from minillm.training.trainer import Trainer
+
+
+def train(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Path:
+    """Train as `config` says, and leave a run folder.
+
+    Args:
+        config: everything; with `resume` it must describe the run's own model, tokenizer and text.
+        out: the run folder; None: a new one under runs/, or with `resume` the latest one.
+        resume: continue from the folder's last checkpoint.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError: the folder holds another run, or the run cannot be resumed with this config; TrainingDiverged:
+            loss or gradients stayed non-finite.
+        OSError: the text cannot be read, or the folder not be written.
+    """
+    config = with_heads(config)  # a contradiction in the config answers before the text is read
+    compute = precision.choose(config.train)
+    runtime = start(config.parallel, compute.device)
+    try:
+        # what `auto` chose goes into the run's config: another rank or a resumed run must not choose anew
+        config = override(config, {"train.precision": runtime.broadcast(compute.precision)})
+        compute = precision.choose(config.train)
+        folder = None
+        if runtime.is_main:
+            folder = find_run_to_resume(out) if resume else new_folder(config, out)
+        return _train(config, runtime.broadcast(folder), compute.on(runtime.device), runtime, resume=resume)
+    finally:
+        runtime.close()
+
+
+def _train(
+    config: RunConfig, folder: Path | None, compute: precision.Compute, runtime: Runtime, *, resume: bool
+) -> Path:
+    assert folder is not None, "the first rank has chosen it"
+    say = say_on(runtime.rank)
+    last = checkpoints(folder)[-1] if resume and checkpoints(folder) else None
+    corpus = prepare_corpus(config, load_own_tokenizer(folder, last) if resume else None, runtime)
+    tokenizer = corpus.tokenizer
+    require_prompt(config.sample.prompt, tokenizer)
+    config = with_vocab_size(config, tokenizer)
+    require_enough(config, corpus)
+    objective = build_objective(config.objective, tokenizer, config.model)
+    model = build_model(config.model)
+    model.init_weights(torch.Generator().manual_seed(config.train.seed))
+    model.to(compute.device)
+    if compute.compile:
+        compile_blocks(model)
+    trainer = Trainer(
+        model=model,
+        objective=objective,
+        loader=build_loader(config, corpus.train, objective, runtime),
+        validation=partial(validation_batches, config, corpus.validation, objective, runtime),
+        token_bytes=bytes_of_ids(tokenizer, compute),
+        recipe=build_recipe(config),
+        compute=compute,
+        runtime=runtime,
+        folder=folder,
+        identity={"tokenizer": tokenizer.hash, "data": corpus.info.fingerprint},
+        on_evaluation=partial(_show_sample, model, tokenizer, config.sample, compute, say),
+    )
+    with claim(folder, resume=resume) if runtime.is_main else nullcontext():
+        if resume:
+            _restore(trainer, config, corpus, last, say)
+        if runtime.is_main:
+            about = report.about_run(config, corpus, model, compute, runtime)
+            write_start(folder, config, tokenizer, about, resume=resume)
+        report.announce(say, folder, corpus, model, compute, runtime)
+        outcome = trainer.fit()
+        if runtime.is_main and outcome.state.step:
+            plot_curve(folder / METRICS, folder / CURVE, title=folder.name)
+        if outcome.reason == "interrupted":
+            command = f"minillm train --resume --out {shlex.quote(str(folder))}"
+            say(f"stopped at step {outcome.state.step}, all saved; go on with: {command}")
+        else:
+            _conclude(trainer, config, corpus, objective, outcome, say)
+    return folder
+
+
+def _restore(trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None, say: Say) -> None:
+    """Continue from the last checkpoint, if the run is still about the same model and text."""
+    folder = trainer.folder
+    require_same_run(load_config(folder / CONFIG), config, folder)
+    if last is None:
+        say(f"{folder} has no checkpoint yet: starting at step 0")
+        return
+    if last.step > config.train.steps:
+        raise ValueError(f"train.steps is {config.train.steps}, but {folder} is at step {last.step} already: raise it")
+    require_same_text(last, corpus.info.fingerprint, config.data.source)
+    trainer.restore(last)
+    say(f"resuming {folder} at step {last.step} of {config.train.steps}")
+
+
+def _conclude(
+    trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome, say: Say
+) -> None:
+    """Measure the best checkpoint on the whole validation text, and let it write."""
+    best = best_or_last(trainer.folder)
+    best.load_model(trainer.model)
+    whole = evaluate_model(
+        trainer.model,
+        validation_batches(config, corpus.validation, objective, trainer.runtime, max_tokens=0),
+        objective,
+        compute=trainer.compute,
+        runtime=trainer.runtime,
+        token_bytes=trainer.token_bytes,
+    )
+    if trainer.runtime.is_main:
+        whole = replace(whole, guess=guess_for(config, corpus, objective))
+        report.conclude(
+            say, trainer.folder, corpus, outcome, best.step, whole, next_command(trainer.model, trainer.folder)
+        )
+        _show_sample(trainer.model, corpus.tokenizer, config.sample, trainer.compute, say)
+
+
+def _show_sample(
+    model: nn.Module, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say
+) -> None:
+    with compute.autocast():
+        shown = example_of(model, tokenizer, config)
+    if shown:
+        say(report.indent(shown))

@@ -1,0 +1,29 @@
+"""What a model does with `sample.prompt`, to be looked at while it trains."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minillm.generation.config import SampleConfig
+from minillm.generation.fill import MASK, fill
+from minillm.generation.text import complete
+from minillm.tokenizers.base import Tokenizer
+
+
+def example_of(model: Any, tokenizer: Tokenizer, config: SampleConfig) -> str:
+    """The prompt with its continuation, or from an encoder with its gaps filled; empty where it has no gap."""
+    if hasattr(model, "step"):
+        (only,) = complete(model, tokenizer, [config.prompt], replace(config, num_samples=1))
+        return f"{config.prompt} -> {only.text}" if hasattr(model, "encode") else config.prompt + only.text
+    if not MASK.search(config.prompt):
+        return ""
+    return f"{config.prompt} -> {fill(model, tokenizer, config.prompt).text}"
+
+
+def next_command(model: Any, folder: Path) -> str:
+    """What to type to see more of what the run in `folder` can do."""
+    run = shlex.quote(str(folder))
+    return f"minillm sample {run}" if hasattr(model, "step") else f'minillm fill {run} "A text with a [MASK]"'

@@ -1,0 +1,85 @@
+"""How well a text-to-text model does each of its tasks, on examples that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from minillm.data.loader import eval_batches
+from minillm.data.tasks import TaskRows, TaskTokens
+from minillm.distributed.runtime import Runtime
+from minillm.generation.config import SampleConfig
+from minillm.generation.overlap import rouge_l
+from minillm.generation.text import complete
+from minillm.objectives.seq2seq import Seq2Seq
+from minillm.run.build import build_objective, prepare_corpus, read_source
+from minillm.run.loaded import LoadedRun, bytes_of_ids
+from minillm.training.evaluate import evaluate
+
+BATCH = 64
+"""Answers that are written side by side."""
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One task's figures, all from 0 to 1 but `examples`."""
+
+    examples: int
+    exact_match: float
+    """Share of answers, written greedily, that are the target to the letter."""
+    rouge_l: float
+    """Mean ROUGE-L of the answers."""
+    first_words_rouge_l: float
+    """The same for answers that only repeat the beginning of the input, as many words of it as targets have."""
+    token_accuracy: float
+    """Share of the targets' tokens that are the likeliest after those before them."""
+
+
+def score_tasks(loaded: LoadedRun, source: str | None = None, *, max_examples: int = 500) -> dict[str, TaskScore]:
+    """The score of each task on its first `max_examples` validation examples, or on those of `source`.
+
+    Raises:
+        ValueError: the run has not learned text to text.
+    """
+    config, runtime = loaded.config, Runtime(device=loaded.compute.device)
+    objective = build_objective(config.objective, loaded.tokenizer, config.model)
+    if not isinstance(objective, Seq2Seq):
+        raise ValueError(f"{loaded.folder} has learned {config.objective.name}, not seq2seq: it has no tasks")
+    if source is None:
+        tokens = prepare_corpus(config, loaded.tokenizer, runtime).validation
+    else:
+        tokens = read_source(config, source, loaded.tokenizer)
+    assert isinstance(tokens, TaskTokens), "prepared as such"
+    return {task: _score(loaded, objective, TaskRows(tokens, task, limit=max_examples)) for task in tokens.tasks}
+
+
+def _score(loaded: LoadedRun, objective: Seq2Seq, rows: TaskRows) -> TaskScore:
+    pairs = [objective.split(rows.row(i)) for i in range(len(rows))]
+    sources, wanted = ([loaded.tokenizer.decode(pair[side]) for pair in pairs] for side in (0, 1))
+    longest = max(len(pair.target) for pair in pairs)
+    greedy = SampleConfig(temperature=0.0, max_new_tokens=longest)
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))  # those of like length side by side
+    written = [""] * len(pairs)
+    for first in range(0, len(order), BATCH):
+        part = order[first : first + BATCH]
+        for i, completion in zip(
+            part, complete(loaded.decoder, loaded.tokenizer, [sources[i] for i in part], greedy), strict=True
+        ):
+            written[i] = completion.text
+    measured = evaluate(
+        loaded.model,
+        eval_batches(rows, objective.collate, batch=BATCH),
+        objective,
+        compute=loaded.compute,
+        runtime=Runtime(device=loaded.compute.device),
+        token_bytes=bytes_of_ids(loaded.tokenizer, loaded.compute),
+    )
+    length = round(fmean(len(text.split()) for text in wanted))
+    copies = [" ".join(source.partition(":")[2].split()[:length]) for source in sources]
+    return TaskScore(
+        examples=len(pairs),
+        exact_match=fmean(a == b for a, b in zip(wanted, written, strict=True)),
+        rouge_l=fmean(map(rouge_l, wanted, written)),
+        first_words_rouge_l=fmean(map(rouge_l, wanted, copies)),
+        token_accuracy=measured.accuracies["lm"],
+    )

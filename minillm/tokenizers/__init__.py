@@ -1,0 +1,1 @@
+"""Byte, character, trained BPE and stock encodings behind one Tokenizer."""

@@ -1,0 +1,55 @@
+"""Cuts long text where every pattern of this package ends a piece anyway, so that the ids stay those of the whole.
+
+Blocks serve two ends. They bound the backtracking of the regular expression engine, which gives up with a stack
+overflow on some hundred thousand blanks in a row, and they let threads share one long document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from minillm.tokenizers.base import utf8
+
+BLOCK = 1 << 15
+"""Characters after which a cut is looked for; a block has at most twice as many."""
+TASK = 1 << 19
+"""Characters that one thread takes at a time: handing over short documents one by one would cost more than it gains."""
+
+_CUT = re.compile(r"\S(?= )|[^\W_](?=[\s.,;!?。、])")
+"""A cut follows a visible character before a space, or a letter or digit before white space or a mark that no
+contraction starts with. No piece of the GPT-2, cl100k, o200k or trained-BPE pattern spans these, and the look-ahead of
+their white space rules is never at the end of the first block."""
+
+
+def valid_blocks(text: str, size: int = BLOCK) -> Iterator[str]:
+    """Consecutive parts of `text`, none longer than 2 · `size` characters.
+
+    Where `size` characters offer no place to cut (a run of blanks or letters that long), the cut falls regardless.
+
+    Raises:
+        ValueError: `text` holds a lone surrogate.
+    """
+    utf8(text)
+    start = 0
+    while len(text) - start > 2 * size:
+        cut = _CUT.search(text, start + size - 1, start + 2 * size)
+        end = cut.end() if cut else start + 2 * size
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def tasks(parts: Iterable[str], size: int = TASK) -> Iterator[list[str]]:
+    """Groups consecutive `parts` until a group reaches `size` characters."""
+    group: list[str] = []
+    total = 0
+    for part in parts:
+        group.append(part)
+        total += len(part)
+        if total >= size:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group

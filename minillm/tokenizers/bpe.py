@@ -1,0 +1,159 @@
+"""Byte-level byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019), trained on the user's own text.
+
+The `tokenizers` library learns the merges, `tiktoken` applies them: the first is the faster trainer, the second the
+faster encoder by some factor of five. Both read the same merges and give the same ids. Text is first cut into pieces
+by a pattern, and no merge crosses from one piece into the next.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+
+import numpy as np
+import tiktoken
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import models, pre_tokenizers, trainers
+
+from minillm.tokenizers.base import SPECIAL_TOKENS, Tokenizer, utf8
+from minillm.tokenizers.blocks import BLOCK, tasks, valid_blocks
+
+PATTERN = (
+    r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])"
+    r"|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
+    r"|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+"
+    r"|\s+(?!\S)"
+    r"|\s+"
+)
+"""GPT-4's pattern with three changes: combining marks belong to their word, so that accents and Indic vowels do not cut
+it; numbers go by two digits, which suits vocabularies of a few thousand; and no possessive quantifier, which the
+trainer's regular expression engine lacks."""
+
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+MIN_PAIR_COUNT = 2
+MAX_TOKEN_BYTES = 64
+"""Bytes of the longest token to learn; longer ones come of ruled lines only."""
+LEARN_BLOCK = 512
+"""Characters: the trainer rereads a whole piece for each merge in it, so a piece of a million letters must be cut."""
+NO_IDS = np.empty(0, np.uint32)
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-pair encoding by ranks; also what runs the published encodings."""
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        *,
+        kind: str = "bpe",
+        pattern: str = PATTERN,
+        published_specials: Mapping[str, int] | None = None,
+    ):
+        """`tokens[i]`: bytes of id i; of two possible merges, the one whose result has the lower id comes first.
+
+        Raises:
+            ValueError: a token twice, or one of the 256 single bytes missing.
+        """
+        ranks = {token: i for i, token in enumerate(tokens)}
+        if len(ranks) != len(tokens) or not all(bytes([value]) in ranks for value in range(256)):
+            raise ValueError("a BPE vocabulary needs distinct tokens, all 256 single bytes among them")
+        self.pattern, self._tokens = pattern, list(tokens)
+        self._encoding = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        super().__init__(kind, tokens, published_specials=published_specials)
+
+    @classmethod
+    def train(cls, documents: Iterable[str], vocab_size: int, *, max_bytes: int = 100_000_000) -> BPETokenizer:
+        """Learns merges from `documents`; the same documents in the same order give the same tokenizer.
+
+        Args:
+            documents: text to learn from, read once.
+            vocab_size: ids to use, special tokens included. Text too small to fill it (every pair left occurs less
+                than twice) gives a smaller vocabulary; the result's `vocab_size` says which.
+            max_bytes: how much of the documents to read, in bytes of UTF-8.
+
+        Raises:
+            ValueError: `vocab_size` below the 256 bytes and the special tokens.
+        """
+        if vocab_size < MIN_VOCAB_SIZE:
+            raise ValueError(
+                f"tokenizer.vocab_size is {vocab_size}, bpe needs at least {MIN_VOCAB_SIZE}: "
+                f"256 bytes and {len(SPECIAL_TOKENS)} special tokens"
+            )
+        return cls(token_table(learn_merges(first_bytes(documents, max_bytes), vocab_size - MIN_VOCAB_SIZE)))
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        if len(text) > BLOCK:
+            return self.encode_batch([text])[0]
+        utf8(text)
+        return self._encode_block(text).copy()  # writable, as torch.from_numpy asks
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """`encode` of each text, long ones in blocks, on all cores: the encoder releases the interpreter's lock."""
+        parts = [list(valid_blocks(text)) for text in texts]
+        flat = [block for part in parts for block in part]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ids = chain.from_iterable(pool.map(self._encode_blocks, tasks(flat)))
+            return [np.concatenate([NO_IDS, *islice(ids, len(part))]) for part in parts]
+
+    def _encode_blocks(self, part: list[str]) -> list[NDArray[np.uint32]]:
+        return [self._encode_block(block) for block in part]
+
+    def _encode_block(self, block: str) -> NDArray[np.uint32]:
+        return self._encoding.encode_to_numpy(block, disallowed_special=())
+
+    def to_dict(self) -> dict[str, object]:
+        table = [base64.b64encode(token).decode("ascii") for token in self._tokens]
+        return {**super().to_dict(), "pattern": self.pattern, "tokens": table}
+
+
+def learn_merges(blocks: Iterable[str], num_merges: int) -> tokenizers.Tokenizer:
+    """A `tokenizers` BPE with at most `num_merges` merges, learnt on `blocks` of text cut into pieces by `PATTERN`."""
+    learner = tokenizers.Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(tokenizers.Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + num_merges,
+        min_frequency=MIN_PAIR_COUNT,
+        max_token_length=MAX_TOKEN_BYTES + 1,  # the trainer stays below it
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    learner.train_from_iterator(blocks, trainer)
+    return learner
+
+
+def token_table(learner: tokenizers.Tokenizer) -> list[bytes]:
+    """Bytes of each id: the 256 bytes, then what each merge makes, in the order learnt."""
+    byte_of = byte_alphabet()
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    made = [bytes(byte_of[character] for character in left + right) for left, right in merges]
+    return list(dict.fromkeys([*(bytes([value]) for value in range(256)), *made]))
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The byte that each character of GPT-2's printable alphabet stands for (Radford et al. 2019, their encoder.py)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [value for value in range(256) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
+
+
+def first_bytes(documents: Iterable[str], max_bytes: int) -> Iterator[str]:
+    """Blocks of the documents, in order, until they hold `max_bytes` of UTF-8; the last one may go past it."""
+    taken = 0
+    for document in documents:
+        for block in valid_blocks(document, LEARN_BLOCK):
+            yield block
+            taken += len(block.encode("utf-8"))
+            if taken >= max_bytes:
+                return

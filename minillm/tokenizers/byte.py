@@ -1,0 +1,21 @@
+"""One id for each of the 256 byte values: nothing to train, nothing unknown (ByT5, Xue et al. 2022).
+
+Unlike ByT5, the ids of the bytes are the byte values, and special tokens come after them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minillm.tokenizers.base import Tokenizer, utf8
+
+
+class ByteTokenizer(Tokenizer):
+    """The UTF-8 bytes of a text are its ids."""
+
+    def __init__(self):
+        super().__init__("byte", [bytes([value]) for value in range(256)])
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        return np.frombuffer(utf8(text), np.uint8).astype(np.uint32)

@@ -1,0 +1,73 @@
+"""A tokenizer from a config, or from the folder of a run."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from minillm.tokenizers.base import FILE_NAME, SPECIAL_TOKENS, Tokenizer, hash_of
+from minillm.tokenizers.bpe import BPETokenizer
+from minillm.tokenizers.byte import ByteTokenizer
+from minillm.tokenizers.char import CharTokenizer
+from minillm.tokenizers.config import TokenizerConfig
+from minillm.tokenizers.stock import stock_tokenizer
+
+
+def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokenizer:
+    """The tokenizer that `config` asks for; `documents` are read only by the kinds that learn from them, char and bpe.
+
+    Raises:
+        ValueError: too small a vocabulary, or documents that are no valid Unicode.
+        OSError: a published encoding whose table is neither on this machine nor reachable.
+    """
+    match config.kind:
+        case "byte":
+            return ByteTokenizer()
+        case "char":
+            return CharTokenizer.train(documents)
+        case "bpe":
+            return BPETokenizer.train(documents, config.vocab_size, max_bytes=config.train_bytes)
+        case _:
+            return stock_tokenizer(config.kind)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `Tokenizer.save` wrote into `folder`.
+
+    Raises:
+        OSError: no such file.
+        ValueError: a file that is damaged, or that this package did not write.
+    """
+    path = Path(folder) / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; a run folder holds its tokenizer under this name")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        body, expected = stored["tokenizer"], stored["hash"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged or was not written by minillm; copy it again from its run") from None
+    if hash_of(body) != expected:
+        raise ValueError(f"{path} is damaged: its content does not match its hash; copy it again from its run")
+    try:
+        tokenizer = from_dict(body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no tokenizer that this version of minillm knows ({error})") from error
+    if tokenizer.hash != expected:
+        raise ValueError(f"{path} was written by another version of minillm: its special tokens are not this one's")
+    return tokenizer
+
+
+def from_dict(body: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer whose `to_dict()` is `body`."""
+    match body["kind"]:
+        case "byte":
+            return ByteTokenizer()
+        case "char":
+            return CharTokenizer(body["characters"])
+        case kind:
+            published = {name: i for name, i in body["specials"].items() if name not in SPECIAL_TOKENS}
+            tokens = [base64.b64decode(token, validate=True) for token in body["tokens"]]
+            return BPETokenizer(tokens, kind=kind, pattern=body["pattern"], published_specials=published)

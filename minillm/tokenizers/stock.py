@@ -1,0 +1,128 @@
+"""OpenAI's published encodings: gpt2 (Radford et al. 2019), cl100k_base (GPT-4), o200k_base (GPT-4o).
+
+tiktoken fetches their tables on first use and keeps them in a folder of its own. Where there is neither a kept table
+nor a network, the error says which file to put where, within two seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiktoken_ext.openai_public import ENCODING_CONSTRUCTORS
+
+from minillm.tokenizers.bpe import BPETokenizer
+
+CONNECT_SECONDS = 2.0
+_HOST = "https://openaipublic.blob.core.windows.net"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published file of ranks."""
+
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A way to get an encoding: tiktoken's name for it and the files that it reads."""
+
+    constructor: str
+    tables: tuple[Table, ...]
+
+
+def _encoding_file(name: str, sha256: str) -> Source:
+    return Source(name, (Table(f"{_HOST}/encodings/{name}.tiktoken", sha256),))
+
+
+_R50K = _encoding_file("r50k_base", "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930")
+_GPT2 = Source(
+    "gpt2",
+    (
+        Table(
+            f"{_HOST}/gpt-2/encodings/main/vocab.bpe",
+            "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        ),
+        Table(
+            f"{_HOST}/gpt-2/encodings/main/encoder.json",
+            "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        ),
+    ),
+)
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "gpt2": (_R50K, _GPT2),  # r50k_base is GPT-2's table in one file instead of two
+    "cl100k_base": (_encoding_file("cl100k_base", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"),),
+    "o200k_base": (_encoding_file("o200k_base", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"),),
+}
+
+
+def stock_tokenizer(kind: str) -> BPETokenizer:
+    """The published encoding `kind`, its own special tokens at their published ids, this package's after them.
+
+    Raises:
+        OSError: the table is not kept on this machine and its host cannot be reached, or the download fails.
+    """
+    sources = SOURCES[kind]
+    kept = next((source for source in sources if all(map(is_kept, source.tables))), None)
+    if kept is None and not reachable(sources[0].tables[0].url):
+        raise OSError(_remedy(kind, sources[0].tables[0], "its host does not answer"))
+    try:
+        published = ENCODING_CONSTRUCTORS[(kept or sources[0]).constructor]()
+    except (OSError, ValueError) as error:
+        raise OSError(_remedy(kind, sources[0].tables[0], f"fetching it failed ({error})")) from error
+    ranks: dict[bytes, int] = published["mergeable_ranks"]
+    return BPETokenizer(
+        sorted(ranks, key=ranks.__getitem__),
+        kind=kind,
+        pattern=published["pat_str"],
+        published_specials=published["special_tokens"],
+    )
+
+
+def kept_path(table: Table) -> Path:
+    """Where tiktoken keeps `table`: a file named by the SHA-1 of its address."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder == "":
+        raise OSError("TIKTOKEN_CACHE_DIR is empty, which turns tiktoken's cache off; set it to a folder")
+    root = Path(folder) if folder else Path(tempfile.gettempdir()) / "data-gym-cache"
+    return root / hashlib.sha1(table.url.encode()).hexdigest()
+
+
+def is_kept(table: Table) -> bool:
+    """Whether the file is there and undamaged."""
+    path = kept_path(table)
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == table.sha256
+
+
+def reachable(url: str) -> bool:
+    """Whether the host of `url` answers within `CONNECT_SECONDS`, name look-up included."""
+    import requests  # tiktoken's own client, with its certificates and proxies; slow to import, seldom needed
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            requests.head(url, timeout=CONNECT_SECONDS)
+        except OSError:
+            return
+        answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)  # a name look-up cannot be timed out, only left behind
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    return answered.is_set()
+
+
+def _remedy(kind: str, table: Table, failure: str) -> str:
+    path = kept_path(table)
+    state = "is damaged" if path.is_file() else "is missing"
+    return (
+        f"tokenizer.kind {kind}: {path} {state} and {failure}; "
+        f"download {table.url} on another machine and save it as that file, or use tokenizer.kind bpe"
+    )

@@ -1,0 +1,57 @@
+"""What a run shows while it trains: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between two plain lines."""
+
+
+def say_on(rank: int) -> Callable[[str], None]:
+    """What prints a line on standard error, above a bar if there is one; on ranks other than the first, nothing."""
+    return _print if rank == 0 else lambda text: None
+
+
+def _print(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+class Progress:
+    """Shows steps, loss, tokens per second and the time left; silent on ranks other than the first."""
+
+    def __init__(self, *, total: int, start: int, silent: bool = False) -> None:
+        """`total` and `start` are steps."""
+        self.total, self.silent = total, silent
+        self._bar: tqdm | None = None
+        if not silent and sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._printed = time.perf_counter()
+
+    def update(self, step: int, *, loss: float, tokens_per_second: float, seconds_left: float) -> None:
+        """Report a finished step."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+            return
+        now = time.perf_counter()
+        if not self.silent and now - self._printed >= PLAIN_INTERVAL:
+            self._printed = now
+            self.write(
+                f"step {step}/{self.total}: loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s, "
+                f"{tqdm.format_interval(seconds_left)} left"
+            )
+
+    def write(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self.silent:
+            _print(text)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,115 @@
+"""One optimizer step: the gradient of a global batch, whatever way it was cut into micro-batches and ranks.
+
+The loss of a step is sum / count for each label set, where the count runs over all micro-batches of all ranks
+and is known before the first forward pass. A mean of per-micro-batch means would weigh a target by how few
+others share its micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minillm.distributed.parallelize import without_sync
+from minillm.distributed.runtime import Runtime
+from minillm.objectives.base import Batch, Objective
+from minillm.training.optim import Optimizer
+from minillm.training.precision import Compute
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did."""
+
+    loss: float
+    """Nats per target over the global batch, before the update."""
+    grad_norm: float
+    """Global norm before clipping."""
+    tokens: int
+    """Targets in the global batch."""
+    applied: bool
+    """False where loss or gradient was not finite: then no weight has changed."""
+
+
+class StepFunction:
+    """Computes and applies one step; holds the model and its optimizer, and no counters."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Optimizer,
+        *,
+        compute: Compute,
+        runtime: Runtime,
+        clip: float,
+        seed: int,
+    ) -> None:
+        """`model` is the module to call: the plain one or its data-parallel wrapper."""
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.compute, self.runtime = compute, runtime
+        self.max_norm = clip or math.inf
+        self.seed = seed
+        self.scaler = compute.scaler()
+        self.parameters = list(optimizer.names)
+
+    def __call__(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float], factor: float) -> StepResult:
+        """Take a step: `gradient`, then `update`."""
+        return self.update(self.gradient(step, batches, counts=counts), counts=counts, factor=factor)
+
+    def gradient(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float]) -> Tensor:
+        """Fill the gradients from this rank's micro-batches; done again, it gives the same.
+
+        Args:
+            step: seeds dropout, together with the micro-batch's number and the rank.
+            batches: this rank's share of the global batch.
+            counts: targets of each label set over all micro-batches of all ranks.
+
+        Returns:
+            This rank's part of the step's loss.
+        """
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.compute.device)
+        for i, batch in enumerate(batches):
+            torch.manual_seed(self._dropout_seed(step, i))
+            batch = batch.to(self.compute.device)
+            with self._sync(last=i == len(batches) - 1):
+                with self.compute.autocast():
+                    output = self.model(**batch.inputs)
+                sums = self.objective.loss(output, batch.labels, training=True)
+                loss = torch.stack([sums[name] / max(1.0, counts[name]) for name in sums]).sum()
+                # the data-parallel wrapper averages over ranks, and the counts are already global
+                self.scaler.scale(loss * self.runtime.world_size).backward()
+            total += loss.detach()
+        return total
+
+    def update(self, total: Tensor, *, counts: dict[str, float], factor: float) -> StepResult:
+        """Clip and apply the gradients, unless something is not finite.
+
+        Args:
+            total: what `gradient` returned.
+            counts: as there.
+            factor: learning rate as a factor on its peak.
+        """
+        loss = self.runtime.sum([total.item()])[0]
+        for optimizer in self.optimizer.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm).item()
+        applied = math.isfinite(loss) and math.isfinite(norm)
+        if applied:
+            self.optimizer.step(factor)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        return StepResult(loss, norm, int(sum(counts.values())), applied)
+
+    def _sync(self, *, last: bool):
+        return without_sync(self.model) if not last else torch.enable_grad()
+
+    def _dropout_seed(self, step: int, micro: int) -> int:
+        key = [self.seed, step, micro, self.runtime.rank]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,237 @@
+"""The training loop, for any model, objective, device and number of ranks; it knows none of them by name."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minillm.data.loader import Loader
+from minillm.distributed.parallelize import parallelize
+from minillm.distributed.runtime import Runtime
+from minillm.objectives.base import Batch, Objective
+from minillm.training.checkpoint import Checkpoint, remove_old, save_checkpoint
+from minillm.training.config import Recipe
+from minillm.training.divergence import DivergenceWatch, name_bad_step
+from minillm.training.evaluate import Evaluation, evaluate
+from minillm.training.interrupt import StopRequest
+from minillm.training.metrics import MetricsLog, overfits
+from minillm.training.optim import Optimizer
+from minillm.training.precision import Compute, is_out_of_memory
+from minillm.training.progress import Progress
+from minillm.training.schedule import lr_factor
+from minillm.training.state import Outcome, TrainState
+from minillm.training.step import StepFunction, StepResult
+
+
+class Trainer:
+    """Trains `model` on `loader` as `recipe` says, and keeps metrics and checkpoints in `folder`."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        objective: Objective,
+        loader: Loader[Batch],
+        validation: Callable[[], Iterable[Batch]],
+        token_bytes: Tensor,
+        recipe: Recipe,
+        compute: Compute,
+        runtime: Runtime,
+        folder: Path,
+        identity: dict[str, Any],
+        on_evaluation: Callable[[], None] | None = None,
+    ) -> None:
+        """`validation` gives this rank's batches anew; `identity` (hashes) is stored with each checkpoint;
+        `on_evaluation` is called after each evaluation, on the first rank.
+        """
+        self.model, self.objective, self.loader, self.validation = model, objective, loader, validation
+        self.recipe, self.compute, self.runtime, self.folder = recipe, compute, runtime, folder
+        self.token_bytes, self.identity, self.on_evaluation = token_bytes, identity, on_evaluation
+        self.state = TrainState()
+        self.optimizer = Optimizer(model, recipe.optim)
+        self.take_step = StepFunction(
+            parallelize(model, runtime),
+            objective,
+            self.optimizer,
+            compute=compute,
+            runtime=runtime,
+            clip=recipe.optim.clip,
+            seed=recipe.train.seed,
+        )
+        self.log: MetricsLog | None = None
+        self.progress = Progress(total=recipe.train.steps, start=0, silent=True)
+        self._saved_step: int | None = None
+        self.watch = DivergenceWatch(self.take_step.scaler)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from `checkpoint` as if there had been no stop.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or is not of this model and optimizer.
+        """
+        checkpoint.verify()
+        checkpoint.load_model(self.model)
+        self.optimizer.load_state_dict(checkpoint.load_optimizer())
+        saved = checkpoint.state
+        self.state = TrainState(**saved["train"])
+        if saved["scaler"]:  # empty unless the run was in fp16 so far
+            self.take_step.scaler.load_state_dict(saved["scaler"])
+        self._saved_step = self.state.step
+
+    def fit(self) -> Outcome:
+        """Train to the last step, a stop request, or the end of patience.
+
+        Raises:
+            TrainingDiverged: several steps in a row were not finite.
+            ValueError: not even one sequence at a time fits into memory.
+            OSError: metrics or a checkpoint cannot be written.
+        """
+        main = self.runtime.is_main
+        self.log = MetricsLog(self.folder / "metrics.jsonl", resume_step=self.state.step) if main else None
+        self.progress = Progress(total=self.recipe.train.steps, start=self.state.step, silent=not main)
+        self.model.train()
+        try:
+            with StopRequest() as stop:
+                reason = self._train_to_the_end(stop)
+                self.save()
+        finally:
+            self.progress.close()
+            if self.log is not None:
+                self.log.close()
+        return Outcome(self.state, reason)
+
+    def _train_to_the_end(self, stop: StopRequest) -> str:
+        """Returns the reason why it ends, as in `Outcome`."""
+        last = self.recipe.train.steps
+        while self.state.step < last:
+            if not self._train_one(stop):
+                return "interrupted"
+            if self.state.step == last or self._is_due(self.recipe.eval.every):
+                self._evaluate_and_keep_best()
+                if self.state.step < last and 0 < self.recipe.train.patience <= self.state.stale:
+                    return "early"
+            if self._is_due(self.recipe.save.every):
+                self.save()
+        return "finished"
+
+    def _train_one(self, stop: StopRequest) -> bool:
+        """Take the next step; False, and no step, where a stop is requested on any rank."""
+        began = time.perf_counter()
+        state = self.state
+        step = state.step + 1
+        batches = self.loader.batches(step - 1)  # the loader counts from 0
+        names = list(batches[0].counts)
+        local = [sum(batch.counts[name] for batch in batches) for name in names]
+        *sums, stopping = self.runtime.sum([*local, stop.requested])  # ranks stop at the same step
+        if stopping:
+            return False
+        counts = dict(zip(names, sums, strict=True))
+        factor = lr_factor(step, self.recipe.schedule, self.recipe.train.steps)
+        total = self._gradient_within_memory(step, batches, counts)
+        result = self.take_step.update(total, counts=counts, factor=factor)
+        state.step = step
+        state.tokens += result.tokens
+        state.seconds += time.perf_counter() - began
+        self._note(result, lr=factor * self.recipe.optim.lr)
+        return True
+
+    def _gradient_within_memory(self, step: int, batches: list[Batch], counts: dict[str, float]) -> Tensor:
+        """The step's gradient; where memory does not suffice, in smaller micro-batches: the same gradient."""
+        while True:
+            try:
+                return self.take_step.gradient(step, batches, counts=counts)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                micro = min(self.loader.micro_batch, len(self.loader.local)) // 2
+                if micro < 1 or self.runtime.world_size > 1:
+                    raise ValueError(
+                        f"out of memory with train.micro_batch {max(1, 2 * micro)}; "
+                        "set a smaller train.micro_batch, model.max_seq_len or model"
+                    ) from None
+            torch.cuda.empty_cache()
+            self.progress.write(
+                f"out of memory: train.micro_batch is now {micro}, accumulated to the same global batch"
+            )
+            self.loader.micro_batch = micro
+            batches = self.loader.batches(step - 1)
+
+    def _note(self, result: StepResult, *, lr: float) -> None:
+        """Log and show a step that was taken; TrainingDiverged where it was one bad step too many."""
+        state = self.state
+        if self.watch.is_bad(result):
+            state.skipped += 1
+            self.progress.write(name_bad_step(state.step, result, self.loader.rows(state.step - 1), state.skipped))
+        elif result.applied:
+            first = not math.isfinite(state.train_loss)
+            state.train_loss = result.loss if first else 0.9 * state.train_loss + 0.1 * result.loss
+        if self.log is not None and (self._is_due(self.recipe.train.log_every) or not result.applied):
+            self.log.write(
+                step=state.step,
+                tokens=state.tokens,
+                seconds=round(state.seconds, 3),
+                loss=result.loss,
+                lr=lr,
+                grad_norm=result.grad_norm,
+                **({} if result.applied else {"skipped": state.skipped}),
+            )
+        left = (self.recipe.train.steps - state.step) * state.seconds / state.step
+        speed = state.tokens / max(state.seconds, 1e-9)
+        self.progress.update(state.step, loss=result.loss, tokens_per_second=speed, seconds_left=left)
+        self.watch.give_up(state.step, self._saved_step, self.folder)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.state.step % every == 0
+
+    def _evaluate_and_keep_best(self) -> None:
+        state = self.state
+        result = self.evaluate()
+        loss = result.loss
+        if self.log is not None:
+            self.log.write(step=state.step, seconds=round(state.seconds, 3), val_loss=loss, **result.figures())
+        self.progress.write(f"step {state.step}: validation {result.describe()}; training loss {state.train_loss:.4f}")
+        if loss < state.best_loss:
+            state.best_loss, state.best_step, state.stale = loss, state.step, 0
+            self.save()
+        else:
+            state.stale += 1
+            if overfits(state.train_loss, loss):
+                self.progress.write(
+                    f"warning: training loss {state.train_loss:.3f} is far below validation loss {loss:.3f}: "
+                    f"the model is learning the text by heart. The best checkpoint (step {state.best_step}) is kept; "
+                    "train.patience stops early, and more text, more dropout or fewer steps help"
+                )
+        if self.on_evaluation is not None and self.runtime.is_main:
+            self.on_evaluation()
+
+    def evaluate(self) -> Evaluation:
+        """Loss over the fixed windows of the validation text."""
+        return evaluate(
+            self.model,
+            self.validation(),
+            self.objective,
+            compute=self.compute,
+            runtime=self.runtime,
+            token_bytes=self.token_bytes,
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless there is one, and delete those no longer kept."""
+        step = self.state.step
+        if self._saved_step == step:
+            return
+        if self.runtime.is_main:
+            if self.log is not None:
+                self.log.force_to_disk()
+            state = {"train": asdict(self.state), "scaler": self.take_step.scaler.state_dict(), **self.identity}
+            save_checkpoint(self.folder, step, model=self.model, optimizer=self.optimizer.state_dict(), state=state)
+            remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step)
+        self._saved_step = step
+        self.runtime.barrier()

@@ -1,0 +1,140 @@
+"""Each command: arguments in, one call into the package, result out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minillm.config import load_config, save_config
+
+
+def test_train_without_arguments_is_the_default_config(command, fake_run):
+    assert command("train").code == 0
+    assert fake_run.asked == {"config": load_config("gpt-nano"), "out": None, "resume": False}
+
+
+def test_train_reads_config_data_out_and_keys(command, fake_run):
+    outcome = command(
+        "train", "gpt-nano", "--data", "my.txt", "--out", "here", "--train.steps", 5, "--train.global-batch", 4
+    )
+    assert outcome.code == 0
+    wanted = {"data.source": "my.txt", "train.steps": 5, "train.global_batch": 4}
+    assert fake_run.asked == {"config": load_config("gpt-nano", wanted), "out": Path("here"), "resume": False}
+
+
+def test_resuming_without_a_config_takes_the_runs_own_with_the_flags_over_it(command, fake_run):
+    fake_run.folder.mkdir(parents=True)
+    save_config(load_config(overrides={"train.steps": 77, "train.seed": 3}), fake_run.folder / "config.toml")
+    assert command("train", "--resume", "--train.steps", 99).code == 0
+    assert fake_run.asked["resume"] and fake_run.asked["out"] == fake_run.folder
+    assert (fake_run.asked["config"].train.steps, fake_run.asked["config"].train.seed) == (99, 3)
+
+
+def test_a_single_sample_streams_after_its_prompt(command, fake_run):
+    outcome = command("sample")
+    assert (outcome.code, outcome.out) == (0, "Once upon a time\n")
+    assert outcome.err == "runs/fake: step 7\n"
+    assert fake_run.asked["sample"] == fake_run.config.sample
+
+
+def test_sampling_flags_refine_the_runs_own_section(command, fake_run):
+    flags = ["--prompt", "-x", "--max-new-tokens", 3, "--temperature", 0, "--top-p", 0.9, "--stop", "a", "--stop", "b"]
+    assert command("sample", "some/run", *flags).code == 0
+    asked = fake_run.asked["sample"]
+    assert (asked.prompt, asked.max_new_tokens, asked.temperature, asked.top_p) == ("-x", 3, 0.0, 0.9)
+    assert (asked.stop, asked.top_k) == (("a", "b"), 5)
+    assert fake_run.asked["folder"] == Path("some/run")
+
+
+def test_several_samples_are_told_apart(command, fake_run):
+    out = command("sample", "--num-samples", 2).out
+    assert out == "--- 1 of 2\nOnce upon a time\n--- 2 of 2\nOnce upon a time\n"
+
+
+def test_samples_as_json_are_one_object(command, fake_run):
+    found = json.loads(command("sample", "--num-samples", 2, "--json").out)
+    assert found["prompt"] == "Once"
+    assert found["completions"] == [{"text": " upon a time", "finish_reason": "length"}] * 2
+
+
+def test_beams_are_searched_with_the_flags_given(command, fake_run):
+    out = command("sample", "--num-beams", 5, "--num-best", 2, "--length-penalty", 0, "--max-new-tokens", 9).out
+    assert out == "--- 1 of 2\nOnce text 0\n--- 2 of 2\nOnce text 1\n"
+    prompt, beams = fake_run.asked["search"]
+    assert (prompt, beams.num_beams, beams.num_best, beams.length_penalty) == ("Once", 5, 2, 0.0)
+    assert beams.max_new_tokens == 9
+    found = json.loads(command("sample", "--num-beams", 1, "--json").out)
+    assert found["completions"] == [{"text": " text 0", "finish_reason": "eos", "score": 0.0}]
+
+
+def test_flags_that_beam_search_or_sampling_would_ignore_are_refused(command, fake_run):
+    refused = command("sample", "--num-beams", 2, "--temperature", 1)
+    assert refused.code == 2 and "--temperature has no effect" in refused.err
+    alone = command("sample", "--num-best", 2)
+    assert alone.code == 2 and "give --num-beams too" in alone.err
+    assert command("sample", "--num-beams", 2, "--num-best", 3).code == 2
+
+
+def test_an_answer_does_not_repeat_the_question(command, fake_run):
+    fake_run.continues = False
+    assert command("sample").out == " upon a time\n"
+
+
+def test_eval_prints_its_four_figures(command, fake_run):
+    found = json.loads(command("eval", "--data", "my.txt", "--json").out)
+    assert found == {"loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.0, "tokens": 1000}
+    assert fake_run.asked["source"] == "my.txt"
+    lines = command("eval").out.splitlines()
+    assert lines[0].split() == ["loss", "1.5000"] and lines[3].split() == ["tokens", "1,000"]
+
+
+def test_an_infinite_perplexity_is_null_in_json(capsys):
+    from minillm.cli.report import show
+
+    show({"perplexity": float("inf")}, json=True)
+    assert json.loads(capsys.readouterr().out) == {"perplexity": None}
+
+
+def test_info_of_a_preset_counts_its_parts(command):
+    outcome = command("info", "gpt2", "--json")
+    found = json.loads(outcome.out)
+    assert found["parameters"]["total"] == 124_439_808
+    assert set(found) == {"parameters", "flops_per_token", "kv_bytes_per_token", "training_bytes"}
+    assert "124,439,808" in command("info", "gpt2").out
+
+
+def test_info_of_a_preset_without_a_vocabulary_says_which_it_assumes(command):
+    outcome = command("info", "gpt-nano", "--json")
+    assert "4096" in outcome.err and json.loads(outcome.out)["parameters"]["total"] > 0
+
+
+def test_info_of_a_run_counts_that_runs_model(command, fake_run):
+    fake_run.folder.mkdir(parents=True)
+    save_config(
+        load_config(overrides={"model.vocab_size": 100, "model.ngram_order": 1}), fake_run.folder / "config.toml"
+    )
+    explicit, latest = command("info", fake_run.folder, "--json"), command("info", "--json")
+    assert explicit.out == latest.out and str(fake_run.folder) in latest.err
+    counted = json.loads(latest.out)["parameters"]
+    assert counted["embeddings"] == 100 * load_config().model.d_model
+
+
+def test_data_describes_a_text(command, tmp_path: Path):
+    (tmp_path / "my.txt").write_text("Grüße an alle.\n" * 40, encoding="utf-8")
+    outcome = command("data", "my.txt", "--tokenizer.kind", "byte", "--json")
+    found = json.loads(outcome.out)
+    assert (found["documents"], found["bytes"], found["tokens"]) == (1, 17 * 40, 17 * 40)
+    assert found["bytes_per_token"] == 1 and found["sample"].startswith("Grüße")
+
+
+def test_data_reads_the_named_field(command, tmp_path: Path):
+    (tmp_path / "my.jsonl").write_text('{"body": "abc"}\n{"body": "de"}\n', encoding="utf-8")
+    found = json.loads(command("data", "my.jsonl", "--field", "body", "--tokenizer.kind", "char", "--json").out)
+    assert (found["documents"], found["bytes"]) == (2, 5)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,0 +1,121 @@
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+
+from minillm.models.build import build_model
+from minillm.models.presets import preset
+from minillm.models.t5 import T5
+from minillm.nn.config import ModelConfig
+
+POSITIONS = get_args(get_type_hints(ModelConfig)["position"])
+VOCAB = 11
+SOURCE = torch.tensor([[5, 1, 2, 3, 4, 0, 7], [5, 6, 6, 2, 8, 8, 8], [9, 3, 1, 1, 1, 1, 1]])
+SOURCE_VALID = torch.arange(7) < torch.tensor([[7], [4], [1]])
+TARGET = torch.tensor([[0, 3, 3, 1, 9], [0, 2, 7, 7, 4], [0, 9, 8, 10, 2]])
+
+
+def make_t5(**changes: Any) -> T5:
+    shape = {"vocab_size": VOCAB, "d_model": 24, "num_layers": 2, "num_heads": 3, "d_ff": 40, "max_seq_len": 9}
+    model = build_model(preset("t5-mini", **{**shape, **changes}))
+    model.init_weights(torch.Generator().manual_seed(1))
+    return model.eval()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_no_prediction_sees_a_later_target_token_and_each_sees_the_whole_source(position):
+    model = make_t5(position=position)
+    before = model(SOURCE, TARGET).logits
+    for j in range(TARGET.size(1)):
+        changed = TARGET.clone()
+        changed[:, j] = 6
+        moved = (model(SOURCE, changed).logits != before).any(-1)
+        assert not moved[:, :j].any() and moved[:, j:].all()
+    for j in range(SOURCE.size(1)):
+        changed = SOURCE.clone()
+        changed[:, j] = 10
+        assert (model(changed, TARGET).logits != before).any(-1).all()
+        assert (model.encode(changed) != model.encode(SOURCE)).any(-1).all()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_a_ragged_batch_equals_its_rows_one_by_one(position):
+    model = make_t5(position=position)
+    together = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID).logits
+    for row, length in enumerate(SOURCE_VALID.sum(1)):
+        alone = model(SOURCE[row : row + 1, :length], TARGET[row : row + 1]).logits[0]
+        assert torch.allclose(together[row], alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_on_the_left_of_targets_changes_nothing():
+    model = make_t5()
+    valid = torch.arange(5) >= torch.tensor([[0], [2], [4]])
+    together = model(SOURCE, TARGET, decoder_valid=valid).logits
+    for row, start in enumerate((0, 2, 4)):
+        alone = model(SOURCE[row : row + 1], TARGET[row : row + 1, start:]).logits[0]
+        assert torch.allclose(together[row, start:], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_order", ["pre", "post"])
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_cached_decoding_equals_uncached_with_padding_on_both_sides(position, norm_order):
+    model = make_t5(position=position, norm_order=norm_order, num_kv_heads=1)
+    begin_valid = torch.arange(2) >= torch.tensor([[0], [1], [0]])
+    valid = torch.cat((begin_valid, torch.ones(3, 3, dtype=torch.bool)), dim=1)
+    expected = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID, decoder_valid=valid).logits
+    memory = model.encode(SOURCE, key_valid=SOURCE_VALID)
+    cache, logits = model.start(
+        TARGET[:, :2], memory=memory, memory_valid=SOURCE_VALID, max_len=5, key_valid=begin_valid
+    )
+    assert torch.allclose(logits, expected[:, 1], atol=1e-5)
+    for t in range(2, 5):
+        assert torch.allclose(model.step(TARGET[:, t : t + 1], cache)[:, 0], expected[:, t], atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_sources_keys_and_values_are_computed_once():
+    model, calls = make_t5(), []
+    blocks: Any = model.decoder.blocks
+    for block in blocks.values():
+        for projection in (block.cross.sublayer.k, block.cross.sublayer.v):
+            projection.register_forward_hook(lambda *_: calls.append(1))
+    cache, _ = model.start(TARGET[:, :1], memory=model.encode(SOURCE), max_len=5)
+    for t in range(1, 5):
+        model.step(TARGET[:, t : t + 1], cache)
+    assert len(calls) == 2 * 2
+
+
+@torch.no_grad()
+def test_the_vocabulary_head_runs_at_the_predicted_positions_alone():
+    model, at, widths = make_t5(), torch.tensor([[3], [0], [4]]), []
+    everywhere = model(SOURCE, TARGET).logits
+    model.head.register_forward_hook(lambda module, args, output: widths.append(args[0].shape[:2]))
+    chosen = model(SOURCE, TARGET, predict_at=at).logits
+    assert widths == [(3, 1)]
+    assert torch.allclose(chosen, everywhere.take_along_dim(at[..., None], dim=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_sequence_longer_than_the_model_may_see_is_refused(side):
+    long, short = torch.zeros(1, 10, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"10 tokens are more than model\.max_seq_len 9"):
+        make_t5()(*((long, short) if side == "source" else (short, long)))
+
+
+def test_decoding_without_a_source_is_refused():
+    with pytest.raises(ValueError, match="memory"):
+        make_t5().decode(TARGET)
+
+
+@pytest.mark.parametrize("name", ["t5-small", "t5-v1.1-small", "t5-mini", "transformer-base"])
+@torch.no_grad()
+def test_logits_start_with_variance_one(name):
+    model = build_model(preset(name, vocab_size=500, num_layers=2)).eval()
+    model.init_weights(torch.Generator().manual_seed(0))
+    tokens = torch.randint(500, (4, 16), generator=torch.Generator().manual_seed(1))
+    other = torch.randint(500, (4, 16), generator=torch.Generator().manual_seed(2))
+    assert 0.8 < model(tokens, other).logits.std() < 1.25

@@ -1,0 +1,199 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minillm.nn.attention import Attention, attend
+from minillm.nn.cache import KVSlot
+from minillm.nn.config import ModelConfig
+from minillm.nn.mask import AttentionMask, ScoreMask, resolve
+from minillm.nn.position import RotaryPosition
+
+B, T, S, D = 2, 7, 5, 24
+
+
+def config(**changes: Any) -> ModelConfig:
+    return ModelConfig(**{"d_model": D, "num_heads": 4, "num_layers": 1, **changes})
+
+
+def attention(**changes: Any) -> Attention:
+    torch.manual_seed(0)
+    module = Attention(config(**changes))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.5 if parameter.ndim == 1 else 0.0, 0.3)
+    return module
+
+
+def unmasked(num_queries: int, num_keys: int, **changes: Any) -> ScoreMask:
+    return resolve(
+        AttentionMask(**changes), None, start=0, num_queries=num_queries, num_keys=num_keys, like=torch.zeros(1)
+    )
+
+
+def naive(module: Attention, x: Tensor, source: Tensor, allowed: Tensor, theta: float | None = None) -> Tensor:
+    """Equation 1 of Vaswani et al., one query, one head, one key at a time; allowed is (B, T, S)."""
+    K = module.head_dim
+    q, k, v = module.q(x), module.k(source), module.v(source)
+    num_heads, groups = q.size(-1) // K, q.size(-1) // k.size(-1)
+    answer = torch.zeros_like(q)
+    for b in range(x.size(0)):
+        for h in range(num_heads):
+            own, shared = slice(h * K, (h + 1) * K), slice(h // groups * K, (h // groups + 1) * K)
+            for t in range(x.size(1)):
+                query, scores = q[b, t, own], []
+                query = module.q_norm(query) if module.q_norm is not None else query
+                query = query if theta is None else turn(query, theta, t)
+                keys = [s for s in range(source.size(1)) if allowed[b, t, s]]
+                for s in keys:
+                    key = k[b, s, shared]
+                    key = module.k_norm(key) if module.k_norm is not None else key
+                    key = key if theta is None else turn(key, theta, s)
+                    scores.append(float(query @ key) * module.scale)
+                total = sum(math.exp(score) for score in scores)
+                for score, s in zip(scores, keys, strict=True):
+                    answer[b, t, own] += math.exp(score) / total * v[b, s, shared]
+    return module.out(answer)
+
+
+def turn(head: Tensor, theta: float, position: int) -> Tensor:
+    """Rotate pairs (i, i + K/2) by complex multiplication with e^(j p theta^(-2i/K))."""
+    half = head.numel() // 2
+    angles = [position * theta ** (-i / half) for i in range(half)]
+    turned = torch.complex(head[:half], head[half:]) * torch.polar(torch.ones(half), torch.tensor(angles))
+    return torch.cat((turned.real, turned.imag))
+
+
+SHAPES = [
+    {},
+    {"num_kv_heads": 2},
+    {"num_kv_heads": 1},
+    {"qk_norm": True},
+    {"qk_norm": True, "norm": "rmsnorm", "num_kv_heads": 2},
+    {"head_dim": 10, "bias": False},
+    {"attention_scale": 1.0},
+]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+@pytest.mark.parametrize("causal", [True, False])
+@torch.no_grad()
+def test_self_attention_equals_the_loop_over_heads_queries_and_keys(changes, causal):
+    module, x = attention(**changes), torch.randn(B, T, D)
+    allowed = torch.ones(B, T, T, dtype=torch.bool).tril() if causal else torch.ones(B, T, T, dtype=torch.bool)
+    y = module(x, mask=unmasked(T, T, causal=causal))
+    assert torch.allclose(y, naive(module, x, x, allowed), atol=1e-5)
+
+
+@torch.no_grad()
+def test_rotary_attention_equals_the_loop_with_complex_numbers():
+    module, x = attention(num_kv_heads=2, qk_norm=True), torch.randn(B, T, D)
+    rotation = RotaryPosition(module.head_dim, theta=50.0).rotation(torch.arange(T), x.dtype)
+    y = module(x, mask=unmasked(T, T, causal=True), rotation=rotation)
+    allowed = torch.ones(B, T, T, dtype=torch.bool).tril()
+    assert torch.allclose(y, naive(module, x, x, allowed, theta=50.0), atol=1e-5)
+
+
+@torch.no_grad()
+def test_cross_attention_equals_the_loop_and_reads_only_valid_keys():
+    module, x, context = attention(num_kv_heads=2), torch.randn(B, T, D), torch.randn(B, S, D)
+    valid = torch.tensor([[True] * S, [True, False, True, False, False]])
+    y = module(x, mask=unmasked(T, S, key_valid=valid), context=context)
+    assert torch.allclose(y, naive(module, x, context, valid[:, None].expand(B, T, S)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cross_slot_is_written_once_and_then_read():
+    module, x, context = attention(), torch.randn(B, T, D), torch.randn(B, S, D)
+    slot, mask = KVSlot(S, fixed=True), unmasked(T, S)
+    first = module(x, mask=mask, context=context, slot=slot)
+    again = module(x, mask=mask, context=torch.full_like(context, float("nan")), slot=slot)
+    assert torch.equal(first, again)
+
+
+def grad(x: Tensor) -> Tensor:
+    assert x.grad is not None
+    return x.grad
+
+
+def random_heads(groups: int, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    sizes = [(B, 4, T, 8), (B, 4 // groups, T, 8), (B, 4 // groups, T, 8)]
+    return [torch.randn(size, generator=generator).to(dtype).requires_grad_() for size in sizes]
+
+
+MASKS = {
+    "causal": AttentionMask(causal=True),
+    "padded": AttentionMask(causal=True, key_valid=torch.arange(T) >= torch.tensor([[3], [0]])),
+    "packed": AttentionMask(causal=True, segments=torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0] * 7])),
+    "prefix": AttentionMask(causal=True, prefix_length=torch.tensor([4, 1])),
+    "both ways": AttentionMask(key_valid=torch.arange(T) < torch.tensor([[3], [7]])),
+    "all": AttentionMask(),
+}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_plain_and_fused_kernels_agree_forward_and_backward(name, groups, biased):
+    bias = torch.randn(1, 4, T, T, generator=torch.Generator().manual_seed(5)) if biased else None
+    results = []
+    for dtype, kernel in ((torch.float32, "fused"), (torch.bfloat16, "plain")):
+        q, k, v = random_heads(groups, dtype)
+        mask = resolve(MASKS[name], bias, start=0, num_queries=T, num_keys=T, like=q)
+        assert mask.kernel == kernel
+        y = attend(q, k, v, mask, scale=0.3)
+        assert y.dtype == dtype
+        y.float().square().sum().backward()
+        results.append([y, grad(q), grad(k), grad(v)])
+    for fused, plain in zip(*results, strict=True):
+        assert torch.allclose(plain.float(), fused, atol=0.05 * fused.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
+    q, k, v = random_heads(1, dtype)
+    mask = AttentionMask(causal=True, key_valid=torch.tensor([[False] * 2 + [True] * 5, [False] * 7]))
+    y = attend(q, k, v, resolve(mask, None, start=0, num_queries=T, num_keys=T, like=q), scale=0.3)
+    assert torch.count_nonzero(y[0, :, :2]) == 0 and torch.count_nonzero(y[1]) == 0
+    assert torch.isfinite(y).all() and torch.count_nonzero(y[0, :, 2:]) > 0
+    y.float().sum().backward()
+    for gradient in (grad(q), grad(k), grad(v)):
+        assert torch.isfinite(gradient).all()
+        assert torch.count_nonzero(gradient[1]) == 0
+    assert torch.count_nonzero(grad(v)[0, :, :2]) == 0
+
+
+def test_the_plain_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
+    seen = []
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: seen.append(x.dtype) or softmax(x, dim))
+    module, x = attention(), torch.randn(B, T, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        mask = resolve(AttentionMask(causal=True), None, start=0, num_queries=T, num_keys=T, like=x)
+        module(x, mask=mask)
+    assert mask.kernel == "plain" and seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_falls_on_the_weights_in_training_only(dtype):
+    module = attention(dropout=0.0, attention_dropout=0.5).to(dtype)
+    x = torch.randn(B, T, D, dtype=dtype)
+    mask = resolve(AttentionMask(), None, start=0, num_queries=T, num_keys=T, like=x)
+    assert not torch.equal(module(x, mask=mask), module(x, mask=mask))
+    module.eval()
+    assert torch.equal(module(x, mask=mask), module(x, mask=mask))
+    mean = torch.ones(2000, 1, 1, 8, dtype=dtype)
+    y = attend(mean, mean, mean, mask, scale=1.0, dropout=0.25)  # a weight of 1 becomes 0 or 4/3
+    kept = y[:, 0, 0, 0] != 0
+    assert torch.allclose(y[kept], torch.tensor(4 / 3, dtype=dtype))
+    assert abs(kept.float().mean().item() - 0.75) < 0.05
+
+
+def test_shapes_hold_on_the_meta_device():
+    with torch.device("meta"):
+        module, x = Attention(config(num_kv_heads=2, qk_norm=True)), torch.empty(B, T, D)
+        assert module(x, mask=unmasked(T, T, causal=True)).shape == (B, T, D)
+        assert module.k.weight.shape == (12, D)

@@ -1,0 +1,155 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from minillm.nn.block import Block, Residual, Stack
+from minillm.nn.cache import KVCache
+from minillm.nn.config import ModelConfig
+from minillm.nn.init import init_weights
+from minillm.nn.mask import ScoreMask
+from minillm.nn.placement import place
+from minillm.nn.position import BucketPosition
+
+B, T, S, D = 2, 6, 5, 16
+
+
+def config(**changes: Any) -> ModelConfig:
+    return ModelConfig(**{"d_model": D, "num_heads": 2, "num_layers": 2, "init_std": 0.3, **changes})
+
+
+def stack(shape: ModelConfig, **kind: bool) -> Stack:
+    module = Stack(shape, **kind)
+    init_weights(module, shape, torch.Generator().manual_seed(0))
+    return module.eval()
+
+
+def run(module: Stack, x: Tensor, **arguments: Any) -> Tensor:
+    where = {name: arguments.pop(name) for name in ("key_valid", "segments") if name in arguments}
+    placement = place(x[..., 0], cache=arguments.get("cache"), **where)
+    return module(x, placement, **arguments)
+
+
+@torch.no_grad()
+def test_pre_and_post_norm_are_the_two_equations():
+    x, double = torch.randn(B, T, D), nn.Linear(D, D)
+    pre, post = Residual(double, config()), Residual(double, config(norm_order="post"))
+    assert torch.equal(pre(x), x + double(pre.norm(x)))
+    assert torch.equal(post(x), post.norm(x + double(x)))
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_residual_dropout_falls_on_the_sublayer_and_never_on_the_stream(order):
+    x = torch.randn(B, T, D)
+    residual = Residual(nn.Identity(), config(dropout=0.5, norm_order=order))
+    assert not torch.equal(residual(x), residual(x))
+    if order == "pre":
+        added = residual(x) - x
+        normed = residual.norm(x)
+        dropped = added.abs() < 1e-6
+        assert 0.3 < dropped.float().mean() < 0.7
+        assert torch.allclose(added[~dropped], 2 * normed[~dropped], atol=1e-5)
+    residual.eval()
+    assert torch.equal(residual(x), residual(x))
+
+
+@torch.no_grad()
+def test_a_block_is_attention_then_cross_attention_then_feedforward():
+    block, x, memory = Block(config(), cross=True), torch.randn(B, T, D), torch.randn(B, S, D)
+    assert block.cross is not None
+    see_all = ScoreMask()
+    y = block.attn(x, mask=see_all)
+    y = block.cross(y, mask=see_all, context=memory)
+    assert torch.equal(block(x, mask=see_all, memory=memory, memory_mask=see_all), block.ffn(y))
+
+
+@pytest.mark.parametrize("position", ["rotary", "t5", "alibi", "none"])
+@torch.no_grad()
+def test_a_decoder_stack_is_causal_and_an_encoder_stack_is_not(position):
+    x = torch.randn(B, T, D)
+    changed = x.clone()
+    changed[:, 3] = torch.randn(B, D)
+    decoder, encoder = stack(config(position=position), causal=True), stack(config(position=position), causal=False)
+    assert torch.equal(run(decoder, x)[:, :3], run(decoder, changed)[:, :3])
+    assert not torch.allclose(run(decoder, x)[:, 3:], run(decoder, changed)[:, 3:])
+    assert (run(encoder, x) - run(encoder, changed)).abs().amax(-1).gt(1e-6).all()
+
+
+def test_an_encoders_buckets_tell_before_from_after_and_a_decoders_all_look_back():
+    for causal in (False, True):
+        position = stack(config(position="t5"), causal=causal).position
+        assert isinstance(position, BucketPosition) and position.bidirectional is not causal
+
+
+@pytest.mark.parametrize("position", ["rotary", "t5", "alibi", "none"])
+@torch.no_grad()
+def test_padding_on_either_side_leaves_an_encoders_answer_as_it_is(position):
+    encoder, x = stack(config(position=position), causal=False), torch.randn(1, 4, D)
+    alone = run(encoder, x)
+    for before, after in ((2, 0), (0, 2), (1, 1)):
+        padded = torch.cat((torch.randn(1, before, D), x, torch.randn(1, after, D)), 1)
+        valid = torch.tensor([[False] * before + [True] * 4 + [False] * after])
+        answer = run(encoder, padded, key_valid=valid)
+        assert torch.allclose(answer[:, before : before + 4], alone, atol=1e-5)
+        assert torch.isfinite(answer).all()
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+@torch.no_grad()
+def test_cross_attention_reads_the_memory_with_and_without_a_cache(order):
+    decoder = stack(config(norm_order=order, num_kv_heads=1, position="t5"), causal=True, cross=True)
+    x, memory = torch.randn(B, T, D), torch.randn(B, S, D)
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    full = run(decoder, x, memory=memory, memory_valid=valid)
+    other = memory.clone()
+    other[1, 3:] += 9
+    assert torch.equal(full, run(decoder, x, memory=other, memory_valid=valid))
+    assert not torch.allclose(full, run(decoder, x, memory=other + 1, memory_valid=valid))
+    cache = KVCache(2, T, memory_len=S)
+    steps = [run(decoder, x[:, t : t + 1], memory=memory, memory_valid=valid, cache=cache) for t in range(T)]
+    assert torch.allclose(torch.cat(steps, 1), full, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cache_brings_the_memory_to_later_passes():
+    shape = config(position="t5")
+    decoder, x, memory = stack(shape, causal=True, cross=True), torch.randn(B, T, D), torch.randn(B, S, D)
+    valid = torch.arange(S) < torch.tensor([[S], [2]])
+    cache = KVCache(2, T, memory_len=S)
+    first = run(decoder, x[:, :4], memory=memory, memory_valid=valid, cache=cache)
+    second = run(decoder, x[:, 4:], cache=cache)
+    whole = run(decoder, x, memory=memory, memory_valid=valid)
+    assert torch.allclose(torch.cat((first, second), dim=1), whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_dropout_falls_after_the_last_norm_where_the_config_says_so():
+    x = torch.randn(B, T, D)
+    for final in (True, False):
+        module = stack(config(dropout=0.5, final_dropout=final), causal=False)
+        for block in module.blocks.values():
+            block.eval()
+        module.training = True
+        assert (run(module, x) == 0).any() == final
+        assert not (run(module.eval(), x) == 0).any()
+
+
+def test_memory_goes_with_cross_attention_only():
+    x, memory = torch.randn(B, T, D), torch.randn(B, S, D)
+    with pytest.raises(ValueError, match="cross=False"):
+        run(stack(config(), causal=True), x, memory=memory)
+    with pytest.raises(ValueError, match="cross=True"):
+        run(stack(config(), causal=True, cross=True), x)
+
+
+@torch.no_grad()
+def test_the_last_norm_belongs_to_pre_norm_stacks_only():
+    assert isinstance(stack(config(), causal=True).final_norm, nn.LayerNorm)
+    assert isinstance(stack(config(norm_order="post"), causal=True).final_norm, nn.Identity)
+
+
+def test_shapes_hold_on_the_meta_device():
+    with torch.device("meta"):
+        module, x = Stack(config(position="t5"), causal=True, cross=True), torch.empty(B, T, D)
+        assert run(module, x, memory=torch.empty(B, S, D)).shape == (B, T, D)

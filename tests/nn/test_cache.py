@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from minillm.nn.cache import KVCache, KVSlot
+
+
+def test_a_slot_takes_batch_heads_and_dtype_from_its_first_write_and_returns_all_so_far():
+    slot, k, v = KVSlot(5), torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 4, 6).double()
+    slot.write(k[:, :, :3], v[:, :, :3], 0)
+    keys, values = slot.write(k[:, :, 3:], v[:, :, 3:], 3)
+    assert torch.equal(keys, k) and torch.equal(values, v)
+    assert slot.k is not None and slot.k.shape == (2, 3, 5, 6) and slot.k.dtype == torch.float64
+
+
+def test_overflow_names_what_is_held_and_what_is_needed():
+    cache = KVCache(1, 4)
+    cache.length = 3
+    cache.require(1)
+    with pytest.raises(ValueError, match="holds 4 tokens and 5 are needed"):
+        cache.require(2)
+    with pytest.raises(ValueError, match="max_len is 0"):
+        KVCache(1, 0)
+
+
+def test_columns_grow_with_the_cache_and_backfill_what_came_before_them():
+    cache = KVCache(1, 6)
+    cache.length = 2
+    assert cache.get("key_valid") is None
+    column = cache.remember("key_valid", torch.tensor([[False, True]]), before=True)
+    assert column.tolist() == [[True, True, False, True]]
+    cache.length = 4
+    known = cache.get("key_valid")
+    assert known is not None and known.tolist() == [[True, True, False, True]]
+
+
+def test_reset_forgets_tokens_columns_and_batch_size():
+    cache = KVCache(2, 4, memory_len=3)
+    cache.self_slots[0].write(torch.ones(2, 1, 2, 4), torch.ones(2, 1, 2, 4), 0)
+    cache.remember("segments", torch.zeros(2, 2, dtype=torch.long), before=0)
+    cache.length = 2
+    cache.reset()
+    assert cache.length == 0 and cache.get("segments") is None
+    keys, _ = cache.self_slots[0].write(torch.ones(5, 1, 1, 4), torch.ones(5, 1, 1, 4), 0)
+    assert keys.shape == (5, 1, 1, 4)
+    assert cache.cross_slots[1] is not None and cache.cross_slots[1].max_len == 3
+
+
+def filled_cache() -> KVCache:
+    """Two rows of three tokens with a source of two: everything in row r is r + 1."""
+    cache, row = KVCache(1, 4, memory_len=2), torch.tensor([1.0, 2.0])
+    keys = row[:, None, None, None].expand(2, 1, 3, 4)
+    cache.self_slots[0].write(keys, keys * 10, 0)
+    assert cache.cross_slots[0] is not None
+    cache.cross_slots[0].write(keys[:, :, :2], keys[:, :, :2] * 10, 0)
+    cache.remember("positions", row.long()[:, None].expand(2, 3), before=0)
+    cache.recall(row[:, None, None].expand(2, 2, 4), row[:, None].expand(2, 2) > 1)
+    cache.length = 3
+    return cache
+
+
+def rows_of(cache: KVCache) -> list[list[int]]:
+    """Which row's numbers each row holds: own keys and values, the memory's, columns, memory and its validity."""
+    own, cross = cache.self_slots[0], cache.cross_slots[0]
+    assert cross is not None and own.k is not None and own.v is not None
+    assert cache.memory is not None and cache.memory_valid is not None
+    keys, values = cross.read()
+    tensors = [own.k[:, 0, :3], own.v[:, 0, :3] / 10, keys[:, 0], values[:, 0] / 10]
+    tensors += [cache.get("positions"), cache.memory, cache.memory_valid + 1]
+    assert all((tensor == tensor.flatten(1)[:, 0].view(-1, *[1] * (tensor.ndim - 1))).all() for tensor in tensors)
+    return [tensor.flatten(1)[:, 0].long().tolist() for tensor in tensors]
+
+
+def test_repeat_turns_each_row_into_copies_side_by_side():
+    cache = filled_cache()
+    cache.repeat(3)
+    assert rows_of(cache) == [[1, 1, 1, 2, 2, 2]] * 7
+
+
+def test_reorder_moves_what_tokens_left_and_lets_the_memory_stay():
+    cache = filled_cache()
+    cache.reorder(torch.tensor([1, 1]))
+    own, columns, memory = [[2, 2]] * 2, [[2, 2]], [[1, 2]] * 2
+    assert rows_of(cache) == own + memory + columns + memory
+
+
+def test_the_memory_is_kept_until_another_one_comes():
+    cache = filled_cache()
+    memory, valid = cache.recall(None, None)
+    assert memory is cache.memory and valid is cache.memory_valid and memory is not None
+    other = torch.zeros(1, 2, 4)
+    assert cache.recall(other, None) == (other, None) == cache.recall(None, None)
+    cache.reset()
+    assert cache.recall(None, None) == (None, None)

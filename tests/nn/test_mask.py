@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from minillm.nn.mask import AttentionMask, choose_kernel, compute_dtype, resolve
+
+X = torch.zeros(1)
+
+
+def test_dense_says_for_each_pair_whether_the_query_may_read_the_key():
+    valid = torch.tensor([[False, True, True, True, True], [True] * 5])
+    segments = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
+    prefix = torch.tensor([0, 4])
+    mask = AttentionMask(causal=True, key_valid=valid, prefix_length=prefix, segments=segments)
+    dense = mask.dense(2, 3, 5, X.device)
+    assert dense is not None and dense.shape == (2, 1, 3, 5)
+    for b in range(2):
+        for t in range(3):
+            for s in range(5):
+                q = 2 + t
+                expected = (s <= q or s < prefix[b]) and valid[b, s] and segments[b, q] == segments[b, s]
+                assert dense[b, 0, t, s] == expected, (b, t, s)
+
+
+def test_nothing_forbidden_is_no_tensor():
+    assert AttentionMask().dense(0, 3, 3, X.device) is None
+    assert resolve(AttentionMask(), None, start=0, num_queries=3, num_keys=9, like=X).tensor is None
+
+
+def test_the_fused_causal_flag_is_taken_only_where_queries_and_keys_are_the_same_tokens():
+    def causal(start: int, queries: int):
+        return resolve(
+            AttentionMask(causal=True), None, start=start, num_queries=queries, num_keys=start + queries, like=X
+        )
+
+    assert causal(0, 4).is_causal and causal(0, 4).tensor is None
+    assert not causal(2, 4).is_causal and causal(2, 4).tensor is not None
+    assert not causal(5, 1).is_causal and causal(5, 1).tensor is None
+
+
+def test_the_plain_kernel_trains_bf16_on_cpu_over_few_keys_and_nothing_else():
+    assert choose_kernel("cpu", torch.bfloat16, 512) == "plain"
+    assert choose_kernel("cpu", torch.bfloat16, 513) == "fused"
+    assert choose_kernel("cpu", torch.float32, 8) == "fused"
+    assert choose_kernel("cuda", torch.bfloat16, 8) == "fused"
+    with torch.no_grad():
+        assert choose_kernel("cpu", torch.bfloat16, 8) == "fused"
+
+
+def test_compute_dtype_is_autocasts_where_that_is_on():
+    assert compute_dtype(X) == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compute_dtype(X) == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bias_and_mask_become_one_additive_tensor_in_the_compute_dtype(dtype):
+    bias = torch.randn(1, 2, 3, 3)
+    mask = resolve(AttentionMask(causal=True), bias, start=0, num_queries=3, num_keys=3, like=X.to(dtype))
+    above = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    assert mask.tensor is not None and mask.tensor.dtype == dtype
+    assert (mask.tensor[..., above] == float("-inf")).all()
+    assert torch.equal(mask.tensor[..., ~above], bias.to(dtype)[..., ~above])

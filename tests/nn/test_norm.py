@@ -1,0 +1,67 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minillm.nn.config import ModelConfig
+from minillm.nn.norm import RMSNorm, make_norm
+
+
+def grad(x: Tensor) -> Tensor:
+    assert x.grad is not None
+    return x.grad
+
+
+@torch.no_grad()
+def test_rmsnorm_equals_the_loop_and_torchs_own():
+    torch.manual_seed(0)
+    module, x = RMSNorm(5, eps=1e-3), torch.randn(2, 3, 5)
+    module.weight.normal_()
+    for row, y in zip(x.flatten(0, 1), module(x).flatten(0, 1), strict=True):
+        mean = sum(float(value) ** 2 for value in row) / 5
+        for value, weight, out in zip(row, module.weight, y, strict=True):
+            assert out.item() == pytest.approx(float(value) / (mean + 1e-3) ** 0.5 * float(weight), abs=1e-6)
+    assert torch.allclose(module(x), F.rms_norm(x, (5,), module.weight, 1e-3), atol=1e-6)
+
+
+def test_rmsnorm_trains_as_torchs_own():
+    torch.manual_seed(0)
+    module, x, g = RMSNorm(6, eps=1e-5), torch.randn(4, 6, requires_grad=True), torch.randn(4, 6)
+    module(x).backward(g)
+    y = x.detach().clone().requires_grad_()
+    w = torch.ones(6, requires_grad=True)
+    F.rms_norm(y, (6,), w, 1e-5).backward(g)
+    assert torch.allclose(grad(x), grad(y), atol=1e-6) and torch.allclose(grad(module.weight), grad(w), atol=1e-5)
+
+
+def test_rmsnorm_of_zero_is_zero_with_a_finite_gradient():
+    x = torch.zeros(1, 4, requires_grad=True)
+    y = RMSNorm(4, eps=1e-6)(x)
+    y.sum().backward()
+    assert torch.count_nonzero(y) == 0 and torch.isfinite(grad(x)).all()
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_the_result_has_the_dtype_of_the_input_and_fp32_statistics(norm, grad):
+    module = make_norm(ModelConfig(norm=norm), 512)
+    x = torch.full((1, 512), 100.0, dtype=torch.bfloat16)
+    x[0, 256:] = -100
+    with torch.set_grad_enabled(grad):
+        y = module(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.allclose(y.abs().float(), torch.ones(1, 512), atol=4e-3)
+
+
+def test_layernorm_has_a_bias_only_where_asked_for_and_rmsnorm_never():
+    assert make_norm(ModelConfig()).bias is not None
+    bare = make_norm(ModelConfig(norm_bias=False))
+    assert isinstance(bare, nn.LayerNorm) and bare.bias is None
+    assert [name for name, _ in make_norm(ModelConfig(norm="rmsnorm")).named_parameters()] == ["weight"]
+
+
+@torch.no_grad()
+def test_layernorm_equals_the_loop():
+    module, x = make_norm(ModelConfig(norm_eps=1e-2), 3), torch.tensor([[1.0, 2.0, 6.0]])
+    std = ((4 + 1 + 9) / 3 + 1e-2) ** 0.5
+    assert torch.allclose(module(x), torch.tensor([[-2.0, -1.0, 3.0]]) / std, atol=1e-6)

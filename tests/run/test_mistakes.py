@@ -1,0 +1,78 @@
+"""A user's mistake is one line that names it; nothing is left behind that would be in the way of the right command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minillm import RunConfig, override, train
+
+PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data.source": "missing.txt"}, ["missing.txt"]),
+        ({"data.source": "empty.txt"}, ["empty.txt"]),
+        ({"data.source": "blank.bin"}, ["blank.bin"]),
+        ({"data.source": "tiny.txt"}, ["tiny.txt", "tokens", "32", "data.seq_len"]),
+        ({"data.source": "folder"}, ["folder"]),
+        ({"data.source": ""}, []),
+        ({"data.source": "builtin:nothing"}, ["builtin:nothing", "python-docs"]),
+        ({"data.validation": "missing.txt"}, ["missing.txt"]),
+        ({"data.validation": "prose.txt"}, ["data.validation", "prose.txt"]),
+        ({"data.validation_fraction": 1.5}, ["data.validation_fraction", "1.5"]),
+        ({"data.seq_len": 17}, ["data.seq_len 17", "model.max_seq_len 16"]),
+        ({"data.seq_len": 0}, ["data.seq_len"]),
+        ({"data.max_documents": 0}, ["data.max_documents"]),
+        ({"data.cache": "prose.txt/cache"}, ["prose.txt", "--data.cache"]),
+        ({"tokenizer.kind": "char", "sample.prompt": "Grüße"}, ["sample.prompt", "ü"]),
+        ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 3}, ["tokenizer.vocab_size"]),
+        ({"model.vocab_size": 100}, ["model.vocab_size 100", "362"]),
+        ({"train.precision": "fp16"}, ["train.precision fp16"]),
+        ({"train.device": "mps"}, ["train.device"]),
+    ],
+    ids=str,
+)
+def test_it_is_noticed_before_anything_is_written(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], words: list[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").touch()
+    Path("blank.bin").write_bytes(b"\x00\xff\xfe" * 99)
+    Path("tiny.txt").write_text("too short", encoding="utf-8")
+    Path("prose.txt").write_text(PROSE, encoding="utf-8")
+    Path("folder").mkdir()
+    with pytest.raises((ValueError, OSError)) as caught:
+        train(override(config, {"data.source": "prose.txt", **change}), Path("run"))
+    line = str(caught.value)
+    assert "\n" not in line and all(word in line for word in words), line
+    assert not Path("run").exists() and not Path("runs").exists()
+
+
+def test_the_default_prompt_need_not_be_in_a_characters_vocabulary_unnoticed(config: RunConfig, tmp_path: Path):
+    source = tmp_path / "line.txt"
+    source.write_text("one line without its end " * 20, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"sample\.prompt '\\n'"):
+        train(override(config, {"data.source": str(source), "tokenizer.kind": "char"}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("out", ["file", "file/run", "full"])
+def test_an_out_that_cannot_be_used_is_named(config: RunConfig, tmp_path: Path, out: str):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine", encoding="utf-8")
+    with pytest.raises((ValueError, OSError)) as caught:
+        train(config, tmp_path / out)
+    assert str(tmp_path / out) in str(caught.value) and "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_a_text_of_two_windows_trains(config: RunConfig, tmp_path: Path):
+    source = tmp_path / "short.txt"
+    source.write_text("a text of thirty bytes, I say\n", encoding="utf-8")
+    run = train(override(config, {"data.source": str(source), "train.steps": 2}), tmp_path / "run")
+    assert (run / "step-000002").is_dir()

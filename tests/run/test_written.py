@@ -1,0 +1,90 @@
+"""Runs of an encoder-decoder, from training to sampling, beams and scores; nothing is good yet, but all of it fits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minillm import RunConfig, evaluate, load_run, override, preset, sample, train
+from minillm.cli import main
+from minillm.generation.config import BeamConfig
+from minillm.run import score_tasks, search
+
+SHAPE: dict[str, object] = {"model.num_layers": 1, "model.d_ff": 32, "objective.name": "seq2seq"}
+
+
+@pytest.fixture(scope="module")
+def run_of_tasks(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained for a moment to double and to echo."""
+    folder = tmp_path_factory.mktemp("tasks")
+    records = [{"input": f"double: {n}", "target": f"{n}{n}"} for n in range(30)]
+    records += [{"input": f"echo: {n} times", "target": f"{n} times"} for n in range(30)]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    here = {"data.source": str(folder / "tasks.jsonl"), "data.split": "auto", "sample.prompt": "double: 7"}
+    shape = preset("t5-mini", d_model=16, num_heads=2, max_seq_len=16)
+    return train(
+        override(
+            RunConfig(model=shape, **{k: getattr(config, k) for k in ("tokenizer", "data", "train")}), SHAPE | here
+        ),
+        folder / "run",
+    )
+
+
+def test_each_task_is_scored_beside_the_first_words_of_the_source(run_of_tasks: Path):
+    scores = score_tasks(load_run(run_of_tasks), max_examples=5)
+    assert list(scores) == ["double", "echo"]
+    assert scores["echo"].first_words_rouge_l == 1.0 and scores["double"].first_words_rouge_l == 0.0
+    assert all(0 <= s.exact_match <= s.rouge_l <= 1 and 1 <= s.examples <= 5 for s in scores.values())
+    assert all(0 <= s.token_accuracy <= 1 for s in scores.values())
+
+
+def test_the_command_line_answers_searches_and_scores(run_of_tasks: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["sample", str(run_of_tasks), "--prompt", "double: 4", "--max-new-tokens", "3"]) == 0
+    assert "double" not in capsys.readouterr().out
+    assert (
+        main(["sample", str(run_of_tasks), "--num-beams", "3", "--num-best", "2", "--max-new-tokens", "3", "--json"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)["completions"]
+    assert len(found) == 2 and found[0]["score"] >= found[1]["score"]
+    assert main(["eval", str(run_of_tasks), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["echo"]["examples"] >= 1 and 0 <= figures["lm_accuracy"] <= 1
+
+
+def test_another_source_is_evaluated_too(run_of_tasks: Path, tmp_path: Path):
+    (tmp_path / "more.jsonl").write_text('{"input": "double: 99", "target": "9999"}\n', encoding="utf-8")
+    assert evaluate(load_run(run_of_tasks), str(tmp_path / "more.jsonl")).targets == 5
+    assert score_tasks(load_run(run_of_tasks), str(tmp_path / "more.jsonl"))["double"].examples == 1
+
+
+def test_a_beam_of_one_is_the_greedy_answer(run_of_tasks: Path):
+    loaded = load_run(run_of_tasks)
+    greedy = override(loaded.config, {"sample.temperature": 0, "sample.max_new_tokens": 6}).sample
+    (one,) = sample(loaded, greedy)
+    (other,) = search(loaded, greedy.prompt, BeamConfig(num_beams=1, max_new_tokens=6))
+    assert one.ids == other.ids and one.text == other.text
+
+
+def test_span_corruption_runs_and_answers_with_its_sentinels(config: RunConfig, tmp_path: Path):
+    shape = preset("t5-mini", d_model=16, num_heads=2, max_seq_len=16)
+    spans = {"objective.name": "span", "sample.prompt": "<|extra_id_0|> and <|extra_id_1|>"}
+    loaded = load_run(train(override(replace(config, model=shape), SHAPE | spans), tmp_path / "run"))
+    found = evaluate(loaded)
+    assert found.bits_per_byte is None and 0 <= found.accuracies["lm"] <= 1
+    with pytest.raises(ValueError, match="has learned span, not seq2seq"):
+        score_tasks(loaded)
+    chosen = override(loaded.config, {"sample.max_new_tokens": 40, "sample.temperature": 1.5}).sample
+    assert "<|extra_id_" in sample(loaded, chosen)[0].text
+
+
+@pytest.mark.parametrize(("family", "objective"), [("gpt2", "span"), ("t5-mini", "clm"), ("gpt2", "seq2seq")])
+def test_an_objective_that_the_model_cannot_learn_is_refused_by_name(
+    config: RunConfig, tmp_path: Path, family: str, objective: str
+):
+    wrong = override(RunConfig(model=preset(family)), {"objective.name": objective, "train.device": "cpu"})
+    with pytest.raises(ValueError, match=f"objective.name {objective} needs a model of family"):
+        train(wrong, tmp_path / "run")
