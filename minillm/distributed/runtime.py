@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Imported here, before there is a process group: its default arguments would keep the group for ever, and a thread of
+# the group that outlives `Runtime.close` and meets the interpreter's end aborts the process.
+import torch.distributed.nn.functional  # noqa: F401
 
 from minillm.distributed.config import ParallelConfig
 
@@ -54,8 +59,9 @@ class Runtime:
             dist.barrier()
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, and end its threads."""
         if self.world_size > 1 and dist.is_initialized():
+            gc.collect()  # the data-parallel wrapper is part of a reference cycle, and it too holds the group
             dist.destroy_process_group()
 
 

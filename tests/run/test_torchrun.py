@@ -17,13 +17,26 @@ from minillm.training.metrics import read_metrics
 # without biases: the gradient of a key's bias is rounding noise, which Adam blows up
 SAME: dict[str, object] = {"model.dropout": 0.0, "model.bias": False, "train.steps": 5, "train.micro_batch": 1}
 
+# the command, and then how many threads of the process group are left
+RANK = """
+import glob, sys
+from minillm.cli import main
+code = main()
+names = [open(path).read().strip() for path in glob.glob("/proc/self/task/*/comm")]
+print(sum("gloo" in name for name in names))
+sys.exit(code)
+"""
+
 
 def test_two_processes_leave_the_run_folder_that_one_leaves(config: RunConfig, config_file: Path, tmp_path: Path):
     flags = [part for key, value in SAME.items() for part in (f"--{key}", str(value).lower())]
+    script = tmp_path / "rank.py"
+    script.write_text(RANK, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "minillm", "train", str(config_file), "--out", str(tmp_path / "two"), *flags]
+    command = [*launcher, str(script), "train", str(config_file), "--out", str(tmp_path / "two"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["0", "0"], "a thread of the group that outlives it may abort the process at its end"
     assert "2 processes" in done.stderr and done.stderr.count("run folder:") == 1, "the first rank alone speaks"
     one, two = train(override(config, SAME), tmp_path / "one"), tmp_path / "two"
     assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
