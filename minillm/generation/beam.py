@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from minillm.generation.config import BeamConfig
-from minillm.generation.generate import Completion, Decodable, checked_prompt, evaluating, prefill, require_finite
+from minillm.generation.generate import Completion, Decodable, checked_prompt, prefill, require_finite
+from minillm.generation.network import evaluating
 from minillm.generation.sampling import forbid
 
 
@@ -147,7 +148,8 @@ def _search(model: Decodable, searches: list[Search], config: BeamConfig, allowe
             return
         tokens = [[hypothesis.ids[-1]] for search in searches for hypothesis in search.live]  # (B W, 1)
         if cache.length == cache.max_len:
-            cache, logits = prefill(model, _texts(searches), remaining)
+            written = config.max_new_tokens - remaining
+            cache, logits = prefill(model, _texts(searches), remaining, written=written)
             continue
         if parents != list(range(len(parents))):
             cache.reorder(torch.tensor(parents, device=logits.device))

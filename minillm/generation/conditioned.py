@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from minillm.generation.generate import Network, checked_prompt, evaluating, padded
+from minillm.generation.generate import checked_prompt, padded
+from minillm.generation.network import Around, Network, evaluating
 from minillm.nn.cache import KVCache
 
 
@@ -36,7 +37,7 @@ class EncoderDecoder(Network, Protocol):
         ...
 
 
-class Conditioned:
+class Conditioned(Around):
     """A model that has read its sources; its prompts are how the targets begin.
 
         starts = [[start_id]] * len(sources)
@@ -49,26 +50,13 @@ class Conditioned:
     @torch.inference_mode()
     def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]]) -> None:
         """Read the sources, ids of any lengths from 1 to the model's max_seq_len; ValueError for others."""
-        self.model, self.config = model, model.config
+        self.model: EncoderDecoder = model
         rows = [checked_prompt(source, None, model.config.vocab_size) for source in sources]
         if not rows:
             raise ValueError("there are no sources; give at least one")
         tokens, self.memory_valid = padded(rows, side="right", device=next(iter(model.parameters())).device)
         with evaluating(model):
             self.memory = model.encode(tokens, key_valid=self.memory_valid)  # (N, S, D)
-
-    @property
-    def training(self) -> bool:
-        """Whether the model's dropout is on."""
-        return self.model.training
-
-    def train(self, mode: bool = True) -> Any:
-        """Switch the model's dropout on or off."""
-        return self.model.train(mode)
-
-    def parameters(self) -> Iterator[Tensor]:
-        """The model's."""
-        return self.model.parameters()
 
     def start(self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None) -> tuple[KVCache, Tensor]:
         """Read how the targets begin, (B, T), B a multiple of the number of sources: a cache, (B, V) next logits."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minillm.generation.begin import Tokenizer as PlainTokenizer
 from minillm.generation.begin import allowed_ids
-from minillm.generation.generate import Network, evaluating
+from minillm.generation.network import Network, evaluating
 from minillm.nn.output import Output
 
 MASK = re.compile(r"\[MASK\]|<\|mask\|>")

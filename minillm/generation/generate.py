@@ -7,45 +7,29 @@ gives. Instead the cache is refilled from the tokens that stay, and `window_star
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from minillm.generation.config import SampleConfig
 from minillm.generation.lookup import ReadAhead
+from minillm.generation.network import Network, evaluating
+from minillm.generation.prefixed import Prefixed
 from minillm.generation.sampling import Sampler
 from minillm.nn.cache import KVCache
-from minillm.nn.config import ModelConfig
 
 OnToken = Callable[[int, int], bool]
 """Called with (row, id) for each generated id but EOS; True ends the row."""
 
 
-class Network(Protocol):
-    """What is asked of any model here."""
-
-    config: ModelConfig
-
-    @property
-    def training(self) -> bool:
-        """Whether dropout is on."""
-        ...
-
-    def train(self, mode: bool = True) -> Any:
-        """Switch dropout on or off."""
-        ...
-
-    def parameters(self) -> Iterator[Tensor]:
-        """At least one; it tells the device."""
-        ...
-
-
 class Decodable(Network, Protocol):
-    """A model that can continue tokens one by one: GPT is one, T5 another once it is `Conditioned` on sources."""
+    """A model that can continue tokens one by one.
+
+    GPT is one, which `Prefixed` lets read its prompt in both directions; T5 is one once it is `Conditioned` on sources.
+    """
 
     def start(self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None) -> tuple[KVCache, Tensor]:
         """Read (B, T) tokens, padded on the left where (B, T) `key_valid` is False: a cache, and (B, V) next logits."""
@@ -139,17 +123,6 @@ def checked_prompt(prompt: Sequence[int], eos_id: int | None, vocab_size: int | 
     return ids
 
 
-@contextmanager
-def evaluating(model: Network) -> Iterator[None]:
-    """Dropout off, and back as it was."""
-    training = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 def _decode(
     model: Decodable,
     rows: list[Completion],
@@ -189,7 +162,7 @@ def _decode(
         if known is not None:
             logits = known
         elif cache.length == cache.max_len:
-            cache, logits = prefill(model, texts, remaining)
+            cache, logits = prefill(model, texts, remaining, written=config.max_new_tokens - remaining)
         elif reader is None:
             logits = model.step(tokens, cache)[:, 0]
         else:
@@ -206,12 +179,18 @@ def _accept(
     return "stop" if on_token is not None and on_token(i, token) else None
 
 
-def prefill(model: Decodable, texts: Sequence[Sequence[int]], remaining: int) -> tuple[KVCache, Tensor]:
-    """Read the window of every text, padded on the left; make room to choose `remaining` tokens, context permitting."""
+def prefill(
+    model: Decodable, texts: Sequence[Sequence[int]], remaining: int, *, written: int = 0
+) -> tuple[KVCache, Tensor]:
+    """Read the window of every text, padded on the left; make room to choose `remaining` tokens, context permitting.
+
+    The last `written` tokens of every text are not of its prompt.
+    """
     context = model.config.max_seq_len
     windows = [text[window_start(len(text), context) :] for text in texts]
     ids, key_valid = padded(windows, side="left", device=next(iter(model.parameters())).device)
-    return model.start(ids, max_len=min(context, ids.size(1) + remaining - 1), key_valid=key_valid)
+    prompt = {"written": written} if isinstance(model, Prefixed) else {}  # others read it as they read all else
+    return model.start(ids, max_len=min(context, ids.size(1) + remaining - 1), key_valid=key_valid, **prompt)
 
 
 def padded(

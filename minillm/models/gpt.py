@@ -76,20 +76,24 @@ class GPT(nn.Module):
         return Output(self.head(select(hidden, predict_at)), hidden)
 
     @torch.no_grad()
-    def start(self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None) -> tuple[KVCache, Tensor]:
+    def start(
+        self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
+    ) -> tuple[KVCache, Tensor]:
         """Prefill: read the prompts and predict what follows each.
 
         Args:
             tokens: (B, T) prompts, those shorter than the longest padded on the left.
             max_len: tokens that the cache can hold, prompt and continuation together.
             key_valid: (B, T) bool, False for padding; None: all prompts are of one length.
+            prefix_length: (B,) tokens, padding included, that every token sees, also backwards in time; None: none.
 
         Returns:
             The cache to go on with, and logits (B, V).
         """
         cache = KVCache(self.config.num_layers, max_len)
         last = torch.full((tokens.size(0), 1), tokens.size(1) - 1, device=tokens.device)
-        return cache, self(tokens, key_valid=key_valid, cache=cache, predict_at=last).logits[:, 0]
+        output = self(tokens, key_valid=key_valid, prefix_length=prefix_length, cache=cache, predict_at=last)
+        return cache, output.logits[:, 0]
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:

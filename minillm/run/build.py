@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 from minillm.config import RunConfig, override
 from minillm.data.corpus import Corpus, Tokens, prepare, read_tokens
@@ -11,6 +12,7 @@ from minillm.data.loader import Examples, Loader, Windows, eval_batches
 from minillm.data.pairs import Pairs
 from minillm.data.tasks import Mixture, TaskRows, TaskTokens, prepare_tasks, read_task_tokens
 from minillm.distributed.runtime import Runtime
+from minillm.generation.prefixed import Prefixed
 from minillm.models.presets import PRESETS
 from minillm.nn.config import ModelConfig
 from minillm.objectives.base import Batch, Objective
@@ -137,6 +139,15 @@ def build_objective(config: ObjectiveConfig, tokenizer: Tokenizer, model: ModelC
         return Seq2Seq(**shared, sep_id=tokenizer.sep_id, max_len=model.max_seq_len)
     noise = SpanNoise(config.span_density, config.mean_span_length, len(tokenizer.extra_ids))
     return SpanCorruption(**shared, sentinels=tokenizer.extra_ids, noise=noise)
+
+
+def as_writer(model: Any, config: ObjectiveConfig) -> Any:
+    """The model as generation uses it: after prefix language modelling a decoder reads its prompts in both directions.
+
+    An encoder-decoder does so by itself; a model that does not write is returned as it is.
+    """
+    decoder = hasattr(model, "step") and not hasattr(model, "encode")
+    return Prefixed(model) if decoder and config.name == "prefix_lm" else model
 
 
 def seq_len(config: RunConfig) -> int:

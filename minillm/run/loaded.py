@@ -20,7 +20,7 @@ from minillm.generation.generate import Completion, Decodable
 from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
 from minillm.models.build import build_model
-from minillm.run.build import build_objective, guess_for, prepare_corpus, read_source, validation_batches
+from minillm.run.build import as_writer, build_objective, guess_for, prepare_corpus, read_source, validation_batches
 from minillm.run.folder import CONFIG, best_or_last, find_run, load_own_tokenizer, require_same_text
 from minillm.run.show import next_command
 from minillm.tokenizers.base import Tokenizer
@@ -43,8 +43,10 @@ class LoadedRun:
 
     @cached_property
     def decoder(self) -> Decodable:
-        """The model as decoding wants it: its weights in the dtype that the run computes in."""
-        return cast(Decodable, precision.for_decoding(self.model, self.compute))
+        """The model as decoding wants it: its weights in the dtype that the run computes in, its prompts read as it
+        has learned to read them.
+        """
+        return as_writer(precision.for_decoding(self.model, self.compute), self.config.objective)
 
     @property
     def continues(self) -> bool:

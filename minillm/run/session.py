@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from minillm import report
 from minillm.config import RunConfig, load_config, override
@@ -21,6 +21,7 @@ from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.report import Say
 from minillm.run.build import (
+    as_writer,
     build_loader,
     build_objective,
     build_recipe,
@@ -116,7 +117,7 @@ def _train(
         runtime=runtime,
         folder=folder,
         identity={"tokenizer": tokenizer.hash, "data": corpus.info.fingerprint},
-        on_evaluation=partial(_show_sample, model, tokenizer, config.sample, compute, say),
+        on_evaluation=partial(_show_sample, as_writer(model, config.objective), tokenizer, config.sample, compute, say),
     )
     with claim(folder, resume=resume) if runtime.is_main else nullcontext():
         if resume:
@@ -169,11 +170,12 @@ def _conclude(
         report.conclude(
             say, trainer.folder, corpus, outcome, best.step, whole, next_command(trainer.model, trainer.folder)
         )
-        _show_sample(trainer.model, corpus.tokenizer, config.sample, trainer.compute, say)
+        writer = as_writer(trainer.model, config.objective)
+        _show_sample(writer, corpus.tokenizer, config.sample, trainer.compute, say)
 
 
 def _show_sample(
-    model: nn.Module, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say
+    model: Any, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say
 ) -> None:
     with compute.autocast():
         shown = example_of(model, tokenizer, config)

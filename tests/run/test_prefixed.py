@@ -1,0 +1,74 @@
+"""A GPT that was trained by prefix language modelling reads its prompts as in training, wherever a run writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from minillm import RunConfig, SampleConfig, load_run, override, sample, train
+from minillm.generation.config import BeamConfig
+from minillm.generation.generate import generate
+from minillm.generation.prefixed import Prefixed
+from minillm.models.build import build_model
+from minillm.nn.config import ModelConfig
+from minillm.objectives.config import ObjectiveConfig
+from minillm.objectives.prefix_lm import PrefixLM
+from minillm.run import search, session
+from minillm.run.build import as_writer
+
+PREFIX_LM: dict[str, object] = {"objective.name": "prefix_lm", "model.num_layers": 2, "optim.lr": 3e-2}
+
+
+def by_hand(model: Any, prompt: list[int], num_tokens: int) -> list[int]:
+    """Greedy continuation of bytes by forward as training calls it."""
+    ids: list[int] = []
+    for _ in range(num_tokens):
+        text, prefix = torch.tensor([[*prompt, *ids]]), torch.tensor([len(prompt)])
+        with torch.no_grad():
+            ids.append(int(model(text, prefix_length=prefix).logits[0, -1, :256].argmax()))
+    return ids
+
+
+def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown = []
+    monkeypatch.setattr(session, "example_of", lambda model, *_: shown.append(model) or "")
+    loaded = load_run(train(override(config, PREFIX_LM), tmp_path / "run"))
+    assert isinstance(loaded.decoder, Prefixed)
+    assert len(shown) == 4 and all(isinstance(model, Prefixed) for model in shown)
+    prompt, ids = "3 and 4", list(b"3 and 4")
+    (drawn,) = sample(loaded, SampleConfig(prompt=prompt, temperature=0, max_new_tokens=8))
+    (found,) = search(loaded, prompt, BeamConfig(num_beams=1, max_new_tokens=8))
+    assert drawn.ids == found.ids == by_hand(loaded.model, ids, 8)
+
+
+@pytest.mark.parametrize(("family", "objective"), [("gpt", "clm"), ("bert", "mlm"), ("t5", "prefix_lm")])
+def test_other_models_read_as_they_are(family: Any, objective: Any):
+    shape = {"vocab_size": 30, "d_model": 8, "num_heads": 1, "num_layers": 1, "max_seq_len": 8}
+    model = build_model(ModelConfig(family=family, **shape))
+    assert as_writer(model, ObjectiveConfig(name=objective)) is model
+
+
+def test_texts_learned_by_heart_are_continued_from_any_prefix():
+    rows = [np.random.default_rng(7).permutation(32)[:16] for _ in range(1)]
+    rows += [np.roll(rows[0], 5), rows[0][::-1].copy()]
+    shape = {"vocab_size": 34, "max_seq_len": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
+    model = build_model(ModelConfig(**shape))  # type: ignore[arg-type]
+    model.init_weights(torch.Generator().manual_seed(0))
+    objective, optimizer = PrefixLM(pad_id=33), torch.optim.AdamW(model.parameters(), 5e-3)
+    for step in range(200):
+        batch = objective.collate(rows * 4, lambda i, step=step: np.random.default_rng([step, i]))
+        optimizer.zero_grad()
+        loss = objective.loss(model(**batch.inputs), batch.labels, training=True)["lm"] / batch.counts["lm"]
+        loss.backward()
+        optimizer.step()
+    # with one token only, two of the texts could go on in two ways
+    prompts = [row[:n].tolist() for row in rows for n in range(3, 15)]
+    written = generate(Prefixed(model), prompts, SampleConfig(temperature=0, max_new_tokens=13))
+    expected = [row[n:].tolist() for row in rows for n in range(3, 15)]
+    assert [w.ids[: len(e)] for w, e in zip(written, expected, strict=True)] == expected
