@@ -174,9 +174,7 @@ def _conclude(
         _show_sample(writer, corpus.tokenizer, config.sample, trainer.compute, say)
 
 
-def _show_sample(
-    model: Any, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say
-) -> None:
+def _show_sample(model: Any, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say) -> None:
     with compute.autocast():
         shown = example_of(model, tokenizer, config)
     if shown:
