@@ -49,16 +49,15 @@ def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
 
 @pytest.mark.parametrize(("family", "objective"), [("gpt", "clm"), ("bert", "mlm"), ("t5", "prefix_lm")])
 def test_other_models_read_as_they_are(family: Any, objective: Any):
-    shape = {"vocab_size": 30, "d_model": 8, "num_heads": 1, "num_layers": 1, "max_seq_len": 8}
-    model = build_model(ModelConfig(family=family, **shape))
+    shape = ModelConfig(family=family, vocab_size=30, d_model=8, num_heads=1, num_layers=1, max_seq_len=8)
+    model = build_model(shape)
     assert as_writer(model, ObjectiveConfig(name=objective)) is model
 
 
 def test_texts_learned_by_heart_are_continued_from_any_prefix():
     rows = [np.random.default_rng(7).permutation(32)[:16] for _ in range(1)]
     rows += [np.roll(rows[0], 5), rows[0][::-1].copy()]
-    shape = {"vocab_size": 34, "max_seq_len": 16, "d_model": 32, "num_layers": 2, "num_heads": 2}
-    model = build_model(ModelConfig(**shape))  # type: ignore[arg-type]
+    model = build_model(ModelConfig(vocab_size=34, max_seq_len=16, d_model=32, num_layers=2, num_heads=2))
     model.init_weights(torch.Generator().manual_seed(0))
     objective, optimizer = PrefixLM(pad_id=33), torch.optim.AdamW(model.parameters(), 5e-3)
     for step in range(200):
