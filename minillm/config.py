@@ -26,7 +26,7 @@ from minillm.objectives.config import ObjectiveConfig
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.training.config import EvalConfig, OptimConfig, SaveConfig, ScheduleConfig, TrainConfig
 
-DEFAULT_CONFIG = "gpt-nano"
+DEFAULT_CONFIG, FINETUNE_CONFIG = "gpt-nano", "finetune"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,27 @@ def override(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
     A preset is not looked up again: `model.preset` by itself changes nothing but its name.
     """
     return _apply(config, _flatten(overrides))
+
+
+def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object], *, own_objective: bool) -> RunConfig:
+    """The config of a run that starts from the weights of another.
+
+    Shape and tokenizer are the parent's, the length of examples too where none is chosen, and the objective unless
+    `own_objective`; everything else is `config`'s. `overrides` are applied once more, over the parent's values.
+
+    Raises:
+        ValueError: an override of the tokenizer or the preset, which the weights have decided.
+    """
+    for key in overrides:
+        if key == "model.preset" or key.startswith("tokenizer."):
+            raise ValueError(f"{key} comes with the weights that --init-from names; leave it out")
+    data = config.data if config.data.seq_len else replace(config.data, seq_len=parent.data.seq_len)
+    objective = config.objective if own_objective else parent.objective
+    sample = config.sample if own_objective else replace(config.sample, prompt=parent.sample.prompt)
+    inherited = replace(
+        config, model=parent.model, tokenizer=parent.tokenizer, data=data, objective=objective, sample=sample
+    )
+    return override(inherited, {"eval.at_start": True, **overrides})
 
 
 def save_config(config: RunConfig, path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from minillm.config import RunConfig
 from minillm.data.corpus import Corpus
 from minillm.distributed.runtime import Runtime
+from minillm.tokenizers.base import Tokenizer
 from minillm.training.evaluate import Evaluation
 from minillm.training.precision import Compute
 from minillm.training.state import Outcome
@@ -43,14 +44,21 @@ def about_run(
     config: RunConfig, corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime
 ) -> dict[str, Any]:
     """What run.json holds: the text, the machine, versions and the state of the source."""
+    return {
+        "text": asdict(corpus.info),
+        "compute": compute.describe(),
+        "processes": runtime.world_size,
+        **about_program(model, corpus.tokenizer),
+    }
+
+
+def about_program(model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What run.json holds of a run that was trained here as of one that was imported."""
     packages = ("minillm", "torch", "numpy", "tiktoken", "tokenizers", "safetensors")
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "parameters": num_parameters(model),
-        "text": asdict(corpus.info),
-        "tokenizer": corpus.tokenizer.hash,
-        "compute": compute.describe(),
-        "processes": runtime.world_size,
+        "tokenizer": tokenizer.hash,
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {name: installed(name) for name in packages},
         "git": git_state(),

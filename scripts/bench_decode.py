@@ -16,7 +16,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from minillm import SampleConfig, generate, load_run
-from minillm.convert.gpt2 import GPT2_RULES
+from minillm.convert.gpt2 import gpt2_rules
 from minillm.convert.rules import export_weights
 
 NEW, ROUNDS = 200, 7
@@ -37,7 +37,7 @@ def main() -> None:
     }
     shape |= {"vocab_size": c.vocab_size, "bos_token_id": None, "eos_token_id": None}
     theirs: Any = GPT2LMHeadModel(GPT2Config(**shape)).eval()
-    theirs.load_state_dict(export_weights(run.model.state_dict(), GPT2_RULES, c.num_layers))
+    theirs.load_state_dict(export_weights(run.model.state_dict(), gpt2_rules(c), c.num_layers))
     prompt = torch.from_numpy(run.tokenizer.encode(args.prompt).astype(int))[None]
 
     def ours_at(temperature: float, read_ahead: int) -> Callable[[], list[int]]:

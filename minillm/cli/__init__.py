@@ -6,6 +6,7 @@ A user's mistake is one line on stderr and exit code 2; MINILLM_DEBUG=1 shows wh
 from __future__ import annotations
 
 import io
+import keyword
 import os
 import shutil
 import sys
@@ -23,6 +24,8 @@ COMMANDS = {
     "eval": "Measure a trained model: loss, and bits per byte or the share of right answers.",
     "info": "Count a model's parameters, arithmetic and memory.",
     "data": "Look at a text as a model would see it.",
+    "import": "Make a run of published weights.",
+    "export": "Write a run in the format of other libraries.",
 }
 
 
@@ -79,7 +82,8 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for name, summary in COMMANDS.items():
-        app.command(f"minillm.cli.{name}:{name}", name=name, help=summary)
+        function = f"{name}_" if keyword.iskeyword(name) else name
+        app.command(f"minillm.cli.{function}:{function}", name=name, help=summary)
     return app
 
 

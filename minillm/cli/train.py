@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from minillm.cli.flags import overrides, with_flags
-from minillm.config import DEFAULT_CONFIG, SECTIONS, load_config
+from minillm.config import DEFAULT_CONFIG, FINETUNE_CONFIG, SECTIONS, inherit, load_config
 
 
 @with_flags(*SECTIONS)
@@ -19,6 +19,7 @@ def train(
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
     out: Annotated[Path | None, Parameter(metavar="DIR")] = None,
     resume: bool = False,
+    init_from: Annotated[Path | None, Parameter(metavar="RUN")] = None,
     **given: str,
 ) -> None:
     """Train a model and keep everything it needs in a run folder. Flags outdo the config, the config the preset,
@@ -27,13 +28,16 @@ def train(
     Parameters
     ----------
     config
-        A name in configs/ or a TOML file; gpt-nano if left out, with --resume the run's own.
+        A name in configs/ or a TOML file; gpt-nano if left out, with --init-from finetune, with --resume the run's own.
     data
         Text to train on, short for --data.source.
     out
         Run folder; a new one under runs/ if left out, with --resume the latest.
     resume
         Go on from the last checkpoint of the run.
+    init_from
+        Start a new run from the weights of this one, trained here or imported; its shape and tokenizer come with it,
+        and its objective unless CONFIG is given.
     """
     keys = overrides(given)
     if data is not None:
@@ -41,6 +45,9 @@ def train(
             raise ValueError("--data is short for --data.source; give one of them")
         keys["data.source"] = data
 
+    if init_from is not None:
+        start_from(init_from, config, keys, out, resume=resume)
+        return
     source: str | Path = config or DEFAULT_CONFIG
     if resume and config is None:
         from minillm.run import CONFIG, find_run
@@ -52,3 +59,16 @@ def train(
     from minillm import run
 
     run.train(settings, out, resume=resume)
+
+
+def start_from(parent: Path, config: str | None, keys: dict[str, object], out: Path | None, *, resume: bool) -> None:
+    """Train a new run from the weights of `parent`."""
+    if resume:
+        raise ValueError("--init-from starts a new run, --resume goes on with one; give one of them")
+    settings = load_config(config or FINETUNE_CONFIG, keys)
+
+    from minillm import run
+
+    folder = run.find_run(parent)
+    settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)
+    run.train(settings, out, init_from=parent)

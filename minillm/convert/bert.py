@@ -1,21 +1,21 @@
-"""BERT under the names of Hugging Face's BertForPreTraining, or BertForMaskedLM where there is no pair head."""
+"""BERT under the names of Hugging Face's BertForPreTraining, BertForMaskedLM without a pair head, or bare BertModel."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from minillm.convert.rules import Rule, Rules
+from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, refuse_keys, require_parts
 from minillm.nn.config import ModelConfig
 
 _LAYER = "bert.encoder.layer.{i}"
 _BLOCK = "encoder.blocks.{i}"
 _EMBEDDINGS = "bert.embeddings"
 _HEAD = "cls.predictions"
-_PAIR = {"bert.pooler.dense": "pair_head.pooler", "cls.seq_relationship": "pair_head.proj"}
+_POOLER, _PAIR = ("bert.pooler.dense", "pair_head.pooler"), ("cls.seq_relationship", "pair_head.proj")
 
 
 def _part_rows(part: str) -> tuple[Rule, ...]:
@@ -31,16 +31,21 @@ def _part_rows(part: str) -> tuple[Rule, ...]:
         f"{_LAYER}.intermediate.dense": f"{feed_forward}.up",
         f"{_LAYER}.output.dense": f"{feed_forward}.down",
         f"{_LAYER}.output.LayerNorm": f"{_BLOCK}.ffn.norm",
-        f"{_HEAD}.transform.dense": "head.dense",
-        f"{_HEAD}.transform.LayerNorm": "head.norm",
     }
     return tuple(Rule(f"{foreign}.{part}", f"{ours}.{part}") for foreign, ours in names.items())
 
 
 def bert_rules(config: ModelConfig) -> Rules:
     """The table for a model of this config. Without a pair head, a file's pooler and pair scores are ignored."""
-    pair = [Rule(f"{foreign}.{p}", f"{ours}.{p}") for foreign, ours in _PAIR.items() for p in ("weight", "bias")]
+    present = [_POOLER] * (config.pair_head or config.pooler) + [_PAIR] * config.pair_head
     word = f"{_EMBEDDINGS}.word_embeddings.weight"
+    names = {f"{_HEAD}.transform.dense": "head.dense", f"{_HEAD}.transform.LayerNorm": "head.norm"}
+    head = (
+        *(Rule(f"{theirs}.{part}", f"{ours}.{part}") for theirs, ours in names.items() for part in ("weight", "bias")),
+        Rule(f"{_HEAD}.bias", "head.proj.bias"),
+        Rule(f"{_HEAD}.decoder.bias", "head.proj.bias", tied_to=f"{_HEAD}.bias"),
+        Rule(f"{_HEAD}.decoder.weight", "head.proj.weight", tied_to=word if config.tie_embeddings else None),
+    )
     return Rules(
         rows=(
             Rule(word, "embed.tokens.weight"),
@@ -48,14 +53,12 @@ def bert_rules(config: ModelConfig) -> Rules:
             Rule(f"{_EMBEDDINGS}.token_type_embeddings.weight", "embed.types.weight"),
             *_part_rows("weight"),
             *_part_rows("bias"),
-            Rule(f"{_HEAD}.bias", "head.proj.bias"),
-            Rule(f"{_HEAD}.decoder.bias", "head.proj.bias", tied_to=f"{_HEAD}.bias"),
-            Rule(f"{_HEAD}.decoder.weight", "head.proj.weight", tied_to=word if config.tie_embeddings else None),
-            *(pair if config.pair_head else ()),
+            *(head if config.lm_head else ()),
+            *(Rule(f"{theirs}.{part}", f"{ours}.{part}") for theirs, ours in present for part in ("weight", "bias")),
         ),
         ignored=(
             r"bert\.embeddings\.position_ids",
-            *(() if config.pair_head else (rf"{re.escape(foreign)}\.(weight|bias)" for foreign in _PAIR)),
+            *(rf"{re.escape(pair[0])}\.(weight|bias)" for pair in (_POOLER, _PAIR) if pair not in present),
         ),
     )
 
@@ -66,21 +69,15 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
-
-
-def import_config(foreign: Mapping[str, Any], *, pair_head: bool = True) -> ModelConfig:
-    """Our config of a BertConfig's dictionary; it does not say whether the file has a pair head.
+def import_config(
+    foreign: Mapping[str, Any], *, pair_head: bool = True, lm_head: bool = True, pooler: bool = False
+) -> ModelConfig:
+    """Our config of a BertConfig's dictionary; it does not say which heads the file has.
 
     Raises:
         ValueError: it asks for arithmetic that this model does not have.
     """
-    activation = _ACTIVATIONS.get(foreign["hidden_act"])
-    if activation is None:
-        raise ValueError(f"hidden_act {foreign['hidden_act']!r} is not one of {', '.join(_ACTIVATIONS)}")
-    for key in ("is_decoder", "add_cross_attention"):
-        if foreign.get(key):
-            raise ValueError(f"{key} is true in this BERT config; only false can be imported")
+    refuse_keys(foreign, "is_decoder", "add_cross_attention")
     positions = foreign.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
@@ -96,13 +93,76 @@ def import_config(foreign: Mapping[str, Any], *, pair_head: bool = True) -> Mode
         norm_order="post",
         norm_eps=foreign["layer_norm_eps"],
         input_norm=True,
-        activation=activation,  # type: ignore[arg-type]
+        activation=activation_of(foreign, "hidden_act"),
         dropout=foreign["hidden_dropout_prob"],
         attention_dropout=foreign["attention_probs_dropout_prob"],
         ff_dropout=0.0,
         tie_embeddings=foreign.get("tie_word_embeddings", True),
         num_segments=foreign["type_vocab_size"],
+        lm_head=lm_head,
         pair_head=pair_head,
+        pooler=pooler,
         init_std=foreign.get("initializer_range", 0.02),
         residual_init="plain",
     )
+
+
+def heads_of(names: Collection[str]) -> dict[str, bool]:
+    """Which heads a file has, by the names of its weights, as keywords of `import_config`."""
+    pair = f"{_PAIR[0]}.weight" in names
+    return {
+        "pair_head": pair,
+        "lm_head": f"{_HEAD}.bias" in names,
+        "pooler": f"{_POOLER[0]}.weight" in names and not pair,
+    }
+
+
+def export_config(config: ModelConfig) -> dict[str, Any]:
+    """The dictionary of a BertConfig.
+
+    Raises:
+        ValueError: the model has parts that BERT lacks; the message names the first.
+    """
+    heads = {(True, True): "BertForPreTraining", (True, False): "BertForMaskedLM", (False, False): "BertModel"}
+    heads[False, True] = "BertForNextSentencePrediction"
+    name = heads[config.lm_head, config.pair_head]
+    require_parts(
+        config,
+        name,
+        family="bert",
+        norm="layernorm",
+        norm_order="post",
+        norm_bias=True,
+        input_norm=True,
+        gated=False,
+        position="learned",
+        qk_norm=False,
+        bias=True,
+        biased_projections="all",
+        kv_heads=config.num_heads,
+        head_width=config.d_model / config.num_heads,
+        attention_scale=None,
+        embed_scale=None,
+        head_scale=None,
+        logit_softcap=None,
+    )
+    if not config.num_segments:
+        raise ValueError(f"model.num_segments is 0; {name} has segment embeddings: at least 1")
+    return {
+        "architectures": [name],
+        "model_type": "bert",
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_seq_len,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.ff_width,
+        "type_vocab_size": config.num_segments,
+        "layer_norm_eps": config.norm_eps,
+        "hidden_act": foreign_activation(config.activation),
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_drop,
+        "position_embedding_type": "absolute",
+        "tie_word_embeddings": config.tie_embeddings,
+        "initializer_range": config.init_std,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minillm.convert.rules import Rule, Rules
+from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, refuse_keys, require_parts
 from minillm.nn.config import ModelConfig
 
 _LAYER = "transformer.h.{i}"
@@ -25,21 +25,21 @@ def _layer_rows(part: str) -> tuple[Rule, ...]:
     )
 
 
-GPT2_RULES = Rules(
-    rows=(
-        Rule("transformer.wte.weight", "embed.tokens.weight"),
-        Rule("transformer.wpe.weight", "embed.position.table.weight"),
-        *_layer_rows("weight"),
-        *_layer_rows("bias"),
-        Rule("transformer.ln_f.weight", "decoder.final_norm.weight"),
-        Rule("transformer.ln_f.bias", "decoder.final_norm.bias"),
-        Rule("lm_head.weight", "head.proj.weight", tied_to="transformer.wte.weight"),
-    ),
-    ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
-)
-"""Linear weights are stored (in, out) there, with queries, keys and values side by side."""
-
-_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "tanh": "tanh"}
+def gpt2_rules(config: ModelConfig) -> Rules:
+    """The table: linear weights are stored (in, out) there, with queries, keys and values side by side."""
+    tokens = "transformer.wte.weight"
+    return Rules(
+        rows=(
+            Rule(tokens, "embed.tokens.weight"),
+            Rule("transformer.wpe.weight", "embed.position.table.weight"),
+            *_layer_rows("weight"),
+            *_layer_rows("bias"),
+            Rule("transformer.ln_f.weight", "decoder.final_norm.weight"),
+            Rule("transformer.ln_f.bias", "decoder.final_norm.bias"),
+            Rule("lm_head.weight", "head.proj.weight", tied_to=tokens if config.tie_embeddings else None),
+        ),
+        ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
+    )
 
 
 def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
@@ -48,14 +48,7 @@ def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ValueError: it asks for arithmetic that this model does not have.
     """
-    activation = _ACTIVATIONS.get(foreign["activation_function"])
-    if activation is None:
-        raise ValueError(
-            f"activation_function {foreign['activation_function']!r} is not one of {', '.join(_ACTIVATIONS)}"
-        )
-    for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-        if foreign.get(key):
-            raise ValueError(f"{key} is true in this GPT-2 config; only false can be imported")
+    refuse_keys(foreign, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     return ModelConfig(
         preset="gpt2",
         vocab_size=foreign["vocab_size"],
@@ -65,7 +58,7 @@ def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
         num_heads=foreign["n_head"],
         d_ff=foreign.get("n_inner"),
         norm_eps=foreign["layer_norm_epsilon"],
-        activation=activation,  # type: ignore[arg-type]
+        activation=activation_of(foreign, "activation_function"),
         dropout=foreign["resid_pdrop"],
         attention_dropout=foreign["attn_pdrop"],
         ff_dropout=0.0,
@@ -73,3 +66,52 @@ def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
         tie_embeddings=foreign.get("tie_word_embeddings", True),
         init_std=foreign.get("initializer_range", 0.02),
     )
+
+
+def export_config(config: ModelConfig) -> dict[str, Any]:
+    """The dictionary of a GPT2Config.
+
+    Raises:
+        ValueError: the model has parts that GPT2LMHeadModel lacks; the message names the first.
+    """
+    require_parts(
+        config,
+        "GPT2LMHeadModel",
+        family="gpt",
+        norm="layernorm",
+        norm_order="pre",
+        norm_bias=True,
+        input_norm=False,
+        gated=False,
+        position="learned",
+        qk_norm=False,
+        bias=True,
+        biased_projections="all",
+        kv_heads=config.num_heads,
+        head_width=config.d_model / config.num_heads,
+        embed_scale=None,
+        head_scale=None,
+        logit_softcap=None,
+        ngram_order=1,
+        num_segments=0,
+    )
+    if config.attention_scale not in (None, 1.0):
+        raise ValueError(f"model.attention_scale is {config.attention_scale}; GPT2LMHeadModel has none or 1 only")
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_seq_len,
+        "n_embd": config.d_model,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_inner": config.ff_width,
+        "layer_norm_epsilon": config.norm_eps,
+        "activation_function": foreign_activation(config.activation),
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.attention_drop,
+        "scale_attn_weights": config.attention_scale is None,
+        "tie_word_embeddings": config.tie_embeddings,
+        "initializer_range": config.init_std,
+    }

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from minillm.nn.config import ModelConfig
 
 
 class Rule(NamedTuple):
@@ -41,6 +43,10 @@ class Rules:
             ours = (row.ours,) if isinstance(row.ours, str) else row.ours
             for i in range(num_layers if "{i}" in row.foreign else 1):
                 yield row._replace(foreign=row.foreign.format(i=i)), tuple(key.format(i=i) for key in ours)
+
+    def file_keys(self, num_layers: int) -> set[str]:
+        """The foreign keys that a file holds: all but the copies of tied ones."""
+        return {row.foreign for row, _ in self.expand(num_layers) if row.tied_to is None}
 
 
 def import_weights(foreign: Mapping[str, Tensor], rules: Rules, num_layers: int) -> dict[str, Tensor]:
@@ -97,3 +103,44 @@ def _join(parts: list[Tensor], op: str) -> Tensor:
     if op != "copy":
         parts = [part.t() for part in parts]
     return torch.cat(parts, dim=-1).contiguous()
+
+
+_ACTIVATIONS = {
+    "relu": "relu",
+    "relu2": "relu2",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+}
+"""Hugging Face's name of each activation and ours; of two names the first is written."""
+
+
+def activation_of(foreign: Mapping[str, Any], key: str) -> Any:
+    """Our name of the activation in a foreign config; ValueError for one that these models do not have."""
+    if foreign[key] not in _ACTIVATIONS:
+        raise ValueError(f"{key} {foreign[key]!r} is not one of {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[foreign[key]]
+
+
+def foreign_activation(name: str) -> str:
+    """The inverse of `activation_of`."""
+    return next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == name)
+
+
+def refuse_keys(foreign: Mapping[str, Any], *keys: str) -> None:
+    """ValueError for the first of these keys that a foreign config sets: these models have no such arithmetic."""
+    for key in keys:
+        if foreign.get(key):
+            raise ValueError(f"{key} is {foreign[key]!r} in this {foreign.get('model_type')} config; it must be off")
+
+
+def require_parts(config: ModelConfig, holder: str, **wanted: object) -> None:
+    """ValueError that names the first key of `config` that is not as the foreign class `holder` has it."""
+    for key, value in wanted.items():
+        own = getattr(config, key)
+        if own != value:
+            raise ValueError(f"model.{key} is {own!r}; {holder} has {value!r} only")

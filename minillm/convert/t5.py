@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minillm.convert.rules import Rule, Rules
+from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, require_parts
 from minillm.nn.config import ModelConfig
 
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -45,20 +45,20 @@ def t5_rules(config: ModelConfig) -> Rules:
     )
 
 
-_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
-
-
-def import_config(foreign: Mapping[str, Any], *, max_seq_len: int = 512) -> ModelConfig:
+def import_config(foreign: Mapping[str, Any], *, max_seq_len: int | None = None) -> ModelConfig:
     """Our config of a T5Config's dictionary; `max_seq_len` is ours to choose, since T5's positions have no end.
+
+    None: the `n_positions` that published configs carry, 512 where there is none.
 
     Raises:
         ValueError: it asks for arithmetic that this model does not have.
     """
     form = foreign["feed_forward_proj"]
     gated, name = form.startswith("gated-"), form.removeprefix("gated-")
-    activation = "gelu_tanh" if form == "gated-gelu" else _ACTIVATIONS.get(name)
-    if activation is None:
-        raise ValueError(f"feed_forward_proj {form!r}: {name} is not one of {', '.join(_ACTIVATIONS)}")
+    # the library computes "gated-gelu", and only that, by the tanh approximation
+    activation = (
+        "gelu_tanh" if form == "gated-gelu" else activation_of({"feed_forward_proj": name}, "feed_forward_proj")
+    )
     depth, decoder_depth = foreign["num_layers"], foreign.get("num_decoder_layers")
     if decoder_depth not in (None, depth):
         raise ValueError(
@@ -70,7 +70,7 @@ def import_config(foreign: Mapping[str, Any], *, max_seq_len: int = 512) -> Mode
         preset="t5-small" if tied else "t5-v1.1-small",
         family="t5",
         vocab_size=foreign["vocab_size"],
-        max_seq_len=max_seq_len,
+        max_seq_len=max_seq_len or foreign.get("n_positions") or 512,
         d_model=foreign["d_model"],
         num_layers=depth,
         num_heads=foreign["num_heads"],
@@ -78,7 +78,7 @@ def import_config(foreign: Mapping[str, Any], *, max_seq_len: int = 512) -> Mode
         d_ff=foreign["d_ff"],
         norm="rmsnorm",
         norm_eps=foreign["layer_norm_epsilon"],
-        activation=activation,  # type: ignore[arg-type]
+        activation=activation,
         gated=gated,
         position="t5",
         relative_buckets=foreign["relative_attention_num_buckets"],
@@ -92,3 +92,54 @@ def import_config(foreign: Mapping[str, Any], *, max_seq_len: int = 512) -> Mode
         init="fan_in",
         residual_init="plain",
     )
+
+
+def export_config(config: ModelConfig) -> dict[str, Any]:
+    """The dictionary of a T5Config.
+
+    Raises:
+        ValueError: the model has parts that T5ForConditionalGeneration lacks; the message names the first.
+    """
+    require_parts(
+        config,
+        "T5ForConditionalGeneration",
+        family="t5",
+        norm="rmsnorm",
+        norm_order="pre",
+        input_norm=False,
+        position="t5",
+        qk_norm=False,
+        bias=False,
+        biased_projections="none",
+        kv_heads=config.num_heads,
+        attention_scale=1.0,
+        embed_scale=None,
+        head_scale=config.d_model**-0.5 if config.tie_embeddings else None,
+        logit_softcap=None,
+    )
+    form = foreign_activation(config.activation)
+    if config.gated and config.activation == "gelu":
+        raise ValueError("model.activation is 'gelu' and gated; T5ForConditionalGeneration has 'gelu_tanh' there")
+    if config.gated:
+        form = "gated-gelu" if config.activation == "gelu_tanh" else f"gated-{form}"
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_seq_len,
+        "d_model": config.d_model,
+        "d_kv": config.head_width,
+        "d_ff": config.ff_width,
+        "num_layers": config.num_layers,
+        "num_decoder_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "relative_attention_num_buckets": config.relative_buckets,
+        "relative_attention_max_distance": config.relative_max_distance,
+        "layer_norm_epsilon": config.norm_eps,
+        "feed_forward_proj": form,
+        "dropout_rate": config.dropout,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": config.tie_embeddings,
+        "scale_decoder_outputs": config.tie_embeddings,
+        "initializer_factor": 1.0,
+    }

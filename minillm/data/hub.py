@@ -1,4 +1,4 @@
-"""Documents from a data set on the Hugging Face hub, streamed.
+"""Documents from a data set on the Hugging Face hub, streamed; and models, fetched whole.
 
 The hub is asked one question with a time limit before anything else, since its libraries retry for most of a minute
 where it cannot be reached. The answer names the revision, which is then both what is read and the fingerprint.
@@ -6,13 +6,16 @@ where it cannot be reached. The answer names the revision, which is then both wh
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from minillm.data.files import Piece, record_piece
 
+MODEL_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 TIMEOUT = 2.0
 """Seconds in which the hub has to answer."""
 
@@ -71,8 +74,26 @@ def hub_rows(dataset: HubDataset) -> Iterator[dict[str, Any]]:
         raise ValueError(f"hf:{dataset.repo}: {' '.join(str(error).split())}") from None
 
 
-def _revision(repo: str) -> str | None:
-    """Newest commit, None where there is no such data set; asked in a thread, as looking up a name has no limit."""
+def fetch_model(name: str) -> Path:
+    """The files of the model NAME or OWNER/NAME, fetched or found in the hub's own cache: their folder.
+
+    Raises:
+        ValueError: no such folder here, and the hub has no such model that is open to this user.
+        OSError: the hub does not answer within TIMEOUT, or the connection breaks.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ValueError(f"{name} is no folder here and no model name on the hub, which is NAME or OWNER/NAME")
+    revision = _revision(name, "model")
+    if revision is None:
+        raise ValueError(f"{name} is no folder here, and no model on the hub that is open to you: check the name")
+    # safetensors where there are any: the same weights often lie there in several formats
+    return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+
+
+def _revision(repo: str, kind: Literal["dataset", "model"] = "dataset") -> str | None:
+    """Newest commit, None where there is no such thing; asked in a thread, as looking up a name has no limit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -80,7 +101,7 @@ def _revision(repo: str) -> str | None:
 
     def ask() -> None:
         try:
-            answer["revision"] = HfApi().dataset_info(repo, timeout=TIMEOUT).sha
+            answer["revision"] = HfApi().repo_info(repo, repo_type=kind, timeout=TIMEOUT).sha
         except RepositoryNotFoundError:
             answer["revision"] = None
         except Exception as error:  # of whichever HTTP library the hub's client uses
@@ -91,5 +112,7 @@ def _revision(repo: str) -> str | None:
     thread.join(TIMEOUT)
     if "revision" not in answer:
         reason = str(answer.get("error", "")).partition("\n")[0] or f"no answer in {TIMEOUT:.0f} seconds"
-        raise OSError(f"cannot reach the Hugging Face hub for hf:{repo} ({reason}): give a local file instead")
+        raise OSError(
+            f"cannot reach the Hugging Face hub for hf:{repo} ({reason}): give a local file or folder instead"
+        )
     return answer["revision"]

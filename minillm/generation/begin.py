@@ -33,6 +33,9 @@ class Tokenizer(Protocol):
     def pad_id(self) -> int: ...
 
     @property
+    def prefix_ids(self) -> tuple[int, ...]: ...
+
+    @property
     def extra_ids(self) -> tuple[int, ...]: ...
 
     @property
@@ -64,7 +67,7 @@ def begin(model: Any, tokenizer: Tokenizer, prompts: Sequence[str]) -> Beginning
     """
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
     if not hasattr(model, "encode"):
-        ids = [tokenizer.encode(prompt).tolist() for prompt in prompts]
+        ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
         return Beginning(model, ids, allowed, lambda token: tokenizer.decode_bytes([token]))
     names: dict[int, bytes] = {}
     if any(SENTINEL.search(prompt) for prompt in prompts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -30,6 +31,8 @@ class Tokenizer(PlainTokenizer, Protocol):
 
     @property
     def sep_id(self) -> int: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class Encoder(Network, Protocol):
@@ -98,7 +101,7 @@ def fill(model: Encoder, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> 
     ]
     chosen = np.array(ids)
     chosen[gaps] = likeliest[:, 0].numpy()
-    return Filled(tokenizer.decode_bytes(chosen.tolist()).decode("utf-8", "replace"), candidates)
+    return Filled(tokenizer.decode(chosen.tolist()), candidates)
 
 
 def _scores(model: Encoder, tokenizer: Tokenizer, ids: list[int], gaps: list[int], top_k: int) -> tuple[Tensor, Tensor]:

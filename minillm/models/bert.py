@@ -7,23 +7,26 @@ from torch import Tensor, nn
 
 from minillm.nn.block import Stack
 from minillm.nn.config import ModelConfig
-from minillm.nn.embedding import InputEmbedding, LMHead, select
+from minillm.nn.embedding import InputEmbedding, LMHead, NoHead, select
 from minillm.nn.init import init_weights
 from minillm.nn.output import Output
 from minillm.nn.placement import place
 
 
 class PairHead(nn.Module):
-    """Does B follow A? The first token's state through the pooler, then two scores (section 3.1, task 2)."""
+    """Does B follow A? The first token's state through the pooler, then two scores (section 3.1, task 2).
+
+    Some encoders are published with the pooler alone: there is no score then.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.pooler = nn.Linear(config.d_model, config.d_model)
-        self.proj = nn.Linear(config.d_model, 2)
+        self.proj = nn.Linear(config.d_model, 2) if config.pair_head else None
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden (B, T, D) -> (B, 2)."""
-        return self.proj(torch.tanh(self.pooler(hidden[:, 0])))
+    def forward(self, hidden: Tensor) -> Tensor | None:
+        """hidden (B, T, D) -> (B, 2), or None."""
+        return None if self.proj is None else self.proj(torch.tanh(self.pooler(hidden[:, 0])))
 
 
 class BERT(nn.Module):
@@ -34,13 +37,13 @@ class BERT(nn.Module):
         self.config = config
         self.embed = InputEmbedding(config)
         self.encoder = Stack(config, causal=False)
-        self.head = LMHead(config, transform=True)
-        self.pair_head = PairHead(config) if config.pair_head else None
+        self.head = LMHead(config, transform=True) if config.lm_head else NoHead()
+        self.pair_head = PairHead(config) if config.pair_head or config.pooler else None
         self.tie_weights()
 
     def tie_weights(self) -> None:
         """Let the head use the token table where the config says so; needed again after `to_empty`."""
-        if self.config.tie_embeddings:
+        if self.config.tie_embeddings and isinstance(self.head, LMHead):
             self.head.proj.weight = self.embed.tokens.weight
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -69,7 +72,8 @@ class BERT(nn.Module):
             predict_at: (B, P) indices into T where logits are wanted; None: everywhere.
 
         Returns:
-            Output with logits (B, T, V) or (B, P, V), and pair_logits (B, 2) where there is a pair head.
+            Output with logits (B, T, V) or (B, P, V), (B, T, 0) without a vocabulary head, and pair_logits (B, 2)
+            where there is a pair head.
 
         Raises:
             ValueError: more tokens than max_seq_len, or shapes that do not fit `tokens`.

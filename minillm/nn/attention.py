@@ -20,10 +20,11 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_width
         inner, kv_inner = config.num_heads * self.head_dim, config.kv_heads * self.head_dim
-        self.q = nn.Linear(config.d_model, inner, bias=config.bias)
-        self.k = nn.Linear(config.d_model, kv_inner, bias=config.bias)
-        self.v = nn.Linear(config.d_model, kv_inner, bias=config.bias)
-        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+        biased = config.biased_projections
+        self.q = nn.Linear(config.d_model, inner, bias=biased != "none")
+        self.k = nn.Linear(config.d_model, kv_inner, bias=biased != "none")
+        self.v = nn.Linear(config.d_model, kv_inner, bias=biased != "none")
+        self.out = nn.Linear(inner, config.d_model, bias=biased == "all")
         self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else None
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else None
         self.scale = self.head_dim**-0.5 if config.attention_scale is None else config.attention_scale

@@ -48,6 +48,17 @@ class ModelConfig:
     """Where order comes from; the first two are added to the embeddings, the others act inside attention."""
     rope_theta: float = 10000.0
     """Base of the rotary wavelengths (Su et al. 2021)."""
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    """How rotary wavelengths are stretched for longer contexts: all alike (Chen et al. 2023), or the long ones, as
+    Llama 3.1 does (Grattafiori et al. 2024)."""
+    rope_factor: float = 1.0
+    """By how much `rope_scaling` stretches them."""
+    rope_original_len: int = 8192
+    """Context, in tokens, that llama3 scaling was trained at before."""
+    rope_low_freq_factor: float = 1.0
+    """llama3 stretches in full wavelengths above rope_original_len over this."""
+    rope_high_freq_factor: float = 4.0
+    """llama3 leaves wavelengths below rope_original_len over this as they are."""
     relative_buckets: int = 32
     """Number of T5's relative-position buckets."""
     relative_max_distance: int = 128
@@ -56,6 +67,8 @@ class ModelConfig:
     """Normalise queries and keys per head (Henry et al. 2020)."""
     bias: bool = True
     """Whether the linear layers of attention and feed-forward have biases."""
+    attention_bias: Literal["none", "qkv", "all"] | None = None
+    """Which projections of attention have biases; None: as `bias`. Qwen2 has them on queries, keys and values."""
     dropout: float = 0.0
     """Probability of dropout on embeddings and sublayer outputs."""
     attention_dropout: float | None = None
@@ -80,8 +93,12 @@ class ModelConfig:
     """Rows of each n-gram table."""
     num_segments: int = 0
     """Rows of the segment embedding table (BERT has 2); 0: no segment embeddings."""
+    lm_head: bool = True
+    """Whether there is a vocabulary head; a BERT published as an encoder alone has none."""
     pair_head: bool = False
     """BERT's pooler and next-sentence head (Devlin et al. 2019, section 3.1)."""
+    pooler: bool = False
+    """BERT's pooler alone, as encoders are published with it; nothing here reads it, and export gives it back."""
     init: Literal["normal", "fan_in"] = "normal"
     """normal: weights start at `init_std` (Radford et al. 2018); fan_in: at one over the root of their inputs (T5)."""
     init_std: float = 0.02
@@ -102,11 +119,19 @@ class ModelConfig:
             "num_kv_heads",
             "head_dim",
             "d_ff",
+            "rope_original_len",
         ):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"model.{key} is {value}; it must be at least 1")
-        for key in ("rope_theta", "norm_eps", "attention_scale", "logit_softcap"):
+        for key in (
+            "rope_theta",
+            "rope_factor",
+            "rope_low_freq_factor",
+            "norm_eps",
+            "attention_scale",
+            "logit_softcap",
+        ):
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ValueError(f"model.{key} is {value}; it must be above 0")
@@ -124,6 +149,11 @@ class ModelConfig:
             )
         if self.position == "rotary" and self.head_width % 2:
             raise ValueError(f"rotary positions rotate pairs: model.head_dim {self.head_width} must be even")
+        if self.rope_high_freq_factor <= self.rope_low_freq_factor:
+            raise ValueError(
+                f"model.rope_high_freq_factor is {self.rope_high_freq_factor}; it must be above "
+                f"model.rope_low_freq_factor, {self.rope_low_freq_factor}"
+            )
         if self.ngram_order > 1 and self.family != "gpt":
             raise ValueError(f"model.ngram_order {self.ngram_order} needs model.family gpt; set it to 1")
         for key in ("dropout", "attention_dropout", "ff_dropout"):
@@ -147,6 +177,10 @@ class ModelConfig:
         """Refuse what the family has no use for, instead of ignoring it."""
         if self.pair_head and self.family != "bert":
             raise ValueError(f"model.pair_head is BERT's; a {self.family} model has none: set it to false")
+        if self.family != "bert" and (self.pooler or not self.lm_head):
+            raise ValueError(f"model.pooler and a missing model.lm_head are BERT's; leave them out of a {self.family}")
+        if self.pooler and self.pair_head:
+            raise ValueError("model.pair_head has a pooler already; set model.pooler to false")
         if self.num_segments and self.family == "t5":
             raise ValueError(
                 f"model.num_segments is {self.num_segments}, but a t5 model reads no segment ids: set it to 0"
@@ -156,6 +190,11 @@ class ModelConfig:
         """Raise ValueError where a sequence of `length` tokens is more than the model may see."""
         if length > self.max_seq_len:
             raise ValueError(f"{length} tokens are more than model.max_seq_len {self.max_seq_len}")
+
+    @property
+    def biased_projections(self) -> str:
+        """Which projections of attention have biases: none, qkv or all, derived where the key is None."""
+        return self.attention_bias or ("all" if self.bias else "none")
 
     @property
     def kv_heads(self) -> int:

@@ -85,6 +85,14 @@ class LMHead(nn.Module):
         return self.softcap * torch.tanh(logits / self.softcap)
 
 
+class NoHead(nn.Module):
+    """In the place of a vocabulary head: no logits."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden (..., D) -> (..., 0)."""
+        return hidden[..., :0]
+
+
 def select(hidden: Tensor, predict_at: Tensor | None) -> Tensor:
     """hidden (B, T, D) at predict_at (B, P) -> (B, P, D): run the head only where a prediction is wanted."""
     return hidden if predict_at is None else hidden.take_along_dim(predict_at[..., None], dim=1)

@@ -8,6 +8,7 @@ forward pass, so neither a cast of the model to bf16 nor a start on the meta dev
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,9 @@ class SinusoidalPosition(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """positions (T) or (B, T) -> (T, D) or (B, T, D), fp32."""
-        angle = positions[..., None] * _frequencies(self.d_model, 10000.0, positions.device)  # (..., T, ceil(D/2))
+        angle = positions[..., None] * rotary_frequencies(
+            self.d_model, 10000.0, positions.device
+        )  # (..., T, ceil(D/2))
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[..., : self.d_model]
 
 
@@ -70,15 +73,19 @@ class RelativePosition(nn.Module):
 
 
 class RotaryPosition(RelativePosition):
-    """Rotary embedding in the half-split layout: component i turns together with i + K/2, by p * theta^(-2i/K)."""
+    """Rotary embedding in the half-split layout: component i turns together with i + K/2, by p * theta^(-2i/K).
 
-    def __init__(self, head_dim: int, theta: float = 10000.0) -> None:
+    `scale` changes these frequencies for contexts longer than the first training's; None: as they are.
+    """
+
+    def __init__(self, head_dim: int, theta: float = 10000.0, scale: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.head_dim, self.theta = head_dim, theta
+        self.head_dim, self.theta, self.scale = head_dim, theta, scale
 
     def rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         # fp32: bf16 cannot tell position 257 from 256.
-        angle = positions[..., None] * _frequencies(self.head_dim, self.theta, positions.device)  # (..., T, K/2)
+        frequencies = rotary_frequencies(self.head_dim, self.theta, positions.device)
+        angle = positions[..., None] * (frequencies if self.scale is None else self.scale(frequencies))  # (..., T, K/2)
         cos, sin = angle.cos(), angle.sin()
         cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)  # (..., T, K)
         cos, sin = cos.unsqueeze(-3).to(dtype), sin.unsqueeze(-3).to(dtype)  # (..., 1, T, K)
@@ -155,7 +162,7 @@ def relative_position(config: ModelConfig, *, bidirectional: bool) -> RelativePo
     """The scheme that acts inside attention, or the base class that does nothing."""
     match config.position:
         case "rotary":
-            return RotaryPosition(config.head_width, config.rope_theta)
+            return RotaryPosition(config.head_width, config.rope_theta, rotary_scale(config))
         case "t5":
             return BucketPosition(
                 config.num_heads,
@@ -169,7 +176,23 @@ def relative_position(config: ModelConfig, *, bidirectional: bool) -> RelativePo
             return RelativePosition()
 
 
-def _frequencies(width: int, theta: float, device: torch.device) -> Tensor:
+def rotary_scale(config: ModelConfig) -> Callable[[Tensor], Tensor] | None:
+    """What `rope_scaling` does to angular frequencies."""
+
+    def linear(frequencies: Tensor) -> Tensor:
+        return frequencies / config.rope_factor
+
+    def llama3(frequencies: Tensor) -> Tensor:
+        """Frequencies that turn often in the original context stay, rare ones are divided, between them a mixture."""
+        turns = frequencies * config.rope_original_len / (2 * math.pi)  # in the original context
+        low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        return kept * frequencies + (1 - kept) * linear(frequencies)
+
+    return {"none": None, "linear": linear, "llama3": llama3}[config.rope_scaling]
+
+
+def rotary_frequencies(width: int, theta: float, device: torch.device | None = None) -> Tensor:
     """(ceil(width/2)) angular frequencies theta^(-2i/width), fp32."""
     return theta ** (-torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
 

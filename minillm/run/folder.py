@@ -129,6 +129,24 @@ def best_or_last(folder: Path) -> Checkpoint:
     return next((c for c in found if c.step == best_step), found[-1])
 
 
+def find_checkpoint(run: Path | None) -> Checkpoint:
+    """A run's best checkpoint, or the one that `run` names, verified.
+
+    Raises:
+        FileNotFoundError: no such run, or nothing saved in it yet.
+        ValueError: the checkpoint is damaged.
+    """
+    folder = find_run(run)
+    checkpoint = best_or_last(folder)
+    if run is not None and run.resolve() != folder.resolve():
+        named = [c for c in checkpoints(folder) if c.path.resolve() == run.resolve()]
+        if not named:
+            raise ValueError(f"{run} is not a whole checkpoint; delete it, the others of {folder} are untouched")
+        checkpoint = named[0]
+    checkpoint.verify()
+    return checkpoint
+
+
 def require_same_run(saved: RunConfig, config: RunConfig, folder: Path) -> None:
     """Refuse to resume with another model, tokenizer or split of the text; ValueError names the key."""
     for section in ("model", "tokenizer", "data"):
@@ -157,6 +175,8 @@ def load_own_tokenizer(folder: Path, checkpoint: Checkpoint | None) -> Tokenizer
 def require_same_text(checkpoint: Checkpoint, fingerprint: str, source: str) -> None:
     """Refuse a text that has changed since the run was trained on it, by its content."""
     was = checkpoint.state["data"]
+    if was is None:
+        return  # imported weights, which have seen no text here
     if was != fingerprint:
         raise ValueError(
             f"the text of {source} is not the one that {checkpoint.path.parent} was trained on "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,11 +22,11 @@ from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
 from minillm.models.build import build_model
 from minillm.run.build import as_writer, build_objective, guess_for, prepare_corpus, read_source, validation_batches
-from minillm.run.folder import CONFIG, best_or_last, find_run, load_own_tokenizer, require_same_text
+from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.show import next_command
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
-from minillm.training.checkpoint import Checkpoint, checkpoints
+from minillm.training.checkpoint import Checkpoint
 from minillm.training.evaluate import Evaluation
 from minillm.training.evaluate import evaluate as evaluate_model
 
@@ -61,6 +62,14 @@ class LoadedRun:
                 + next_command(self.model, self.folder)
             )
 
+    def require_head(self) -> None:
+        """ValueError where the model was published as an encoder alone, without a vocabulary head."""
+        if not self.config.model.lm_head:
+            raise ValueError(
+                f"{self.folder} was imported without a vocabulary head, so it predicts no tokens; "
+                f"train one: minillm train --init-from {shlex.quote(str(self.folder))}"
+            )
+
     def describe(self) -> str:
         """One line: which run, which step, how good, which tokenizer."""
         trained = self.checkpoint.state["train"]
@@ -83,14 +92,7 @@ def load_run(run: Path | None = None, *, device: str = "auto") -> LoadedRun:
         FileNotFoundError: no such run, or nothing saved in it yet.
         ValueError: the checkpoint is damaged, or the tokenizer is not the run's.
     """
-    folder = find_run(run)
-    checkpoint = best_or_last(folder)
-    if run is not None and run.resolve() != folder.resolve():
-        named = [c for c in checkpoints(folder) if c.path.resolve() == run.resolve()]
-        if not named:
-            raise ValueError(f"{run} is not a whole checkpoint; delete it, the others of {folder} are untouched")
-        checkpoint = named[0]
-    checkpoint.verify()
+    folder, checkpoint = find_run(run), find_checkpoint(run)
     config = load_config(folder / CONFIG)
     tokenizer = load_own_tokenizer(folder, checkpoint)
     compute = _compute(config, device)
@@ -138,6 +140,7 @@ def fill(loaded: LoadedRun, text: str, *, top_k: int = 5) -> Filled:
             f"{loaded.folder} is a {family} model, which writes text and fills no gaps: "
             + next_command(loaded.model, loaded.folder)
         )
+    loaded.require_head()
     with loaded.compute.autocast():
         return fill_gaps(cast(Encoder, loaded.model), loaded.tokenizer, text, top_k=top_k)
 
@@ -149,6 +152,7 @@ def evaluate(loaded: LoadedRun, source: str | None = None) -> Evaluation:
         FileNotFoundError, OSError: the text is not there.
         ValueError: the run's own text has changed since, or a character is outside the run's vocabulary.
     """
+    loaded.require_head()
     objective = build_objective(loaded.config.objective, loaded.tokenizer, loaded.config.model)
     runtime = Runtime(device=loaded.compute.device)
     guess = None

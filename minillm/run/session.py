@@ -21,6 +21,7 @@ from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.report import Say
 from minillm.run.build import (
+    adopt_weights,
     as_writer,
     build_loader,
     build_objective,
@@ -39,6 +40,7 @@ from minillm.run.folder import (
     METRICS,
     best_or_last,
     claim,
+    find_checkpoint,
     find_run_to_resume,
     load_own_tokenizer,
     new_folder,
@@ -58,13 +60,15 @@ from minillm.training.state import Outcome
 from minillm.training.trainer import Trainer
 
 
-def train(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Path:
+def train(config: RunConfig, out: Path | None = None, *, resume: bool = False, init_from: Path | None = None) -> Path:
     """Train as `config` says, and leave a run folder.
 
     Args:
         config: everything; with `resume` it must describe the run's own model, tokenizer and text.
         out: the run folder; None: a new one under runs/, or with `resume` the latest one.
         resume: continue from the folder's last checkpoint.
+        init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with; `config.inherit`
+            makes the config for it.
 
     Returns:
         The run folder.
@@ -84,25 +88,37 @@ def train(config: RunConfig, out: Path | None = None, *, resume: bool = False) -
         folder = None
         if runtime.is_main:
             folder = find_run_to_resume(out) if resume else new_folder(config, out)
-        return _train(config, runtime.broadcast(folder), compute.on(runtime.device), runtime, resume=resume)
+        parent = None if init_from is None else find_checkpoint(init_from)
+        return _train(config, runtime.broadcast(folder), compute.on(runtime.device), runtime, parent, resume=resume)
     finally:
         runtime.close()
 
 
 def _train(
-    config: RunConfig, folder: Path | None, compute: precision.Compute, runtime: Runtime, *, resume: bool
+    config: RunConfig,
+    folder: Path | None,
+    compute: precision.Compute,
+    runtime: Runtime,
+    parent: Checkpoint | None,
+    *,
+    resume: bool,
 ) -> Path:
     assert folder is not None, "the first rank has chosen it"
     say = say_on(runtime.rank)
     last = checkpoints(folder)[-1] if resume and checkpoints(folder) else None
-    corpus = prepare_corpus(config, load_own_tokenizer(folder, last) if resume else None, runtime)
+    known = parent or last
+    own = load_own_tokenizer(known.path.parent if known else folder, known) if resume or parent else None
+    corpus = prepare_corpus(config, own, runtime)
     tokenizer = corpus.tokenizer
     require_prompt(config.sample.prompt, tokenizer)
-    config = with_vocab_size(config, tokenizer)
+    if parent is None:  # the table of a parent may be larger than its tokenizer
+        config = with_vocab_size(config, tokenizer)
     require_enough(config, corpus)
     objective = build_objective(config.objective, tokenizer, config.model)
     model = build_model(config.model)
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
+    if parent is not None:
+        adopt_weights(model, parent, say)
     model.to(compute.device)
     if compute.compile:
         compile_blocks(model)
@@ -141,6 +157,11 @@ def _restore(trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoi
     """Continue from the last checkpoint, if the run is still about the same model and text."""
     folder = trainer.folder
     require_same_run(load_config(folder / CONFIG), config, folder)
+    if last is not None and last.state["data"] is None:
+        raise ValueError(
+            f"{folder} was imported, not trained, so there is nothing to resume; start a new run from its weights "
+            f"with: minillm train --init-from {shlex.quote(str(folder))}"
+        )
     if last is None:
         say(f"{folder} has no checkpoint yet: starting at step 0")
         return

@@ -1,7 +1,9 @@
 """What every tokenizer is: a table from ids to bytes, special tokens behind it, and a hash that names both.
 
-The ordinary ids come first, each standing for one or more bytes of UTF-8. The special tokens follow. They stand for no
-bytes and no text produces them: a document that quotes "<|eos|>" becomes the seven characters' ordinary ids.
+An ordinary id stands for one or more bytes of UTF-8, a special token for none, and no text produces it: a document that
+quotes "<|eos|>" becomes the seven characters' ordinary ids. In a tokenizer of this package the ordinary ids come first
+and its own special tokens follow. An imported one keeps the ids it was published with, wherever its special tokens are,
+and `roles` say which of them serve as which of ours.
 """
 
 from __future__ import annotations
@@ -31,28 +33,79 @@ class Tokenizer(ABC):
 
     Attributes:
         kind: the name under which `TokenizerConfig.kind` asks for it.
-        vocab_size: number of ids, special tokens included; a model's embedding needs as many rows.
+        vocab_size: the highest id and one; a model's embedding needs as many rows.
         specials: id of each special token by its name.
-        special_ids: every id that no text produces: special tokens, and holes in a published table.
+        roles: id of each of `SPECIAL_TOKENS` that there is; an imported tokenizer may lack some.
+        special_ids: every id that stands for no bytes: special tokens, and holes in a published table.
+        extra_ids: T5's sentinels, in their order; none where there are none.
         num_bytes: (vocab_size,) bytes of UTF-8 that each id stands for, 0 for the ids in `special_ids`.
+        num_ordinary: number of ids that stand for bytes.
+        prefix_ids: what a text to be continued begins with; only imported tokenizers have it.
         hash: SHA-256, in hex, of the canonical JSON of `to_dict()`; equal hashes mean equal ids for equal text.
     """
 
-    def __init__(self, kind: str, tokens: Sequence[bytes], *, published_specials: Mapping[str, int] | None = None):
-        """`tokens[i]` are the bytes of id i. `published_specials` keep their ids; the package's own follow."""
+    prefix_ids: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        kind: str,
+        tokens: Sequence[bytes],
+        *,
+        published_specials: Mapping[str, int] | None = None,
+        roles: Mapping[str, int] | None = None,
+    ):
+        """`tokens[i]` are the bytes of id i, none where it is special. `published_specials` keep their ids.
+
+        Without `roles` the package's own special tokens follow. With them, as imported weights need it, nothing is
+        added, and each name of `SPECIAL_TOKENS` that they hold stands for the id given.
+        """
         self.kind = kind
-        self.num_ordinary = len(tokens)
         self.published_specials = dict(published_specials or {})
-        first = max((len(tokens) - 1, *self.published_specials.values())) + 1
-        own = {name: first + i for i, name in enumerate(SPECIAL_TOKENS)}
-        self.specials = {**self.published_specials, **own}
-        self.vocab_size = first + len(SPECIAL_TOKENS)
-        self.special_ids = frozenset(range(self.num_ordinary, self.vocab_size))
-        self.bos_id, self.eos_id, self.pad_id, self.mask_id, self.cls_id, self.sep_id = range(first, first + 6)
-        self.extra_ids = tuple(range(first + 6, self.vocab_size))
-        self._bytes = [*tokens, *[b""] * (self.vocab_size - self.num_ordinary)]
+        self.vocab_size = max((len(tokens) - 1, *self.published_specials.values())) + 1
+        self.imported = roles is not None
+        self.specials = dict(self.published_specials)
+        if roles is None:
+            roles = {name: self.vocab_size + i for i, name in enumerate(SPECIAL_TOKENS)}
+            self.specials |= roles
+            self.vocab_size += len(roles)
+        self.roles = dict(roles)
+        self.extra_ids = tuple(self.roles[name] for name in SPECIAL_TOKENS[-NUM_EXTRA_IDS:] if name in self.roles)
+        self._bytes = [*tokens, *[b""] * (self.vocab_size - len(tokens))]
         self.num_bytes: NDArray[np.int32] = np.fromiter(map(len, self._bytes), np.int32, self.vocab_size)
+        self.special_ids = frozenset(np.flatnonzero(self.num_bytes == 0).tolist())
+        self.num_ordinary = self.vocab_size - len(self.special_ids)
+        self._require_valid_specials()
         self.hash = hash_of(self.to_dict())
+
+    @property
+    def bos_id(self) -> int:
+        """Begins a text; where an imported tokenizer has no such token, what begins a BERT input, or EOS."""
+        return self._role("<|bos|>", "<|cls|>", "<|eos|>")
+
+    @property
+    def eos_id(self) -> int:
+        """Ends a text; in a tokenizer of BERT's kind its separator does."""
+        return self._role("<|eos|>", "<|sep|>")
+
+    @property
+    def pad_id(self) -> int:
+        """Fills up short rows; any id serves, since padding is masked by length, so that EOS or 0 can stand in."""
+        return next((self.roles[name] for name in ("<|pad|>", "<|eos|>", "<|sep|>") if name in self.roles), 0)
+
+    @property
+    def mask_id(self) -> int:
+        """Stands for a masked token; nothing can stand in for it."""
+        return self._role("<|mask|>")
+
+    @property
+    def cls_id(self) -> int:
+        """Begins a BERT input; a beginning or an end of text can stand in."""
+        return self._role("<|cls|>", "<|bos|>", "<|eos|>")
+
+    @property
+    def sep_id(self) -> int:
+        """Ends a passage of a BERT input, or an input before its target; padding or EOS can stand in."""
+        return self._role("<|sep|>", "<|pad|>", "<|eos|>")
 
     @property
     def name(self) -> str:
@@ -61,7 +114,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Ids of `text`, never one of `special_ids`.
+        """Ids of `text`, never one of `special_ids`, but for the unknown token of an imported vocabulary with holes.
 
         Raises:
             ValueError: text that is not valid Unicode (a lone surrogate), or a character the vocabulary lacks.
@@ -93,7 +146,8 @@ class Tokenizer(ABC):
 
     def to_dict(self) -> dict[str, object]:
         """Everything that decides the ids, as plain JSON values; `load.from_dict` is its inverse."""
-        return {"kind": self.kind, "specials": self.specials}
+        body: dict[str, object] = {"kind": self.kind, "specials": self.specials}
+        return {**body, "roles": self.roles} if self.imported else body
 
     def save(self, folder: Path) -> Path:
         """Writes `tokenizer.json` into `folder`, in one step, and returns its path. The file needs no other."""
@@ -110,6 +164,22 @@ class Tokenizer(ABC):
             raise ValueError(
                 f"{where} was made with another tokenizer (hash {found_hash[:8]}) than {self.name}; prepare it again"
             )
+
+    def _role(self, name: str, *stand_ins: str) -> int:
+        """The id of the first of these that there is, or ValueError that names the tokenizer and what it lacks."""
+        found = next((self.roles[role] for role in (name, *stand_ins) if role in self.roles), None)
+        if found is None:
+            raise ValueError(
+                f"the tokenizer {self.name} has no {name} token, nor one that could stand in for it; "
+                "it was imported without one, so take a model whose tokenizer has it"
+            )
+        return found
+
+    def _require_valid_specials(self) -> None:
+        """ValueError for a role of no known name, or one whose id text can produce or lies outside the vocabulary."""
+        for name, i in self.roles.items():
+            if name not in SPECIAL_TOKENS or i not in self.special_ids:
+                raise ValueError(f"the role {name!r} of token id {i} is unknown, or its id is no special token's")
 
     def _checked(self, ids: ArrayLike) -> list[int]:
         """`ids` as a list of int, or ValueError naming the first that is no id of this vocabulary."""

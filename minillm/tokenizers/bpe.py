@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
 
 import numpy as np
 import tiktoken
@@ -20,8 +17,8 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import models, pre_tokenizers, trainers
 
-from minillm.tokenizers.base import SPECIAL_TOKENS, Tokenizer, utf8
-from minillm.tokenizers.blocks import BLOCK, tasks, valid_blocks
+from minillm.tokenizers.base import SPECIAL_TOKENS, Tokenizer
+from minillm.tokenizers.blocks import map_blocks, valid_blocks
 
 PATTERN = (
     r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])"
@@ -42,7 +39,6 @@ MAX_TOKEN_BYTES = 64
 """Bytes of the longest token to learn; longer ones come of ruled lines only."""
 LEARN_BLOCK = 512
 """Characters: the trainer rereads a whole piece for each merge in it, so a piece of a million letters must be cut."""
-NO_IDS = np.empty(0, np.uint32)
 
 
 class BPETokenizer(Tokenizer):
@@ -89,21 +85,11 @@ class BPETokenizer(Tokenizer):
         return cls(token_table(learn_merges(first_bytes(documents, max_bytes), vocab_size - MIN_VOCAB_SIZE)))
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        if len(text) > BLOCK:
-            return self.encode_batch([text])[0]
-        utf8(text)
-        return self._encode_block(text).copy()  # writable, as torch.from_numpy asks
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """`encode` of each text, long ones in blocks, on all cores: the encoder releases the interpreter's lock."""
-        parts = [list(valid_blocks(text)) for text in texts]
-        flat = [block for part in parts for block in part]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ids = chain.from_iterable(pool.map(self._encode_blocks, tasks(flat)))
-            return [np.concatenate([NO_IDS, *islice(ids, len(part))]) for part in parts]
-
-    def _encode_blocks(self, part: list[str]) -> list[NDArray[np.uint32]]:
-        return [self._encode_block(block) for block in part]
+        """`encode` of each text, long ones in blocks, on all cores."""
+        return map_blocks(self._encode_block, texts)
 
     def _encode_block(self, block: str) -> NDArray[np.uint32]:
         return self._encoding.encode_to_numpy(block, disallowed_special=())

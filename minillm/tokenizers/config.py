@@ -10,8 +10,9 @@ from typing import Literal
 class TokenizerConfig:
     """How text becomes ids."""
 
-    kind: Literal["byte", "char", "bpe", "gpt2", "cl100k_base", "o200k_base"] = "bpe"
-    """bpe is trained on the run's own text; byte and char need no training; the rest are OpenAI's published tables."""
+    kind: Literal["byte", "char", "bpe", "gpt2", "cl100k_base", "o200k_base", "imported"] = "bpe"
+    """bpe is trained on the run's own text; byte and char need no training; imported comes with imported weights; the
+    rest are OpenAI's published tables."""
     vocab_size: int = 4096
     """Number of ids that `bpe` may use, special tokens included; the other kinds have a size of their own."""
     train_bytes: int = 100_000_000

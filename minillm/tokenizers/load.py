@@ -13,6 +13,7 @@ from minillm.tokenizers.bpe import BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
 from minillm.tokenizers.config import TokenizerConfig
+from minillm.tokenizers.imported import ImportedTokenizer
 from minillm.tokenizers.stock import stock_tokenizer
 
 
@@ -20,7 +21,7 @@ def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
     """The tokenizer that `config` asks for; `documents` are read only by the kinds that learn from them, char and bpe.
 
     Raises:
-        ValueError: too small a vocabulary, or documents that are no valid Unicode.
+        ValueError: too small a vocabulary, documents that are no valid Unicode, or a kind that only weights bring.
         OSError: a published encoding whose table is neither on this machine nor reachable.
     """
     match config.kind:
@@ -30,6 +31,11 @@ def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
             return CharTokenizer.train(documents)
         case "bpe":
             return BPETokenizer.train(documents, config.vocab_size, max_bytes=config.train_bytes)
+        case "imported":
+            raise ValueError(
+                "tokenizer.kind imported comes with imported weights: start with --init-from a run that "
+                "minillm import made, or choose bpe, byte or char"
+            )
         case _:
             return stock_tokenizer(config.kind)
 
@@ -67,6 +73,8 @@ def from_dict(body: Mapping[str, Any]) -> Tokenizer:
             return ByteTokenizer()
         case "char":
             return CharTokenizer(body["characters"])
+        case "imported":
+            return ImportedTokenizer(body["model"], **{key: body[key] for key in ("specials", "roles", "prefix")})
         case kind:
             published = {name: i for name, i in body["specials"].items() if name not in SPECIAL_TOKENS}
             tokens = [base64.b64decode(token, validate=True) for token in body["tokens"]]

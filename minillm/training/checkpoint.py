@@ -72,7 +72,11 @@ class Checkpoint:
         Raises:
             ValueError: the names or shapes are not the model's.
         """
-        load_weights(model, load_file(self.path / MODEL), where=self.path / MODEL)
+        load_weights(model, self.model_weights(), where=self.path / MODEL)
+
+    def model_weights(self) -> dict[str, Tensor]:
+        """The model's weights by name, tied ones once."""
+        return load_file(self.path / MODEL)
 
     def load_optimizer(self) -> dict[str, Tensor]:
         """Optimizer state by parameter name."""

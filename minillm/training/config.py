@@ -119,6 +119,8 @@ class EvalConfig:
 
     every: int = 250
     """Steps between two evaluations; 0: only at the end."""
+    at_start: bool = False
+    """Evaluate before the first step too, as a run that starts from another's weights does."""
     max_tokens: int = 200_000
     """Validation tokens read at each evaluation during training, always the same ones; 0: all."""
     batch: int = 32

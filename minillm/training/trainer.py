@@ -110,6 +110,8 @@ class Trainer:
     def _train_to_the_end(self, stop: StopRequest) -> str:
         """Returns the reason why it ends, as in `Outcome`."""
         last = self.recipe.train.steps
+        if self.state.step == 0 and self.recipe.eval.at_start:
+            self._evaluate_and_keep_best()
         while self.state.step < last:
             if not self._train_one(stop):
                 return "interrupted"

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from minillm.data import hub
-from minillm.data.hub import find_dataset
+from minillm.data.hub import fetch_model, find_dataset
 from minillm.data.sources import fingerprint, read_documents
 
 
@@ -75,15 +75,16 @@ def test_a_hub_that_cannot_be_reached_or_does_not_answer_is_one_line_in_time(mon
     def offline(self, repo, **options):
         raise OfflineModeIsEnabled("offline mode is enabled\nmore")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", offline)
-    with pytest.raises(OSError, match=r"cannot reach .* for hf:a/b \(offline mode is enabled\): give a local file"):
-        find_dataset("a/b")
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", offline)
+    for find in (find_dataset, fetch_model):
+        with pytest.raises(OSError, match=r"cannot reach .* for hf:a/b \(offline mode is enabled\): give a local file"):
+            find("a/b")
 
     never = threading.Event()
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, repo, **options: never.wait(30))
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo, **options: never.wait(30))
     monkeypatch.setattr(hub, "TIMEOUT", 0.05)
     start = time.perf_counter()
-    with pytest.raises(OSError, match=r"no answer in 0 seconds\): give a local file instead"):
+    with pytest.raises(OSError, match=r"no answer in 0 seconds\): give a local file or folder instead"):
         find_dataset("a/b")
     never.set()
     assert time.perf_counter() - start < 5

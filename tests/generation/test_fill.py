@@ -21,7 +21,7 @@ class Words:
     """A tokenizer of eleven tokens; ids 6 to 9 are special."""
 
     vocab_size, eos_id, mask_id, cls_id, sep_id, pad_id = 11, EOS, MASK, CLS, SEP, EOS
-    extra_ids = ()
+    extra_ids, prefix_ids = (), ()
     num_bytes = np.array([len(piece) for piece in PIECES])
 
     def encode(self, text: str) -> np.ndarray:
@@ -34,6 +34,9 @@ class Words:
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join(PIECES[i] for i in ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.decode_bytes(ids).decode()
 
 
 class Oracle(torch.nn.Module):

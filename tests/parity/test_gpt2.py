@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from minillm.convert.gpt2 import GPT2_RULES, import_config
+from minillm.convert.gpt2 import gpt2_rules, import_config
 from minillm.convert.rules import Rule, Rules, export_weights, import_weights
 from minillm.models.build import build_model
+from minillm.nn.config import ModelConfig
 
 LAYERS = 3
+RULES = gpt2_rules(ModelConfig())
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def theirs() -> GPT2LMHeadModel:
 @pytest.fixture
 def ours(theirs: GPT2LMHeadModel) -> torch.nn.Module:
     model = build_model(import_config(theirs.config.to_dict()))
-    model.load_state_dict(import_weights(theirs.state_dict(), GPT2_RULES, LAYERS))
+    model.load_state_dict(import_weights(theirs.state_dict(), RULES, LAYERS))
     return model.eval()
 
 
@@ -59,7 +61,7 @@ def test_logits_loss_and_gradients_equal_transformers(theirs, ours):
     loss.backward()
     grads = {name: p.grad for name, p in theirs.named_parameters()}
     grads["lm_head.weight"] = grads["transformer.wte.weight"]
-    expected = import_weights(grads, GPT2_RULES, LAYERS)
+    expected = import_weights(grads, RULES, LAYERS)
     for name, parameter in ours.named_parameters():
         assert relative(parameter.grad, expected[name]) < 1e-5 or expected[name].abs().max() < 1e-5, name
 
@@ -75,7 +77,7 @@ def test_left_padded_batch_equals_transformers(theirs, ours):
 
 
 def test_export_after_import_is_bitwise_and_has_exactly_transformers_keys(theirs, ours):
-    back = export_weights(ours.state_dict(), GPT2_RULES, LAYERS)
+    back = export_weights(ours.state_dict(), RULES, LAYERS)
     assert back.keys() == theirs.state_dict().keys()
     for name, weight in theirs.state_dict().items():
         assert torch.equal(back[name], weight), name
@@ -85,8 +87,8 @@ def test_a_tied_file_without_its_head_and_with_mask_buffers_imports_the_same(the
     full = theirs.state_dict()
     tied = {name: weight for name, weight in full.items() if name != "lm_head.weight"}
     tied["transformer.h.0.attn.bias"] = torch.ones(1, 1, 29, 29)
-    expected = import_weights(full, GPT2_RULES, LAYERS)
-    imported = import_weights(tied, GPT2_RULES, LAYERS)
+    expected = import_weights(full, RULES, LAYERS)
+    imported = import_weights(tied, RULES, LAYERS)
     assert imported.keys() == expected.keys()
     assert all(torch.equal(imported[name], expected[name]) for name in expected)
 
@@ -94,12 +96,12 @@ def test_a_tied_file_without_its_head_and_with_mask_buffers_imports_the_same(the
 def test_missing_and_left_over_keys_are_named(theirs):
     state = theirs.state_dict()
     with pytest.raises(ValueError, match=r"lack 'transformer\.h\.3\.ln_1\.weight'"):
-        import_weights(state, GPT2_RULES, LAYERS + 1)
+        import_weights(state, RULES, LAYERS + 1)
     with pytest.raises(ValueError, match=r"no place here, among them transformer\.h\.2"):
-        import_weights(state, GPT2_RULES, LAYERS - 1)
-    ours = import_weights(state, GPT2_RULES, LAYERS)
+        import_weights(state, RULES, LAYERS - 1)
+    ours = import_weights(state, RULES, LAYERS)
     with pytest.raises(ValueError, match="no foreign name, among them extra"):
-        export_weights({**ours, "extra": torch.ones(1)}, GPT2_RULES, LAYERS)
+        export_weights({**ours, "extra": torch.ones(1)}, RULES, LAYERS)
     with pytest.raises(ValueError, match=r"lacks 'a\.weight'"):
         export_weights({}, Rules((Rule("b.weight", "a.weight"),)), 0)
 

@@ -184,7 +184,7 @@ def test_a_character_outside_the_vocabulary_is_named_with_its_place():
 
 def test_every_kind_of_the_config_is_built_by_someone():
     kinds = get_args(get_type_hints(TokenizerConfig)["kind"])
-    assert sorted(kinds) == sorted(["byte", "char", "bpe", *SOURCES])
+    assert sorted(kinds) == sorted(["byte", "char", "bpe", "imported", *SOURCES])
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "train_bytes"])

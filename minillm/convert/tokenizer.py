@@ -1,0 +1,187 @@
+"""Published tokenizers from a folder in Hugging Face's layout: the vocabulary, and what its special tokens are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from minillm.tokenizers.base import NUM_EXTRA_IDS
+from minillm.tokenizers.imported import ImportedTokenizer, runner
+from minillm.tokenizers.merges import GPT2, SINGLE_DIGITS
+
+ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "sep")}
+"""Hugging Face's name, without `_token` or `_token_id`, of each role that a token may have, and ours."""
+CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "<pad>": "pad", "</s>": "eos"}
+"""What tokens of these names are for where no file says so."""
+UNKNOWN = ("<unk>", "[UNK]")
+
+
+def read_tokenizer(folder: Path) -> ImportedTokenizer:
+    """The tokenizer of a folder in Hugging Face's layout.
+
+    Args:
+        folder: with tokenizer.json; or vocab.json and merges.txt, as GPT-2 came; or vocab.txt, as BERT came. What the
+            special tokens are for is read in tokenizer_config.json, special_tokens_map.json and config.json.
+
+    Raises:
+        OSError: none of these is there.
+        ValueError: a file that is damaged, or a kind of tokenizer that is not known.
+    """
+    folder = Path(folder)
+    if (folder / "tokenizer.json").is_file():
+        return from_model(read_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return from_model(_gpt2_model(folder), named_roles(folder), where=folder / "vocab.json")
+    if (folder / "vocab.txt").is_file():
+        return from_model(_bert_model(folder), named_roles(folder), where=folder / "vocab.txt")
+    found = next((name for name in ("spiece.model", "tokenizer.model") if (folder / name).is_file()), None)
+    if found:
+        raise ValueError(
+            f"{folder / found} is SentencePiece's own format; write a tokenizer.json beside it, once, with "
+            f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        )
+    raise FileNotFoundError(
+        f"{folder} holds no tokenizer: no tokenizer.json, nor vocab.json and merges.txt, nor vocab.txt"
+    )
+
+
+def from_model(
+    model: dict[str, Any], named: Mapping[str, str | int], *, where: Path, prefix: list[int] | None = None
+) -> ImportedTokenizer:
+    """The tokenizer for the content of a `tokenizer.json`.
+
+    Args:
+        model: that content.
+        named: Hugging Face's name of a role, such as "eos", and the text or id of the token that has it.
+        where: the file that messages name.
+        prefix: what a text begins with; None: as the model's own layout has it.
+    """
+    try:
+        vocabulary = runner(model).get_vocab(with_added_tokens=True)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    names = {i: name for name, i in vocabulary.items()}
+    given = {
+        role: names[token] if isinstance(token, int) else token
+        for role, token in named.items()
+        if token in (names if isinstance(token, int) else vocabulary)
+    }
+    customary = {role: name for name, role in CUSTOMARY.items() if name in vocabulary}
+    by_role = customary | given
+    special = {token["content"] for token in model["added_tokens"] if token["special"]}
+    special |= {name for name in _unknown(model["model"]) if name in vocabulary} | set(by_role.values())
+    roles = {ROLES[role]: vocabulary[name] for role, name in by_role.items()}
+    sentinels = {f"<|extra_id_{i}|>": f"<extra_id_{i}>" for i in range(NUM_EXTRA_IDS)}
+    roles |= {ours: vocabulary[theirs] for ours, theirs in sentinels.items() if theirs in special}
+    return ImportedTokenizer(
+        model,
+        specials={name: vocabulary[name] for name in sorted(special)},
+        roles=roles,
+        prefix=prefix_of(model) if prefix is None else prefix,
+    )
+
+
+def named_roles(folder: Path) -> dict[str, str | int]:
+    """Which token a folder's files name for which role; tokenizer_config.json outdoes the others."""
+    found: dict[str, str | int] = {}
+    config = folder / "config.json"
+    if config.is_file():
+        ids = read_json(config)
+        found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
+    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
+        if not file.is_file():
+            continue
+        for role, token in _tokens(read_json(file)):
+            found[role] = token
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file; ValueError that names the file where it holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; fetch it again")
+    return content
+
+
+def _tokens(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Roles and the tokens that have them, each written as text or as an object with its content."""
+    for role in ROLES:
+        token = content.get(f"{role}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            yield role, token
+
+
+def _unknown(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the token that stands for text outside the vocabulary."""
+    return (model["unk_token"],) if model.get("unk_token") else UNKNOWN
+
+
+def prefix_of(model: Mapping[str, Any]) -> list[int]:
+    """What the tokenizer puts before a text, as Llama's does."""
+    if model.get("post_processor") is None:
+        return []
+    full = tokenizers.Tokenizer.from_str(json.dumps({**model, "truncation": None, "padding": None}))
+    laid_out = full.encode("a", add_special_tokens=True)
+    first = laid_out.special_tokens_mask.index(0) if 0 in laid_out.special_tokens_mask else 0
+    return laid_out.ids[:first]
+
+
+def _gpt2_model(folder: Path) -> dict[str, Any]:
+    """GPT-2's two files as the content of a tokenizer.json."""
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    vocabulary = read_json(folder / "vocab.json")
+    return byte_level_model(vocabulary, pairs, special=[name for name in ("<|endoftext|>",) if name in vocabulary])
+
+
+def byte_level_model(
+    vocabulary: Mapping[str, int],
+    merges: Sequence[tuple[str, ...]],
+    special: Sequence[str] = (),
+    added: Sequence[str] = (),
+    pattern: str = GPT2,
+) -> dict[str, Any]:
+    """The content of a tokenizer.json for a byte-level BPE that cuts text by one of the patterns of `merges.py`."""
+    made = tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges)))  # type: ignore[arg-type]
+    made.pre_tokenizer = pre_tokenizer_of(pattern)
+    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    made.add_tokens([AddedToken(name, special=False, normalized=False) for name in added])
+    return json.loads(made.to_str())
+
+
+def pre_tokenizer_of(pattern: str) -> Any:
+    """The library's cut by a pattern of `merges.py`, written as it was published."""
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern in (GPT2, SINGLE_DIGITS))
+    if pattern == GPT2:
+        return whole
+    digits = pattern == SINGLE_DIGITS
+    first = pre_tokenizers.Digits(True) if digits else pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence([first, whole])  # type: ignore[list-item]
+
+
+def _bert_model(folder: Path) -> dict[str, Any]:
+    """BERT's vocabulary, one token a line, as the content of a tokenizer.json; lower case unless a file says no."""
+    lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocabulary = {token: i for i, token in enumerate(lines) if token}
+    settings = folder / "tokenizer_config.json"
+    lower = read_json(settings).get("do_lower_case", True) if settings.is_file() else True
+    made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    made.normalizer = normalizers.BertNormalizer(lowercase=lower)  # type: ignore[assignment]
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    made.decoder = decoders.WordPiece()  # type: ignore[assignment]
+    pair = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
+    made.post_processor = processors.BertProcessing(*pair)  # type: ignore[assignment]
+    special = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if name in vocabulary]
+    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    return json.loads(made.to_str())

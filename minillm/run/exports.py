@@ -1,0 +1,101 @@
+"""A run to a folder that stock transformers loads with no custom code, or to a GGUF file for llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from minillm.convert.families import to_foreign
+from minillm.convert.files import write_model
+from minillm.convert.tokenizer import ROLES
+from minillm.convert.tokenizer_out import tokenizer_json, tokenizer_settings
+from minillm.run.card import model_card
+from minillm.run.crosscheck import compare
+from minillm.run.loaded import LoadedRun
+from minillm.training.checkpoint import move_into_place, temporary_for
+
+
+def export_model(loaded: LoadedRun, out: Path, *, say: Callable[[str], None] = print) -> Path:
+    """Write config.json, model.safetensors, the tokenizer's files and a model card; or one GGUF file.
+
+    Where transformers is installed, its logits and ids are compared with ours before the folder gets its name.
+
+    Args:
+        loaded: the run.
+        out: a folder that is not there yet, or a file whose name ends in .gguf.
+        say: gets the comparison's result, or what llama.cpp does otherwise.
+
+    Raises:
+        ValueError: a shape that no stock class holds, or a folder that is taken.
+        OSError: it cannot be written.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists; choose another folder to export to")
+    shape, tokenizer = loaded.config.model, loaded.tokenizer
+    config, weights = to_foreign(shape, loaded.model.cpu().state_dict())
+    ids = special_ids(loaded)
+    if out.suffix == ".gguf":
+        return _export_gguf(loaded, out, config | ids, weights, say)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_for(out)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        write_model(temporary, config | ids, weights)
+        _write(temporary / "tokenizer.json", tokenizer_json(tokenizer, shape.family))
+        _write(temporary / "tokenizer_config.json", tokenizer_settings(tokenizer, shape.max_seq_len))
+        if hasattr(loaded.model, "step"):
+            _write(temporary / "generation_config.json", ids | suppressed(loaded))
+        (temporary / "README.md").write_text(model_card(loaded, config["architectures"][0]), encoding="utf-8")
+        say(compare(loaded, temporary, config["architectures"][0]))
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _export_gguf(
+    loaded: LoadedRun, out: Path, config: dict[str, Any], weights: dict[str, Tensor], say: Callable[[str], None]
+) -> Path:
+    """One file for llama.cpp, which reads models of GPT-2's and Llama's shape."""
+    from minillm.convert.gguf import write_gguf  # needs a package that is an extra
+
+    if loaded.config.model.family != "gpt":
+        raise ValueError(f"{loaded.folder} is a {loaded.config.model.family} model; only a GPT is written to GGUF")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_for(out)
+    tokenizer = tokenizer_json(loaded.tokenizer, "gpt")
+    try:
+        warning = write_gguf(temporary, config, weights, tokenizer, loaded.folder.name)
+        move_into_place(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if warning:
+        say(f"warning: {warning}")
+    return out
+
+
+def special_ids(loaded: LoadedRun) -> dict[str, int]:
+    """The ids that the library's models and generation know by role."""
+    roles = loaded.tokenizer.roles
+    ids = {f"{theirs}_token_id": roles[ours] for theirs, ours in ROLES.items() if ours in roles}
+    wanted = {key: i for key, i in ids.items() if key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return wanted | ({"decoder_start_token_id": loaded.tokenizer.pad_id} if hasattr(loaded.model, "encode") else {})
+
+
+def suppressed(loaded: LoadedRun) -> dict[str, list[int]]:
+    """Ids that generation here never writes: special tokens but EOS, padding of the table; a T5 writes sentinels."""
+    if hasattr(loaded.model, "encode"):
+        return {}
+    tokenizer, rows = loaded.tokenizer, loaded.config.model.vocab_size or 0
+    never = (set(tokenizer.special_ids) | set(range(tokenizer.vocab_size, rows))) - {tokenizer.eos_id}
+    return {"suppress_tokens": sorted(never)} if never else {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

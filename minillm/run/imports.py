@@ -1,0 +1,90 @@
+"""Published weights to a run folder, from which everything goes on as from a run that was trained here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from minillm import report
+from minillm.config import RunConfig
+from minillm.convert.families import Imported, from_foreign
+from minillm.convert.files import read_config, read_weights
+from minillm.convert.tokenizer import read_tokenizer
+from minillm.data.config import DataConfig
+from minillm.data.hub import fetch_model
+from minillm.generation.config import SampleConfig
+from minillm.models.build import build_model
+from minillm.nn.config import ModelConfig
+from minillm.objectives.config import ObjectiveConfig
+from minillm.run.folder import claim, require_free, write_start
+from minillm.tokenizers.base import Tokenizer
+from minillm.tokenizers.config import TokenizerConfig
+from minillm.training.checkpoint import load_weights, save_checkpoint
+from minillm.training.checkpoint import weights as own_weights
+from minillm.training.state import TrainState
+
+OBJECTIVES = {"gpt": "clm", "bert": "mlm", "t5": "span"}
+"""What each family was trained on when it was published."""
+WINDOW = 512
+"""Tokens of an example to evaluate and go on training on; published models read more than a CPU can learn from."""
+
+
+class Source(NamedTuple):
+    """A published model as it was read."""
+
+    model: Imported
+    tokenizer: Tokenizer
+
+
+def import_model(source: str, out: Path) -> Path:
+    """Make a run folder of a published model.
+
+    Args:
+        source: a folder in Hugging Face's layout, a GGUF file, or the name of a model on the hub.
+        out: the run folder, not there yet.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        OSError: the source is not there, or the hub does not answer, or the folder cannot be written.
+        ValueError: a part that this package does not have, named; a damaged file; a folder that is taken.
+    """
+    require_free(out)
+    (config, weights), tokenizer = read_source(source)
+    rows = config.vocab_size or 0
+    if rows < tokenizer.vocab_size:
+        raise ValueError(f"{source}: the tokenizer has {tokenizer.vocab_size} ids, the weights only {rows}: not a pair")
+    model = build_model(config)
+    load_weights(model, {name: weights[name] for name in own_weights(model)}, where=Path(source))
+    run = RunConfig(
+        model=config,
+        tokenizer=TokenizerConfig(kind="imported"),
+        data=DataConfig(seq_len=min(config.max_seq_len, WINDOW)),
+        objective=ObjectiveConfig(name=OBJECTIVES[config.family], next_sentence=config.pair_head),  # type: ignore[arg-type]
+        sample=SampleConfig(prompt=prompt_for(config)),
+    )
+    state = {"train": asdict(TrainState()), "scaler": {}, "tokenizer": tokenizer.hash, "data": None}
+    with claim(out, resume=False):
+        save_checkpoint(out, 0, model=model, optimizer={}, state=state)
+        about = {"imported_from": source, **report.about_program(model, tokenizer)}
+        write_start(out, run, tokenizer, about, resume=False)
+    return out
+
+
+def read_source(source: str) -> Source:
+    """The model and the tokenizer at `source`, as `import_model` takes it."""
+    path = Path(source)
+    if path.suffix == ".gguf":
+        from minillm.convert.gguf import read_gguf  # needs a package that is an extra
+
+        return Source(*read_gguf(path))
+    folder = path if path.is_dir() else fetch_model(source)
+    return Source(from_foreign(read_config(folder), read_weights(folder)), read_tokenizer(folder))
+
+
+def prompt_for(config: ModelConfig) -> str:
+    """A prompt that shows what the family does."""
+    prompts = {"bert": "The capital of France is [MASK].", "t5": "The capital of <|extra_id_0|> is Paris."}
+    return prompts.get(config.family, "The capital of France is")

@@ -1,0 +1,168 @@
+"""Published tokenizers, kept as they were published: the content of a `tokenizer.json` of the `tokenizers` library.
+
+Byte-level BPE (Radford et al. 2019) came with GPT-2 and Llama 3, WordPiece (Wu et al. 2016) with BERT, Unigram (Kudo
+2018) with T5. The library runs them all. A byte-level BPE whose ids tiktoken is proved to give too (see `merges.py`)
+runs there, several times faster, but for texts that hold something the proof does not cover.
+
+WordPiece and Unigram may change a text before they cut it: case, accents, blanks. So the text that comes back is what
+the vocabulary can spell, not always what went in. A token's bytes are what it adds to a text that goes on: the blank
+before a word is the word's. The unknown token stands for no bytes; text outside the vocabulary becomes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tiktoken
+import tokenizers
+from numpy.typing import ArrayLike, NDArray
+from tokenizers import normalizers
+
+from minillm.tokenizers.base import Tokenizer, utf8
+from minillm.tokenizers.blocks import map_blocks
+from minillm.tokenizers.bpe import byte_alphabet
+from minillm.tokenizers.merges import ByteMerges, byte_merges
+
+KINDS = ("BPE", "Unigram", "WordLevel", "WordPiece")
+LAYOUT = {"truncation": None, "padding": None, "post_processor": None}
+"""Parts that lay out a model's input; here the objectives and generation do that."""
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTES = {character: bytes([value]) for character, value in byte_alphabet().items()}
+
+
+class ImportedTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library, without the parts that add special tokens."""
+
+    def __init__(
+        self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
+    ):
+        """Args:
+            model: the content of a `tokenizer.json` of that library.
+            specials: name and id of each special token.
+            roles: as `Tokenizer` takes them.
+            prefix: ids that a text to be continued begins with, as Llama's <s>.
+
+        Raises:
+            ValueError: the library cannot read `model`.
+        """
+        self.model, self.prefix_ids = dict(model), tuple(prefix)
+        self._runner = runner(self.model)
+        super().__init__("imported", token_bytes(self.model, specials), published_specials=specials, roles=roles)
+
+    @cached_property
+    def quick(self) -> QuickBPE | None:
+        """The fast way to the same ids, where there is one."""
+        merges = byte_merges(self.model)
+        return None if merges is None else QuickBPE(self.model, merges)
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """`encode` of each text, on all cores."""
+        for text in texts:
+            utf8(text)
+        if self.quick is None:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return list(pool.map(self._encode_slowly, texts))
+        ready = [self.quick.prepare(text) for text in texts]
+        covered = [text for text in ready if text is not None]
+        ids = iter(map_blocks(self.quick.encode, covered))
+        return [self._encode_slowly(text) if own is None else next(ids) for text, own in zip(texts, ready, strict=True)]
+
+    def _encode_slowly(self, text: str) -> NDArray[np.uint32]:
+        return np.array(self._runner.encode(text, add_special_tokens=False).ids, np.uint32)
+
+    def decode(self, ids: ArrayLike, *, keep_special: bool = False) -> str:
+        """The text of `ids` as the library writes it: no blank before the first word, for one."""
+        if is_byte_level(self.model):
+            return super().decode(ids, keep_special=keep_special)
+        shown = [i for i in self._checked(ids) if keep_special or i not in self.special_ids]
+        return self._runner.decode(shown, skip_special_tokens=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self.model}
+
+
+class QuickBPE:
+    """tiktoken with a published vocabulary: bytes and merges in the order of their ranks, ids by a table."""
+
+    def __init__(self, model: Mapping[str, Any], merges: ByteMerges):
+        ranks = {token: rank for rank, token in enumerate(merges.tokens)}
+        self._encoding = tiktoken.Encoding("imported", pat_str=merges.pattern, mergeable_ranks=ranks, special_tokens={})
+        self._ids = np.array(merges.ids, np.uint32)
+        self._missing = merges.missing_bytes
+        self._words = [token["content"] for token in model["added_tokens"] if not token["special"]]
+        self._normalize = normalizers.NFC().normalize_str if model["normalizer"] else None
+
+    def prepare(self, text: str) -> str | None:
+        """The text as it is cut, or None where it holds an added word or a byte that the vocabulary lacks."""
+        plain = text if self._normalize is None or text.isascii() else self._normalize(text)
+        if any(word in text or word in plain for word in self._words):
+            return None
+        if self._missing and not self._missing.isdisjoint(plain.encode("utf-8")):
+            return None
+        return plain
+
+    def encode(self, block: str) -> NDArray[np.uint32]:
+        """The ids of a prepared text."""
+        return self._ids[self._encoding.encode_to_numpy(block, disallowed_special=())]
+
+
+def runner(model: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The library's tokenizer for the content of a `tokenizer.json`; ValueError where it cannot be one."""
+    kind = model["model"].get("type") if isinstance(model.get("model"), dict) else None
+    if kind not in KINDS:
+        raise ValueError(f"its model is of type {kind!r}; {', '.join(KINDS)} are known")
+    try:
+        made = tokenizers.Tokenizer.from_str(json.dumps({**model, **LAYOUT}))
+    except Exception as error:  # the library raises nothing more exact
+        raise ValueError(f"the tokenizers library cannot read it: {error}") from None
+    made.encode_special_tokens = True  # a special token's name in a text is text
+    return made
+
+
+def is_byte_level(model: Mapping[str, Any]) -> bool:
+    """Whether its tokens are strings of bytes, so that any ids decode by themselves."""
+    return (model["decoder"] or {}).get("type") == "ByteLevel"
+
+
+def token_bytes(model: Mapping[str, Any], specials: Mapping[str, int]) -> list[bytes]:
+    """The bytes that each id adds to a decoded text; none for special tokens and holes."""
+    vocabulary = runner(model).get_vocab(with_added_tokens=True)
+    added = {token["content"] for token in model["added_tokens"]}
+    decoder = model["decoder"] or {"type": "WordPiece", "prefix": ""}  # without one, a blank stands between tokens
+    steps = decoder.get("decoders", [decoder])
+    table = [b""] * (max(vocabulary.values()) + 1)
+    for token, i in vocabulary.items():
+        table[i] = token.encode("utf-8") if token in added else _spell(token, steps)
+    for i in specials.values():
+        table[i] = b""
+    return table
+
+
+def _spell(token: str, steps: Sequence[Mapping[str, Any]]) -> bytes:
+    """What the library's decoder, step by step, makes of a token that does not begin a text."""
+    for step in steps:
+        match step["type"]:
+            case "ByteLevel":
+                return b"".join([_BYTES.get(character, character.encode("utf-8")) for character in token])
+            case "WordPiece":
+                prefix = step["prefix"]
+                token = token.removeprefix(prefix) if prefix and token.startswith(prefix) else f" {token}"
+            case "BPEDecoder":
+                token = token.replace(step["suffix"], " ")
+            case "Metaspace":
+                token = token.replace(step["replacement"], " ")
+            case "Replace":
+                token = token.replace(step["pattern"]["String"], step["content"])
+            case "ByteFallback" if match := _BYTE.fullmatch(token):
+                return bytes([int(match[1], 16)])
+    return token.encode("utf-8")

@@ -1,0 +1,115 @@
+"""When tiktoken gives the ids of a published byte-level BPE: the proof, and the patterns of the published cuts.
+
+A published BPE lists its merges; tiktoken joins any two neighbours whose union is a token, the lowest rank first. Let
+ranks follow the order of the merges. If every token, taken by itself, is last made by tiktoken of the very pair that
+its merge lists, both come to the same ids for any text: as long as all ranks below r are used up and nothing has
+crossed a token's ends, what lies between them is as it would be by itself, so the pair of rank r that tiktoken finds is
+the listed one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from minillm.tokenizers.bpe import PATTERN, byte_alphabet
+
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SINGLE_DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+"""GPT-2's cut of what lies between digits, each of which is a piece, as SmolLM's; blanks before one stay together."""
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+SPLITS = (PATTERN, LLAMA3, QWEN2)
+"""Patterns that both regular expression engines are tested to cut by alike."""
+
+_BYTE_OF = byte_alphabet()
+
+
+class ByteMerges(NamedTuple):
+    """A byte-level BPE as tiktoken takes it."""
+
+    pattern: str
+    tokens: list[bytes]
+    """The 256 bytes and what each merge makes, by rank."""
+    ids: list[int]
+    """The published id of each; 0 for a missing byte."""
+    missing_bytes: frozenset[int]
+    """Single bytes that the vocabulary lacks; a text that has one cannot be run here."""
+
+
+def byte_merges(model: Mapping[str, Any]) -> ByteMerges | None:
+    """The content of a `tokenizer.json` for tiktoken; None where equal ids are not proved."""
+    bpe, pattern = model["model"], cut_pattern(model["pre_tokenizer"])
+    plain = not any(bpe.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    composed = model["normalizer"] is None or model["normalizer"] == {"type": "NFC"}
+    if bpe["type"] != "BPE" or pattern is None or not plain or not composed or bpe.get("byte_fallback"):
+        return None
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in bpe["merges"]]
+    names = [left + right for left, right in merges]
+    vocabulary = bpe["vocab"]
+    added = {token["content"] for token in model["added_tokens"]}
+    made = {name for name in vocabulary if name not in added and len(name) > 1}
+    if made != set(names) or len(made) != len(names) or not _is_proved(merges):
+        return None
+    singles = [name for name, _ in sorted(_BYTE_OF.items(), key=lambda item: item[1])]
+    return ByteMerges(
+        pattern,
+        [to_bytes(name) for name in (*singles, *names)],
+        [vocabulary.get(name, 0) for name in (*singles, *names)],
+        frozenset(value for name, value in _BYTE_OF.items() if name not in vocabulary),
+    )
+
+
+def to_bytes(name: str) -> bytes:
+    """The bytes of a token in GPT-2's printable alphabet."""
+    return bytes(_BYTE_OF[character] for character in name)
+
+
+def last_merge(token: str, ranks: Mapping[str, int]) -> tuple[str, str] | None:
+    """The two parts that are joined last to make `token`, of all merges below its own rank the lowest first.
+
+    None where those merges do not lead to two parts.
+    """
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        found = [ranks.get(left + right, math.inf) for left, right in pairwise(parts)]
+        best = min(found)
+        if best >= ranks[token]:
+            return None
+        at = found.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts[0], parts[1]
+
+
+def _is_proved(merges: Sequence[tuple[str, ...]]) -> bool:
+    """Whether every token is last made of the pair that its merge lists."""
+    if any(character not in _BYTE_OF for pair in merges for part in pair for character in part):
+        return False
+    ranks = {left + right: rank for rank, (left, right) in enumerate(merges)}
+    return all(last_merge(left + right, ranks) == (left, right) for left, right in merges)
+
+
+def cut_pattern(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
+    """The pattern that cuts as the published pre-tokenizer does; None for one that is not known."""
+    if pre_tokenizer is None:
+        return None
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    last = steps[-1]
+    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
+        return None
+    match [step["type"] for step in steps[:-1]]:
+        case [] if last["use_regex"]:
+            return GPT2
+        case ["Digits"] if last["use_regex"] and steps[0]["individual_digits"]:
+            return SINGLE_DIGITS
+        case ["Split"] if not last["use_regex"]:
+            step = steps[0]
+            pattern = step["pattern"].get("Regex")
+            plain = step["behavior"] == "Isolated" and not step["invert"]
+            return pattern if plain and pattern in SPLITS else None
+    return None
