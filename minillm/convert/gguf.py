@@ -55,6 +55,8 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 ROLE_KEYS = {
     "bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id", "unk": "unknown_token_id",
 }  # fmt: skip
+NEVER = "À Á"
+"""Of two bytes that no UTF-8 has: llama.cpp wants a merge, and a tokenizer of bytes has none."""
 ROPE_FACTORS = "rope_freqs.weight"
 """What each rotary frequency is divided by; how llama3 scaling is written down."""
 
@@ -179,7 +181,7 @@ def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[
     writer.add_tokenizer_pre(CUTS.get(pattern or "", CUTS[LLAMA3]))
     writer.add_token_list(names)
     writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
+    writer.add_token_merges(merges or [NEVER])
     for role, key in ROLE_KEYS.items():
         if f"{role}_token_id" in config:
             writer.add_uint32(f"tokenizer.ggml.{key}", config[f"{role}_token_id"])
@@ -298,7 +300,8 @@ def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     by_kind = {wanted: [name for name, own in zip(names, kinds, strict=True) if own == wanted] for wanted in range(7)}
     unused = set(by_kind[UNUSED])
     vocabulary = {name: i for i, name in enumerate(names) if name not in unused}
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+    pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+    merges = [pair for pair in pairs if "".join(pair) in vocabulary]
     model = byte_level_model(vocabulary, merges, by_kind[CONTROL], by_kind[USER_DEFINED], pattern)
     roles = {
         role: fields[f"tokenizer.ggml.{key}"] for role, key in ROLE_KEYS.items() if f"tokenizer.ggml.{key}" in fields

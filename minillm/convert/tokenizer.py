@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from minillm.tokenizers.base import NUM_EXTRA_IDS
+from minillm.tokenizers.base import NUM_EXTRA_IDS, SPECIAL_TOKENS
 from minillm.tokenizers.imported import ImportedTokenizer, runner
 from minillm.tokenizers.merges import GPT2, SINGLE_DIGITS
 
@@ -78,6 +78,7 @@ def from_model(
     roles = {ROLES[role]: vocabulary[name] for role, name in by_role.items()}
     sentinels = {f"<|extra_id_{i}|>": f"<extra_id_{i}>" for i in range(NUM_EXTRA_IDS)}
     roles |= {ours: vocabulary[theirs] for ours, theirs in sentinels.items() if theirs in special}
+    roles |= {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # written by this package
     return ImportedTokenizer(
         model,
         specials={name: vocabulary[name] for name in sorted(special)},

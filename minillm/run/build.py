@@ -161,6 +161,11 @@ def build_objective(config: ObjectiveConfig, tokenizer: Tokenizer, model: ModelC
         return EncoderPrefixLM(**shared)
     if config.name == "seq2seq":
         return Seq2Seq(**shared, sep_id=tokenizer.sep_id, max_len=model.max_seq_len)
+    if not tokenizer.extra_ids:
+        raise ValueError(
+            f"objective.name span marks gaps by sentinels, which the tokenizer {tokenizer.name} lacks; "
+            "set objective.name to prefix_lm or seq2seq"
+        )
     noise = SpanNoise(config.span_density, config.mean_span_length, len(tokenizer.extra_ids))
     return SpanCorruption(**shared, sentinels=tokenizer.extra_ids, noise=noise)
 

@@ -55,7 +55,8 @@ def _training(loaded: LoadedRun, about: dict[str, Any], state: dict[str, Any]) -
         return {"weights": f"imported from {about['imported_from']}, not trained further"}
     text, config = about["text"], loaded.config
     train, validation = text["train"], text["validation"]
-    rows = {
+    rows = {"weights": f"started from {about['init_from']}"} if "init_from" in about else {}
+    rows |= {
         "data": f"`{text['source']}`: {train['documents']:,} documents, {train['bytes']:,} bytes, "
         f"{train['tokens']:,} tokens; {validation['bytes']:,} bytes to validate on",
         "objective": config.objective.name,

@@ -140,6 +140,7 @@ def _train(
             _restore(trainer, config, corpus, last, say)
         if runtime.is_main:
             about = report.about_run(config, corpus, model, compute, runtime)
+            about |= {} if parent is None else {"init_from": str(parent.path)}
             write_start(folder, config, tokenizer, about, resume=resume)
         report.announce(say, folder, corpus, model, compute, runtime)
         outcome = trainer.fit()

@@ -49,6 +49,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-tied": ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True, "head_dim": 10, "rms_norm_eps": 1e-5}),
     "llama-biased": ("LlamaForCausalLM", {**LLAMA, "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"}),
     "llama-llama3": ("LlamaForCausalLM", {**LLAMA, "rope_parameters": LLAMA3_ROPE}),
+    "llama-3.1": (
+        "LlamaForCausalLM",
+        {
+            **LLAMA,
+            "rope_parameters": {**LLAMA3_ROPE, "rope_theta": 500000.0, "original_max_position_embeddings": 8192},
+        },
+    ),
     "llama-linear": (
         "LlamaForCausalLM",
         {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},

@@ -19,7 +19,7 @@ from minillm.tokenizers.load import load_tokenizer
 from minillm.tokenizers.merges import GPT2, LLAMA3, PATTERN, QWEN2, SINGLE_DIGITS
 
 TEXT = [
-    "The naïve café served 1234 crêpes; wasn't that 世界 fine? We'LL see, it'S said.\n\n    indented\r\n\tlines, 'quoted'  ",
+    "The naïve café served 1234 crêpes; wasn't that 世界 fine? We'LL it'S said.\n\n    indented\r\n\tlines, 'so'  ",
     "def add(a, b):\n    return a + b  # 12 and 3456\n" * 3,
     "ſtreet Kelvin İstanbul ﬁne 'ſ 'ſt Ⅷ ½ ٣٤ éé \u200b\ufeff 👩‍👩‍👧",
 ]
