@@ -29,6 +29,8 @@ def shortened(command: str) -> list[str]:
     words = shlex.split(command)
     if "train_gpt.py" in command:
         words += ["--steps", "2"]
+    elif "--init-from" in words:
+        words += shlex.split("--train.steps 2 --train.global_batch 2 --eval.max_tokens 300 --data.seq_len 16")
     elif "train" in words and "--resume" not in words:
         words += shlex.split(SMALL)
     elif "--train.steps" in words:

@@ -13,7 +13,12 @@ from minillm.cli.report import show
 
 
 def eval(
-    run: Path | None = None, /, *, data: Annotated[str | None, Parameter(metavar="SOURCE")] = None, json: bool = False
+    run: Path | None = None,
+    /,
+    *,
+    data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
+    harness: Annotated[str | None, Parameter(metavar="TASKS")] = None,
+    json: bool = False,
 ) -> None:
     """Measure a trained model: loss in nats a token, then perplexity and bits per byte, or the share of right answers.
 
@@ -26,9 +31,16 @@ def eval(
         Run folder; the latest under runs/ if left out.
     data
         Text to measure on; the run's own validation text if left out.
+    harness
+        Score tasks of lm-evaluation-harness instead: names, YAML files or folders of them, with commas between.
     json
         Print one JSON object instead of lines.
     """
+    if harness is not None:
+        if data is not None:
+            raise ValueError("--data has no effect: the tasks of --harness bring their own text; leave one of them out")
+        score_harness(run, harness, json=json)
+        return
     from minillm.run import evaluate, load_run, score_tasks
 
     loaded = load_run(run)
@@ -41,3 +53,13 @@ def eval(
         tasks = {name or "no prefix": asdict(score) for name, score in score_tasks(loaded, data).items()}
     figures = {"loss": found.loss} | perplexity | found.figures() | (guess or {})
     show(figures | {"tokens": found.targets} | tasks, json=json)
+
+
+def score_harness(run: Path | None, tasks: str, *, json: bool) -> None:
+    """Print a run's figures on tasks of lm-evaluation-harness, named with commas between them."""
+    from minillm.run import load_run
+    from minillm.run.harness import run_harness  # needs a package that is an extra
+
+    loaded = load_run(run)
+    print(loaded.describe(), file=sys.stderr)
+    show(run_harness(loaded, [task.strip() for task in tasks.split(",") if task.strip()]), json=json)

@@ -82,10 +82,18 @@ def fetch_model(name: str) -> Path:
         OSError: the hub does not answer within TIMEOUT, or the connection breaks.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"{name} is no folder here and no model name on the hub, which is NAME or OWNER/NAME")
-    revision = _revision(name, "model")
+    try:
+        revision = _revision(name, "model")
+    except OSError:
+        try:  # an earlier download serves where there is no network
+            return Path(snapshot_download(name, allow_patterns=MODEL_FILES, local_files_only=True))
+        except LocalEntryNotFoundError:
+            pass
+        raise
     if revision is None:
         raise ValueError(f"{name} is no folder here, and no model on the hub that is open to you: check the name")
     # safetensors where there are any: the same weights often lie there in several formats

@@ -96,7 +96,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, d
     groups = q.size(1) // k.size(1)
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = (q * scale) @ k.transpose(-2, -1)  # (B, H, T, S)
+    scores = (q if scale == 1 else q * scale) @ k.transpose(-2, -1)  # (B, H, T, S)
     if bias is not None:
         scores += bias
     weights = torch.softmax(scores, dim=-1)

@@ -94,7 +94,7 @@ def resolve(
     if bias is None:
         assert allowed is not None
         bias = torch.zeros(allowed.shape, dtype=dtype, device=like.device)
-    bias = bias.to(dtype)
+    bias = bias.to(dtype).contiguous()  # T5's has its heads last; every layer would add it at a third of the speed
     tensor = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
     return ScoreMask(tensor, alive=alive, kernel=kernel)
 

@@ -8,13 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minillm.nn.output import Output
-
-IGNORE_INDEX = -100
-"""Label of a position that carries no target; masks are made from lengths, never from token ids."""
+from minillm.objectives.cross_entropy import IGNORE_INDEX as IGNORE_INDEX
+from minillm.objectives.cross_entropy import CrossEntropySum
 
 RowRNG = Callable[[int], np.random.Generator]
 """Random numbers of a row of the micro-batch; a function of (seed, step, row) alone."""
@@ -89,11 +87,8 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor, *, label_smoothing: float 
         label_smoothing: mass spread evenly over the vocabulary.
         z_loss: weight of log(Z)^2, added for each target.
     """
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten()  # (N, V), (N)
-    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing)
-    if z_loss:
-        log_z = logits.logsumexp(-1)  # (N)
-        loss = loss + z_loss * log_z.square().masked_select(labels != IGNORE_INDEX).sum()
+    loss = CrossEntropySum.apply(logits.flatten(0, -2), labels.flatten(), label_smoothing, z_loss)
+    assert isinstance(loss, Tensor)
     return loss
 
 

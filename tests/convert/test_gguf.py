@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 
-gguf = pytest.importorskip("gguf")
-
-from minillm.convert.families import from_foreign, to_foreign  # noqa: E402
-from minillm.convert.files import read_config, read_weights  # noqa: E402
-from minillm.convert.gguf import read_gguf, write_gguf  # noqa: E402
-from minillm.convert.tokenizer_out import tokenizer_json  # noqa: E402
-from minillm.tokenizers.bpe import BPETokenizer  # noqa: E402
-from minillm.tokenizers.byte import ByteTokenizer  # noqa: E402
-from minillm.tokenizers.char import CharTokenizer  # noqa: E402
+from minillm.convert.families import from_foreign, to_foreign
+from minillm.convert.files import read_config, read_weights
+from minillm.convert.gguf import read_gguf, write_gguf
+from minillm.convert.tokenizer_out import tokenizer_json
+from minillm.tokenizers.bpe import BPETokenizer
+from minillm.tokenizers.byte import ByteTokenizer
+from minillm.tokenizers.char import CharTokenizer
 
 TEXT = "The naïve café served 1234 crêpes; wasn't that 世界 fine?\n\n" * 8
 
@@ -54,7 +53,6 @@ def test_a_llama_comes_back_bit_for_bit_with_its_tokenizer(name, saved, tmp_path
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["llama", "qwen2"])  # it takes Qwen3's and an own head_dim for its default
 def test_the_file_read_by_transformers_computes_the_same(name, saved, tmp_path):
-    pytest.importorskip("accelerate")
     import transformers
 
     write(tmp_path / "x.gguf", saved(name), ByteTokenizer())

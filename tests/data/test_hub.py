@@ -88,3 +88,21 @@ def test_a_hub_that_cannot_be_reached_or_does_not_answer_is_one_line_in_time(mon
         find_dataset("a/b")
     never.set()
     assert time.perf_counter() - start < 5
+
+
+def test_a_model_that_was_fetched_before_is_found_without_the_hub(monkeypatch, tmp_path):
+    kept = tmp_path / "models--a--b"
+    files = kept / "snapshots" / "abc"
+    files.mkdir(parents=True)
+    (files / "config.json").write_text("{}", encoding="utf-8")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc", encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def offline(repo, kind):
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub, "_revision", offline)
+    assert fetch_model("a/b") == files
+    with pytest.raises(OSError, match="no network"):
+        fetch_model("a/c")

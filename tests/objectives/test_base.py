@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from minillm.objectives import cross_entropy
 from minillm.objectives.base import IGNORE_INDEX, Batch, cross_entropy_sum
 
 LOGITS = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
@@ -51,3 +53,27 @@ def test_a_batch_moves_with_all_it_holds():
     batch = Batch({"tokens": torch.zeros(1, 2)}, {"lm": torch.zeros(1, 2)}, {"lm": 2})
     moved = batch.to(torch.device("meta"))
     assert moved.inputs["tokens"].is_meta and moved.labels["lm"].is_meta and moved.counts == {"lm": 2}
+
+
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.01), (0.3, 0.5)])
+def test_loss_and_gradient_in_blocks_equal_torchs_own(monkeypatch, smoothing: float, z_loss: float):
+    monkeypatch.setattr(cross_entropy, "BLOCK", 7 * 3)  # blocks of three rows, the last of two
+    generator = torch.Generator().manual_seed(1)
+    logits = (torch.randn(11, 7, generator=generator) * 3).requires_grad_()
+    labels = torch.randint(7, (11,), generator=generator)
+    labels[[2, 10]] = IGNORE_INDEX
+    wanted = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    wanted = wanted + z_loss * logits.logsumexp(-1)[labels != IGNORE_INDEX].square().sum()
+    found = cross_entropy_sum(logits, labels, label_smoothing=smoothing, z_loss=z_loss)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    slopes = [torch.autograd.grad(0.25 * loss, logits)[0] for loss in (found, wanted)]
+    assert torch.allclose(*slopes, atol=1e-6)
+
+
+def test_the_gradient_of_half_precision_logits_is_rounded_once():
+    rough = (LOGITS * 4).bfloat16().requires_grad_()
+    wide = rough.detach().float().requires_grad_()
+    for logits in (rough, wide):
+        (cross_entropy_sum(logits, LABELS) / 3).backward()
+    assert rough.grad is not None and wide.grad is not None
+    assert rough.grad.equal(wide.grad.bfloat16())

@@ -113,7 +113,7 @@ def test_dropout_falls_where_theirs_does(version, batch, dropouts):
     assert sorted(dropouts) == theirs
 
 
-@pytest.mark.parametrize(("key", "value"), [("num_decoder_layers", 3), ("feed_forward_proj", "gated-swish")])
+@pytest.mark.parametrize(("key", "value"), [("num_decoder_layers", 3), ("feed_forward_proj", "gated-quick_gelu")])
 def test_arithmetic_that_this_model_lacks_is_refused_by_key(config, key, value):
     with pytest.raises(ValueError, match=key):
         import_config({**foreign_config("v1.0").to_dict(), key: value})
