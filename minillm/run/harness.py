@@ -1,9 +1,8 @@
 """A run under EleutherAI's lm-evaluation-harness (Gao et al. 2021; Biderman et al. 2024): its tasks, our passes.
 
-Text is cut into ids, and ids into windows, as the harness does it for its own Hugging Face model (`HFLM`), so that a
-run and the folder it was exported to get equal scores. Three things differ. The name of a special token in a text is
-text here. A context of nothing but blanks counts as an empty one, where HFLM stops. And an option that the model
-cannot honour is an error that names it.
+Ids and windows are made of texts as by the harness's own Hugging Face model (`HFLM`), so that a run and the folder it
+was exported to score the same. But the name of a special token in a text is text here, a context of nothing but blanks
+counts as none, where HFLM stops, and an option that the model cannot honour is an error that names it.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ def run_harness(loaded: LoadedRun, tasks: Sequence[str]) -> dict[str, dict[str, 
 
     Args:
         loaded: a run of a decoder-only model.
-        tasks: each the name or pattern of tasks that come with the harness; or a task's YAML file; or a folder, for
-            all tasks in the YAML files below it.
+        tasks: each the name of a task that comes with the harness, or a pattern; or a task's YAML file; or a folder
+            of such files, at any depth.
 
     Returns:
         For each task, and each group with figures of its own: the number of `examples`, and figures by their names
@@ -88,7 +87,7 @@ def load_tasks(wanted: Sequence[str]) -> Any:
         raise ValueError("--harness names no task; give names, YAML files or folders, with commas between them")
     names = [one for one in wanted if not Path(one).exists()]
     files = [file for one in wanted if one not in names for file in _files(Path(one))]
-    if lost := next((one for one in names if Path(one).suffix in (".yaml", ".yml")), None):
+    if lost := next((one for one in names if one.endswith((".yaml", "/"))), None):
         raise FileNotFoundError(f"{lost} is not there; --harness takes names of tasks, YAML files and folders")
     groups: list[Any] = [file.parent for file in files if _GROUP.search(file.read_text(encoding="utf-8"))]
     manager = TaskManager(include_path=groups, include_defaults=bool(names or groups))
@@ -132,10 +131,8 @@ class HarnessLM(TemplateLM):
             raise ValueError(f"{loaded.folder} is a {shape.family} model; the harness's tasks are for a gpt, a decoder")
         self.model, self.ids, self._device = cast(GPT, loaded.model), loaded.tokenizer, loaded.compute.device
         self.writer = as_writer(self.model, loaded.config.objective)  # not `loaded.decoder`, which may be in bf16
-        self.allowed, self.max_length = (
-            allowed_ids(self.ids, shape.vocab_size or self.ids.vocab_size),
-            shape.max_seq_len,
-        )
+        self.allowed = allowed_ids(self.ids, shape.vocab_size or self.ids.vocab_size)
+        self.max_length = shape.max_seq_len
 
     @property
     def eot_token_id(self) -> int:
@@ -183,13 +180,14 @@ class HarnessLM(TemplateLM):
 
     def _score(self, rows: list[tuple[list[int], int]]) -> list[tuple[float, bool]]:
         """Score of each row's ids the last ones, as many as it says; those before them are the context."""
-        tokens, key_valid = padded([ids[:-1] for ids, _ in rows], side="right", device=self._device)  # (B, T)
+        # The padding needs no mask: it stands after every token that counts, and none looks ahead of the context.
+        tokens, _ = padded([ids[:-1] for ids, _ in rows], side="right", device=self._device)  # (B, T)
         targets, scored = padded([ids[-count:] for ids, count in rows], side="left", device=self._device)  # (B, P)
         ends = torch.tensor([[len(ids) - 1] for ids, _ in rows], device=self._device)  # (B, 1)
         at = ends + torch.arange(-targets.size(1), 0, device=self._device)  # (B, P)
         context = torch.tensor([len(ids) - count for ids, count in rows], device=self._device)  # (B)
         read = {"prefix_length": context} if isinstance(self.writer, Prefixed) else {}
-        logits = self.model(tokens, key_valid=key_valid, predict_at=at.clamp(min=0), **read).logits  # (B, P, V)
+        logits = self.model(tokens, predict_at=at.clamp(min=0), **read).logits  # (B, P, V)
         found = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)  # (B, P)
         require_finite(found)
         likeliest = logits.argmax(-1) == targets
@@ -236,7 +234,7 @@ class HarnessLM(TemplateLM):
         def stops(row: int, token: int) -> bool:
             return streams[row].push(self.ids.decode_bytes([token]))
 
-        written = generate(self.writer, prompts, config, eos_id=self.ids.eos_id, allowed=self.allowed, on_token=stops)
+        written = generate(self.model, prompts, config, eos_id=self.ids.eos_id, allowed=self.allowed, on_token=stops)
         # Cut as HFLM cuts, which shows where stop strings overlap and where the last character is incomplete.
         texts = [self.ids.decode(completion.ids) for completion in written]
         for stop in config.stop:
@@ -249,8 +247,10 @@ class HarnessLM(TemplateLM):
         done: dict[int, Any] = {}
         with tqdm(total=len(rows), disable=silent or None, leave=False) as bar:  # None: where there is no terminal
             while order:
-                size = max(1, min(BATCH, MAX_LOGITS // (len(self.allowed) * max(1, length(rows[order[0]])))))
-                part, order = order[:size], order[size:]
+                longest = length(rows[order[0]])
+                size = max(1, min(BATCH, MAX_LOGITS // (len(self.allowed) * max(1, longest))))
+                part = [i for i in order[:size] if 2 * length(rows[i]) >= longest]  # at most half is padding
                 done |= zip(part, work([rows[i] for i in part]), strict=True)
+                order = order[len(part) :]
                 bar.update(len(part))
         return [done[i] for i in range(len(rows))]

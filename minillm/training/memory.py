@@ -1,8 +1,8 @@
 """How the C library treats large blocks on a CPU.
 
 glibc fetches every block above 32 MB anew from the kernel and gives it back when it is freed. A layer's attention
-scores are such a block, so each layer of each step waits for the kernel to clear its pages, which can take longer than filling
-them. Blocks that stay with the process are used again.
+scores are such a block, so each layer of each step waits for the kernel to clear its pages, which can take longer than
+filling them. Blocks that stay with the process are used again.
 """
 
 from __future__ import annotations

@@ -210,18 +210,21 @@ def test_a_context_of_blanks_counts_as_none(both: Both):
     assert blank == none
 
 
+@torch.no_grad()
 def test_a_prefix_model_reads_a_context_in_both_directions(config: RunConfig, tmp_path: Path):
-    prefix_lm = {"objective.name": "prefix_lm", "model.num_layers": 2, "model.max_seq_len": 32, "optim.lr": 3e-2}
-    loaded = load_run(train(override(config, prefix_lm), tmp_path / "run"))
+    loaded = load_run(
+        train(override(config, {"objective.name": "prefix_lm", "model.max_seq_len": 32}), tmp_path / "run")
+    )
+    for weight in loaded.model.parameters():
+        weight.normal_(std=0.3, generator=torch.Generator().manual_seed(weight.numel()))  # six steps teach little
     pairs = [("3 and 4", " make"), ("so", " it is."), ("3 and 4 make 7; so", " it")]
     for (context, continuation), (score, _) in zip(pairs, HarnessLM(loaded).loglikelihood(asked(*pairs)), strict=True):
         ids, prefix = list((context + continuation).encode()), len(context)
         logits = loaded.model(torch.tensor([ids[:-1]]), prefix_length=torch.tensor([prefix])).logits[0].log_softmax(-1)
-        wanted = sum(logits[i - 1, ids[i]].item() for i in range(prefix, len(ids)))
-        assert score == pytest.approx(wanted, abs=1e-4)
-    written = {"max_gen_toks": 4}
-    (text,) = HarnessLM(loaded).generate_until(asked(("3 and 4", written)))
-    assert text == sample(loaded, SampleConfig(prompt="3 and 4", temperature=0, max_new_tokens=4))[0].text
+        assert score == pytest.approx(sum(logits[i - 1, ids[i]].item() for i in range(prefix, len(ids))), abs=1e-4)
+    (written,) = HarnessLM(loaded).generate_until(asked(("3 and 4", {"max_gen_toks": 8})))
+    (drawn,) = sample(loaded, SampleConfig(prompt="3 and 4", temperature=0, max_new_tokens=8))
+    assert written == loaded.tokenizer.decode(drawn.ids)
 
 
 def test_what_is_asked_again_is_drawn_anew_and_every_time_the_same(both: Both):
@@ -261,8 +264,11 @@ def test_only_a_decoder_is_taken(both: Both, family: str):
         run_harness(other, ["anything"])
 
 
-def test_the_command_line_prints_the_figures(both: Both, tasks: Path, capsys: pytest.CaptureFixture[str]):
-    run = str(both.loaded.folder)
+def test_the_command_line_prints_the_figures_and_nothing_else(
+    both: Both, tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    scored, run = harness.evaluate, str(both.loaded.folder)
+    monkeypatch.setattr(harness, "evaluate", lambda **given: (print("resampling"), scored(**given))[1])
     assert main(["eval", run, "--harness", f"{tasks / 'read.yaml'}, {tasks / 'finish.yaml'}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["read", "finish"] and found["read"]["examples"] == 8
