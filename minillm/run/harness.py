@@ -234,7 +234,7 @@ class HarnessLM(TemplateLM):
         def stops(row: int, token: int) -> bool:
             return streams[row].push(self.ids.decode_bytes([token]))
 
-        written = generate(self.model, prompts, config, eos_id=self.ids.eos_id, allowed=self.allowed, on_token=stops)
+        written = generate(self.writer, prompts, config, eos_id=self.ids.eos_id, allowed=self.allowed, on_token=stops)
         # Cut as HFLM cuts, which shows where stop strings overlap and where the last character is incomplete.
         texts = [self.ids.decode(completion.ids) for completion in written]
         for stop in config.stop:

@@ -210,18 +210,21 @@ def test_a_context_of_blanks_counts_as_none(both: Both):
     assert blank == none
 
 
-@torch.no_grad()
 def test_a_prefix_model_reads_a_context_in_both_directions(config: RunConfig, tmp_path: Path):
     loaded = load_run(
-        train(override(config, {"objective.name": "prefix_lm", "model.max_seq_len": 32}), tmp_path / "run")
+        train(
+            override(config, {"objective.name": "prefix_lm", "model.max_seq_len": 32, "model.num_layers": 2}),
+            tmp_path / "run",
+        )
     )
-    for weight in loaded.model.parameters():
-        weight.normal_(std=0.3, generator=torch.Generator().manual_seed(weight.numel()))  # six steps teach little
+    generator = torch.Generator().manual_seed(0)
+    for weight in loaded.model.requires_grad_(False).parameters():
+        weight.normal_(generator=generator)  # six steps teach too little to tell the directions apart
     pairs = [("3 and 4", " make"), ("so", " it is."), ("3 and 4 make 7; so", " it")]
     for (context, continuation), (score, _) in zip(pairs, HarnessLM(loaded).loglikelihood(asked(*pairs)), strict=True):
         ids, prefix = list((context + continuation).encode()), len(context)
         logits = loaded.model(torch.tensor([ids[:-1]]), prefix_length=torch.tensor([prefix])).logits[0].log_softmax(-1)
-        assert score == pytest.approx(sum(logits[i - 1, ids[i]].item() for i in range(prefix, len(ids))), abs=1e-4)
+        assert score == pytest.approx(sum(logits[i - 1, ids[i]].item() for i in range(prefix, len(ids))), rel=1e-5)
     (written,) = HarnessLM(loaded).generate_until(asked(("3 and 4", {"max_gen_toks": 8})))
     (drawn,) = sample(loaded, SampleConfig(prompt="3 and 4", temperature=0, max_new_tokens=8))
     assert written == loaded.tokenizer.decode(drawn.ids)
