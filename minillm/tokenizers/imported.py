@@ -138,7 +138,10 @@ def token_bytes(model: Mapping[str, Any], specials: Mapping[str, int]) -> list[b
     """The bytes that each id adds to a decoded text; none for special tokens and holes."""
     vocabulary = runner(model).get_vocab(with_added_tokens=True)
     added = {token["content"] for token in model["added_tokens"]}
-    decoder = model["decoder"] or {"type": "WordPiece", "prefix": ""}  # without one, a blank stands between tokens
+    decoder: dict[str, Any] = model["decoder"] or {
+        "type": "WordPiece",
+        "prefix": "",
+    }  # without one, a blank stands between tokens
     steps = decoder.get("decoders", [decoder])
     table = [b""] * (max(vocabulary.values()) + 1)
     for token, i in vocabulary.items():

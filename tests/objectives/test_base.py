@@ -66,8 +66,8 @@ def test_loss_and_gradient_in_blocks_equal_torchs_own(monkeypatch, smoothing: fl
     wanted = wanted + z_loss * logits.logsumexp(-1)[labels != IGNORE_INDEX].square().sum()
     found = cross_entropy_sum(logits, labels, label_smoothing=smoothing, z_loss=z_loss)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
-    slopes = [torch.autograd.grad(0.25 * loss, logits)[0] for loss in (found, wanted)]
-    assert torch.allclose(*slopes, atol=1e-6)
+    ours, theirs = (torch.autograd.grad(0.25 * loss, logits)[0] for loss in (found, wanted))
+    assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_the_gradient_of_half_precision_logits_is_rounded_once():

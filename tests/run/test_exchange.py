@@ -85,7 +85,7 @@ def exported(run_of, tmp_path) -> Callable[[str], Path]:
 def test_a_gpt_writes_the_same_greedy_text_in_transformers(run_of, exported, name):
     folder, loaded = exported(name), load_run(run_of(name))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     for prompt in ("7 and 7 make", "12", "so it"):
         (ours,) = sample(loaded, SampleConfig(prompt=prompt, temperature=0, max_new_tokens=30))
         inputs = tokenizer(prompt, return_tensors="pt")
@@ -109,7 +109,7 @@ def test_a_bert_fills_a_mask_alike_in_transformers(run_of, exported):
 def test_a_t5_finds_the_same_beams_in_transformers(run_of, exported):
     folder, loaded = exported("t5"), load_run(run_of("t5"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    model: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
     for prompt in ("7 and <|extra_id_0|> make 14", "12 <|extra_id_0|> so it <|extra_id_1|>"):
         beams = BeamConfig(num_beams=4, num_best=4, length_penalty=0.0, max_new_tokens=12)
         ours = search(loaded, prompt, beams)
