@@ -50,7 +50,8 @@ def main() -> None:
         return lambda: theirs.generate(prompt, **options)[0, prompt.size(1) :].tolist()
 
     parameters = sum(p.numel() for p in ours.parameters()) / 1e6
-    print(f"{parameters:.1f} M parameters, fp32, batch 1, {NEW} tokens, medians of {ROUNDS}")
+    print(f"{parameters:.1f} M parameters, batch 1, {NEW} tokens, medians of {ROUNDS}")
+    print(f"minillm as `minillm sample` runs it here: {run.compute.describe()}; transformers as it comes: fp32")
     print(f"the same greedy tokens: {ours_at(0, 1)() == theirs_at(0)()}")
     for temperature in (0.0, 0.8):
         runs = (ours_at(temperature, 1), ours_at(temperature, 0), theirs_at(temperature))
