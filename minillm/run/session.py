@@ -54,7 +54,6 @@ from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
 from minillm.training.checkpoint import Checkpoint, checkpoints
 from minillm.training.evaluate import evaluate as evaluate_model
-from minillm.training.memory import keep_freed_memory
 from minillm.training.metrics import plot_curve
 from minillm.training.progress import say_on
 from minillm.training.state import Outcome
@@ -81,8 +80,6 @@ def train(config: RunConfig, out: Path | None = None, *, resume: bool = False, i
     """
     config = with_heads(config)  # a contradiction in the config answers before the text is read
     compute = precision.choose(config.train)
-    if compute.device.type == "cpu":
-        keep_freed_memory()
     runtime = start(config.parallel, compute.device)
     try:
         # what `auto` chose goes into the run's config: another rank or a resumed run must not choose anew
