@@ -22,8 +22,8 @@ def eval(
 ) -> None:
     """Measure a trained model: loss in nats a token, then perplexity and bits per byte, or the share of right answers.
 
-    Of a text-to-text model also, for each task: exact match and ROUGE-L of what it writes, beside the ROUGE-L of
-    repeating the first words of the source, and the share of tokens that it has right.
+    Of a text-to-text model also, for each task: exact match and ROUGE-L of what it writes, ROUGE-L of what beam search
+    finds, beside that of repeating the first words of the source, and the share of tokens that it has right.
 
     Parameters
     ----------
