@@ -78,11 +78,11 @@ def from_model(
     roles = {ROLES[role]: vocabulary[name] for role, name in by_role.items()}
     sentinels = {f"<|extra_id_{i}|>": f"<extra_id_{i}>" for i in range(NUM_EXTRA_IDS)}
     roles |= {ours: vocabulary[theirs] for ours, theirs in sentinels.items() if theirs in special}
-    roles |= {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # written by this package
+    own = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # written by this package
     return ImportedTokenizer(
         model,
         specials={name: vocabulary[name] for name in sorted(special)},
-        roles=roles,
+        roles=own | roles,
         prefix=prefix_of(model) if prefix is None else prefix,
     )
 

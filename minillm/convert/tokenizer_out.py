@@ -45,15 +45,19 @@ def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
 def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]:
     """The content of tokenizer_config.json: which token has which role."""
     names = {i: name for name, i in tokenizer.specials.items()}
-    roles = {
-        f"{theirs}_token": names[tokenizer.roles[ours]] for theirs, ours in ROLES.items() if ours in tokenizer.roles
-    }
+    roles = {f"{theirs}_token": names[i] for theirs, i in role_ids(tokenizer).items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_seq_len,
         "clean_up_tokenization_spaces": False,
         **roles,
     }
+
+
+def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The library's name of each role and its id; what texts begin with, bos, is what they began with in training."""
+    ids = {theirs: tokenizer.roles[ours] for theirs, ours in ROLES.items() if ours in tokenizer.roles}
+    return ids | ({"bos": tokenizer.start_id} if "bos" in ids else {})
 
 
 def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from minillm.convert.families import to_foreign
 from minillm.convert.files import write_model
-from minillm.convert.tokenizer import ROLES
-from minillm.convert.tokenizer_out import tokenizer_json, tokenizer_settings
+from minillm.convert.tokenizer_out import role_ids, tokenizer_json, tokenizer_settings
 from minillm.run.card import model_card
 from minillm.run.crosscheck import compare
 from minillm.run.loaded import LoadedRun
@@ -82,9 +81,8 @@ def _export_gguf(
 
 def special_ids(loaded: LoadedRun) -> dict[str, int]:
     """The ids that the library's models and generation know by role."""
-    roles = loaded.tokenizer.roles
-    ids = {f"{theirs}_token_id": roles[ours] for theirs, ours in ROLES.items() if ours in roles}
-    wanted = {key: i for key, i in ids.items() if key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = role_ids(loaded.tokenizer)
+    wanted = {f"{role}_token_id": ids[role] for role in ("bos", "eos", "pad") if role in ids}
     return wanted | ({"decoder_start_token_id": loaded.tokenizer.pad_id} if hasattr(loaded.model, "encode") else {})
 
 

@@ -141,8 +141,8 @@ class HarnessLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The id that stands before a text without a context: BOS where the tokenizer has one, else EOS, as in HFLM."""
-        return self.ids.roles.get("<|bos|>", self.ids.eos_id)
+        """The id that stands before a text without a context, as the exported folder tells HFLM."""
+        return self.ids.start_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids of a text, after those that an imported tokenizer begins every text with unless that is False."""

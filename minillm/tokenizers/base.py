@@ -83,6 +83,11 @@ class Tokenizer(ABC):
         return self._role("<|bos|>", "<|cls|>", "<|eos|>")
 
     @property
+    def start_id(self) -> int:
+        """What the first token of a document follows in training: here the EOS of the one before, elsewhere its BOS."""
+        return self.bos_id if self.imported else self.eos_id
+
+    @property
     def eos_id(self) -> int:
         """Ends a text; in a tokenizer of BERT's kind its separator does."""
         return self._role("<|eos|>", "<|sep|>")

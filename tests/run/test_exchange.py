@@ -137,7 +137,9 @@ def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, e
     assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
     text = "7 and 7 make 14; so it is.\n"
     assert after.tokenizer.encode(text).tolist() == before.tokenizer.encode(text).tolist()
-    assert after.tokenizer.roles == before.tokenizer.roles
+    # here a document follows the EOS of the one before, which that library calls its BOS
+    assert after.tokenizer.roles == before.tokenizer.roles | {"<|bos|>": before.tokenizer.eos_id}
+    assert after.tokenizer.start_id == before.tokenizer.start_id == before.tokenizer.eos_id
     source = before.config.data.source
     assert evaluate(after, source).loss == pytest.approx(evaluate(before, source).loss, rel=1e-5)
 

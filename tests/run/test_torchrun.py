@@ -36,7 +36,8 @@ def test_two_processes_leave_the_run_folder_that_one_leaves(config: RunConfig, c
     command = [*launcher, str(script), "train", str(config_file), "--out", str(tmp_path / "two"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["0", "0"], "a thread of the group that outlives it may abort the process at its end"
+    left = "".join(done.stdout.split())  # two processes write at once, in any order
+    assert left == "00", "a thread of the group that outlives it may abort the process at its end"
     assert "2 processes" in done.stderr and done.stderr.count("run folder:") == 1, "the first rank alone speaks"
     one, two = train(override(config, SAME), tmp_path / "one"), tmp_path / "two"
     assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
