@@ -49,7 +49,7 @@ class CrossEntropySum(torch.autograd.Function):
         found = torch.empty_like(logits)
         for rows in _blocks(logits):
             own, weight = log_z[rows, None], (labels[rows, None] != IGNORE_INDEX) * gradients[0]  # (n, 1)
-            slope = (logits[rows].float() - own).exp_()
+            slope = torch.sub(logits[rows], own).exp_()  # fp32, as own is
             if ctx.z_loss:
                 slope *= 1 + 2 * ctx.z_loss * own
             if ctx.label_smoothing:
