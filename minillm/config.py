@@ -104,27 +104,6 @@ def override(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
     return _apply(config, _flatten(overrides))
 
 
-def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object], *, own_objective: bool) -> RunConfig:
-    """The config of a run that starts from the weights of another.
-
-    Shape and tokenizer are the parent's, the length of examples too where none is chosen, and the objective unless
-    `own_objective`; everything else is `config`'s. `overrides` are applied once more, over the parent's values.
-
-    Raises:
-        ValueError: an override of the tokenizer or the preset, which the weights have decided.
-    """
-    for key in overrides:
-        if key == "model.preset" or key.startswith("tokenizer."):
-            raise ValueError(f"{key} comes with the weights that --init-from names; leave it out")
-    data = config.data if config.data.seq_len else replace(config.data, seq_len=parent.data.seq_len)
-    objective = config.objective if own_objective else parent.objective
-    sample = config.sample if own_objective else replace(config.sample, prompt=parent.sample.prompt)
-    inherited = replace(
-        config, model=parent.model, tokenizer=parent.tokenizer, data=data, objective=objective, sample=sample
-    )
-    return override(inherited, {"eval.at_start": True, **overrides})
-
-
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config as TOML, from which `load_config` rebuilds an equal one.
 

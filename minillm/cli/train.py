@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from minillm.cli.flags import overrides, with_flags
-from minillm.config import DEFAULT_CONFIG, FINETUNE_CONFIG, SECTIONS, inherit, load_config
+from minillm.config import DEFAULT_CONFIG, FINETUNE_CONFIG, SECTIONS, load_config
 
 
 @with_flags(*SECTIONS)
@@ -68,6 +68,7 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
     settings = load_config(config or FINETUNE_CONFIG, keys)
 
     from minillm import run
+    from minillm.run.parent import inherit
 
     folder = run.find_run(parent)
     settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)

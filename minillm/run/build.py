@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -26,7 +26,6 @@ from minillm.objectives.span import SpanCorruption, SpanNoise
 from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.load import build_tokenizer
 from minillm.training.baseline import Guess, count_tokens, guess_by_frequency
-from minillm.training.checkpoint import MODEL, Checkpoint, load_weights, weights
 from minillm.training.config import Recipe
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -101,28 +100,6 @@ def with_heads(config: RunConfig) -> RunConfig:
         return config
     heads = {"model.pair_head": config.objective.next_sentence, "model.pooler": False, "model.lm_head": True}
     return override(config, heads)
-
-
-HEADS = ("head.", "pair_head.")
-"""Beginnings of the names of weights that a new run may have where its parent has none, or the other way round."""
-
-
-def adopt_weights(model: Any, parent: Checkpoint, say: Callable[[str], None]) -> None:
-    """Fill `model` from another run's checkpoint; heads that the parent lacks keep their new weights, and are named.
-
-    Raises:
-        ValueError: anything but a head is missing, left over or of another shape.
-    """
-    own, given = weights(model), parent.model_weights()
-    new, left = (sorted(name for name in one if name not in other) for one, other in ((own, given), (given, own)))
-    where = parent.path / MODEL
-    if wrong := [name for name in (*new, *left) if not name.startswith(HEADS)]:
-        raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
-    load_weights(model, {name: given.get(name, tensor) for name, tensor in own.items()}, where=where)
-    say(f"starting from the weights of {parent.path}")
-    for names, what in ((new, "not there, so these start anew"), (left, "not needed for this objective")):
-        if names:
-            say(f"  {what}: {', '.join(names)}")
 
 
 def require_prompt(prompt: str, tokenizer: Tokenizer) -> None:

@@ -62,7 +62,7 @@ def _export_gguf(
     loaded: LoadedRun, out: Path, config: dict[str, Any], weights: dict[str, Tensor], say: Callable[[str], None]
 ) -> Path:
     """One file for llama.cpp, which reads models of GPT-2's and Llama's shape."""
-    from minillm.convert.gguf import write_gguf  # needs a package that is an extra
+    from minillm.convert.gguf_out import write_gguf  # needs a package that is an extra
 
     if loaded.config.model.family != "gpt":
         raise ValueError(f"{loaded.folder} is a {loaded.config.model.family} model; only a GPT is written to GGUF")

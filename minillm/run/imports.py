@@ -77,7 +77,7 @@ def read_source(source: str) -> Source:
     """The model and the tokenizer at `source`, as `import_model` takes it."""
     path = Path(source)
     if path.suffix == ".gguf":
-        from minillm.convert.gguf import read_gguf  # needs a package that is an extra
+        from minillm.convert.gguf_in import read_gguf  # needs a package that is an extra
 
         return Source(*read_gguf(path))
     folder = path if path.is_dir() else fetch_model(source)

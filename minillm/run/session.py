@@ -21,7 +21,6 @@ from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.report import Say
 from minillm.run.build import (
-    adopt_weights,
     as_writer,
     build_loader,
     build_objective,
@@ -49,6 +48,7 @@ from minillm.run.folder import (
     write_start,
 )
 from minillm.run.loaded import bytes_of_ids
+from minillm.run.parent import adopt_weights
 from minillm.run.show import example_of, next_command
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision

@@ -12,7 +12,8 @@ import torch
 
 from minillm.convert.families import from_foreign, to_foreign
 from minillm.convert.files import read_config, read_weights
-from minillm.convert.gguf import read_gguf, write_gguf
+from minillm.convert.gguf_in import read_gguf
+from minillm.convert.gguf_out import write_gguf
 from minillm.convert.tokenizer_out import tokenizer_json
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer

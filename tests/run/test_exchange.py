@@ -15,11 +15,11 @@ import transformers
 
 from minillm import RunConfig, SampleConfig, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.config import inherit
 from minillm.convert.families import to_foreign
 from minillm.convert.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
 from minillm.run import export_model, exports, fill, import_model, search
+from minillm.run.parent import inherit
 from minillm.training.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch_dtype.*", "ignore::FutureWarning")
