@@ -8,7 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, refuse_keys, require_parts
+from minillm.convert.rules import (
+    CLASSIC_PARTS,
+    Rule,
+    Rules,
+    activation_of,
+    foreign_activation,
+    refuse_keys,
+    require_parts,
+)
 from minillm.nn.config import ModelConfig
 
 _LAYER = "bert.encoder.layer.{i}"
@@ -130,21 +138,12 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         config,
         name,
         family="bert",
-        norm="layernorm",
+        **CLASSIC_PARTS,
         norm_order="post",
-        norm_bias=True,
         input_norm=True,
-        gated=False,
-        position="learned",
-        qk_norm=False,
-        bias=True,
-        biased_projections="all",
         kv_heads=config.num_heads,
         head_width=config.d_model / config.num_heads,
         attention_scale=None,
-        embed_scale=None,
-        head_scale=None,
-        logit_softcap=None,
     )
     if not config.num_segments:
         raise ValueError(f"model.num_segments is 0; {name} has segment embeddings: at least 1")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, refuse_keys, require_parts
+from minillm.convert.rules import (
+    CLASSIC_PARTS,
+    Rule,
+    Rules,
+    activation_of,
+    foreign_activation,
+    refuse_keys,
+    require_parts,
+)
 from minillm.nn.config import ModelConfig
 
 _LAYER = "transformer.h.{i}"
@@ -78,21 +86,11 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         config,
         "GPT2LMHeadModel",
         family="gpt",
-        norm="layernorm",
+        **CLASSIC_PARTS,
         norm_order="pre",
-        norm_bias=True,
         input_norm=False,
-        gated=False,
-        position="learned",
-        qk_norm=False,
-        bias=True,
-        biased_projections="all",
         kv_heads=config.num_heads,
         head_width=config.d_model / config.num_heads,
-        embed_scale=None,
-        head_scale=None,
-        logit_softcap=None,
-        ngram_order=1,
         num_segments=0,
     )
     if config.attention_scale not in (None, 1.0):

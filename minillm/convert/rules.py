@@ -138,6 +138,22 @@ def refuse_keys(foreign: Mapping[str, Any], *keys: str) -> None:
             raise ValueError(f"{key} is {foreign[key]!r} in this {foreign.get('model_type')} config; it must be off")
 
 
+CLASSIC_PARTS: dict[str, object] = {
+    "norm": "layernorm",
+    "norm_bias": True,
+    "gated": False,
+    "position": "learned",
+    "qk_norm": False,
+    "bias": True,
+    "biased_projections": "all",
+    "embed_scale": None,
+    "head_scale": None,
+    "logit_softcap": None,
+    "ngram_order": 1,
+}
+"""What GPT-2 and BERT have in common, for `require_parts`."""
+
+
 def require_parts(config: ModelConfig, holder: str, **wanted: object) -> None:
     """ValueError that names the first key of `config` that is not as the foreign class `holder` has it."""
     for key, value in wanted.items():
