@@ -14,6 +14,7 @@ from minillm.convert.rules import (
     Rules,
     activation_of,
     foreign_activation,
+    read_settings,
     refuse_keys,
     require_parts,
 )
@@ -77,6 +78,24 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
 
+_KINDS: dict[type, tuple[str, ...]] = {
+    int: (
+        *("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+        *("intermediate_size", "type_vocab_size"),
+    ),
+    float: ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
+    bool: ("tie_word_embeddings",),
+    str: ("hidden_act", "position_embedding_type"),
+}
+_DEFAULTS: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "type_vocab_size": 2,
+}
+
+
 def import_config(
     foreign: Mapping[str, Any], *, pair_head: bool = True, lm_head: bool = True, pooler: bool = False
 ) -> ModelConfig:
@@ -85,6 +104,7 @@ def import_config(
     Raises:
         ValueError: it asks for arithmetic that this model does not have.
     """
+    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
     refuse_keys(foreign, "is_decoder", "add_cross_attention")
     positions = foreign.get("position_embedding_type", "absolute")
     if positions != "absolute":

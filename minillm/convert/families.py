@@ -44,7 +44,13 @@ FAMILIES = {
         bert.export_config,
         bert.bert_rules,
     ),
-    "t5": Family(("t5", "mt5"), "", lambda foreign, _: t5.import_config(foreign), t5.export_config, t5.t5_rules),
+    "t5": Family(
+        ("t5", "mt5"),
+        "",
+        lambda foreign, names: t5.import_config(foreign, head="lm_head.weight" in names),
+        t5.export_config,
+        t5.t5_rules,
+    ),
 }
 _HEADS = ("lm_head.", "cls.")
 
@@ -72,15 +78,22 @@ def from_foreign(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Im
     if family is None:
         known = ", ".join(name for family in FAMILIES.values() for name in family.model_types)
         raise ValueError(f"model_type {kind!r} cannot be imported; these can: {known}")
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"{name!r} holds numbers that are not finite: the file is damaged, or its model is")
     named = _full_names(weights, family.prefix)
     try:
         ours = family.read_config(config, named.keys())
     except KeyError as error:
         raise ValueError(f"config.json lacks {error}, which a {kind} model is made of") from None
+    except ValueError as error:
+        raise ValueError(f"config.json: {error}") from None
     rules = family.rules(ours)
     if ours.tie_embeddings:
         _require_tied(named, rules)
     found = import_weights(named, rules, ours.num_layers)
+    if odd := next((name for name, weight in found.items() if not weight.is_floating_point()), None):
+        raise ValueError(f"the weights are not floating-point numbers ({odd} is {found[odd].dtype}): quantised ones")
     return Imported(ours, {name: weight.to(torch.float32) for name, weight in found.items()})
 
 
@@ -94,8 +107,8 @@ def to_foreign(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dict
     Raises:
         ValueError: no stock class holds a model of this shape; the message says why.
     """
-    candidates = {"bert": ["bert"], "t5": ["t5"], "gpt": ["gpt2" if config.position == "learned" else "llama"]}
-    family = FAMILIES[candidates[config.family][0]]
+    decoder = "gpt2" if config.position == "learned" else "llama"
+    family = FAMILIES[decoder if config.family == "gpt" else config.family]
     foreign = family.write_config(config)
     rules = family.rules(config)
     kept = rules.file_keys(config.num_layers)

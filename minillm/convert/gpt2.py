@@ -11,6 +11,7 @@ from minillm.convert.rules import (
     Rules,
     activation_of,
     foreign_activation,
+    read_settings,
     refuse_keys,
     require_parts,
 )
@@ -50,12 +51,27 @@ def gpt2_rules(config: ModelConfig) -> Rules:
     )
 
 
+_KINDS: dict[type, tuple[str, ...]] = {
+    int: ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"),
+    float: ("layer_norm_epsilon", "resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range"),
+    bool: ("scale_attn_weights", "tie_word_embeddings"),
+    str: ("activation_function",),
+}
+_DEFAULTS: dict[str, Any] = {
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "resid_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+}
+
+
 def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
     """Our config of a GPT2Config's dictionary.
 
     Raises:
         ValueError: it asks for arithmetic that this model does not have.
     """
+    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
     refuse_keys(foreign, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     return ModelConfig(
         preset="gpt2",

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, refuse_keys, require_parts
+from minillm.convert.rules import (
+    Rule,
+    Rules,
+    activation_of,
+    foreign_activation,
+    read_settings,
+    refuse_keys,
+    require_parts,
+)
 from minillm.nn.config import ModelConfig
 
 _LAYER = "model.layers.{i}"
 _BLOCK = "decoder.blocks.{i}"
-ORIGINAL_LEN = 8192
 
 
 def llama_rules(config: ModelConfig) -> Rules:
@@ -41,6 +48,18 @@ def llama_rules(config: ModelConfig) -> Rules:
     )
 
 
+_KINDS: dict[type, tuple[str, ...]] = {
+    int: (
+        *("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "head_dim", "intermediate_size"),
+    ),
+    float: ("rms_norm_eps", "attention_dropout", "initializer_range", "rope_theta", "partial_rotary_factor"),
+    bool: ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window"),
+    str: ("hidden_act",),
+}
+_DEFAULTS: dict[str, Any] = {"hidden_act": "silu", "rms_norm_eps": 1e-6}
+
+
 def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
     """Our config of a LlamaConfig's, Qwen2Config's or Qwen3Config's dictionary.
 
@@ -48,11 +67,15 @@ def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
         ValueError: it asks for arithmetic that this model does not have.
     """
     kind = foreign["model_type"]
+    defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in foreign else {}
+    foreign = read_settings(foreign, _KINDS, _DEFAULTS | defaults)
     refuse_keys(foreign, "use_sliding_window", "add_cross_attention")
     if kind == "mistral":
         refuse_keys(foreign, "sliding_window")
-    if foreign.get("partial_rotary_factor") not in (None, 1.0):
-        raise ValueError(f"partial_rotary_factor is {foreign['partial_rotary_factor']}; only 1 can be imported")
+    rotary = _settings_of_rotary(foreign)
+    for part in (foreign, rotary):
+        if part.get("partial_rotary_factor") not in (None, 1.0):
+            raise ValueError(f"partial_rotary_factor is {part['partial_rotary_factor']}; only 1 can be imported")
     attention = "all" if foreign.get("attention_bias") else "none"
     return ModelConfig(
         preset="llama-small",
@@ -76,7 +99,7 @@ def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
         tie_embeddings=foreign.get("tie_word_embeddings", False),
         init_std=foreign.get("initializer_range", 0.02),
         residual_init="plain",
-        **_rotary(foreign),
+        **_rotary(rotary, foreign),
     )
 
 
@@ -148,17 +171,24 @@ _SCALING = {
 }
 
 
-def _rotary(foreign: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary keys of our config, from either way that the library has written them."""
-    scaling = foreign.get("rope_parameters") or foreign.get("rope_scaling") or {}
+def _settings_of_rotary(foreign: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary settings, which the library has written under two keys."""
+    found = foreign.get("rope_parameters") or foreign.get("rope_scaling") or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"the rotary settings are {found!r}; an object is expected")
+    return read_settings(found, {float: ("rope_theta", *_SCALING), str: ("rope_type", "type")}, {})
+
+
+def _rotary(scaling: Mapping[str, Any], foreign: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary keys of our config."""
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise ValueError(f"rotary scaling {kind!r} is not supported; only default, linear and llama3 can be imported")
     found: dict[str, Any] = {"rope_theta": float(scaling.get("rope_theta", foreign.get("rope_theta", 10000.0)))}
     if kind == "default":
         return found
-    found |= {ours: scaling[theirs] for theirs, ours in _SCALING.items() if scaling.get(theirs) is not None}
-    return {**found, "rope_scaling": kind, "rope_factor": float(found["rope_factor"])}
+    found |= {ours: scaling[theirs] for theirs, ours in _SCALING.items() if theirs in scaling}
+    return {**found, "rope_scaling": kind, "rope_factor": float(scaling["factor"])}
 
 
 def _foreign_rotary(config: ModelConfig) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def import_weights(foreign: Mapping[str, Tensor], rules: Rules, num_layers: int)
         source = row.foreign if row.foreign in foreign or row.tied_to is None else row.tied_to
         if source not in foreign:
             raise ValueError(f"the weights lack {source!r}; is this another family, or a model of fewer layers?")
+        if foreign[source].ndim not in (1, 2):
+            raise ValueError(f"{source!r} has shape {list(foreign[source].shape)}; a matrix or a vector is expected")
         left.discard(row.foreign)
         for key, part in zip(keys, _split(foreign[source], len(keys), row.op), strict=True):
             if key in ours and not torch.equal(ours[key], part):
@@ -68,7 +70,10 @@ def import_weights(foreign: Mapping[str, Tensor], rules: Rules, num_layers: int)
             ours[key] = part.contiguous()
     if left:
         some = ", ".join(sorted(left)[:3])
-        raise ValueError(f"{len(left)} foreign weights have no place here, among them {some}")
+        raise ValueError(
+            f"{len(left)} foreign weights have no place here, among them {some}; a model with a head for another task, "
+            "such as a classifier's, can only be imported without it"
+        )
     return ours
 
 
@@ -129,6 +134,30 @@ def activation_of(foreign: Mapping[str, Any], key: str) -> Any:
 def foreign_activation(name: str) -> str:
     """The inverse of `activation_of`."""
     return next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == name)
+
+
+def read_settings(
+    foreign: Mapping[str, Any], kinds: Mapping[type, Sequence[str]], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A foreign config with its defaults filled in, its nulls left out and its types checked.
+
+    Args:
+        foreign: the content of a config.json.
+        kinds: keys that must be of a type: int, float (an integer will do), bool or str.
+        defaults: values of keys that a file may lack, as the foreign class has them.
+
+    Raises:
+        ValueError: a value of another type; the message names the key.
+    """
+    found = {key: value for key, value in {**defaults, **foreign}.items() if value is not None}
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    for kind, keys in kinds.items():
+        for key in keys:
+            value = found.get(key)
+            right = isinstance(value, (int, float) if kind is float else kind)
+            if value is not None and not (right and (kind is bool or not isinstance(value, bool))):
+                raise ValueError(f"{key} is {value!r}; {words[kind]} is expected")
+    return found
 
 
 def refuse_keys(foreign: Mapping[str, Any], *keys: str) -> None:

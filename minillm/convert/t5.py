@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, require_parts
+from minillm.convert.rules import Rule, Rules, activation_of, foreign_activation, read_settings, require_parts
 from minillm.nn.config import ModelConfig
 
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -45,14 +45,42 @@ def t5_rules(config: ModelConfig) -> Rules:
     )
 
 
-def import_config(foreign: Mapping[str, Any], *, max_seq_len: int | None = None) -> ModelConfig:
-    """Our config of a T5Config's dictionary; `max_seq_len` is ours to choose, since T5's positions have no end.
+_KINDS: dict[type, tuple[str, ...]] = {
+    int: (
+        *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "n_positions"),
+        *("relative_attention_num_buckets", "relative_attention_max_distance", "decoder_start_token_id"),
+    ),
+    float: ("layer_norm_epsilon", "dropout_rate"),
+    bool: ("tie_word_embeddings", "scale_decoder_outputs"),
+    str: ("feed_forward_proj",),
+}
+# The first release's files name neither the activation nor the distance.
+_DEFAULTS: dict[str, Any] = {
+    "feed_forward_proj": "relu",
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "dropout_rate": 0.1,
+    "n_positions": 512,
+    "pad_token_id": 0,
+}
 
-    None: the `n_positions` that published configs carry, 512 where there is none.
+
+def import_config(foreign: Mapping[str, Any], *, head: bool | None = None) -> ModelConfig:
+    """Our config of a T5Config's dictionary.
+
+    `head` tells whether the file has one of its own; None: it has where the config scales none, as in version 1.1.
+    T5's positions have no end; `max_seq_len` is the `n_positions` that published configs carry.
 
     Raises:
         ValueError: it asks for arithmetic that this model does not have.
     """
+    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
+    if foreign.get("decoder_start_token_id", foreign["pad_token_id"]) != foreign["pad_token_id"]:
+        raise ValueError(
+            f"decoder_start_token_id is {foreign['decoder_start_token_id']}; decoders start with the pad token here, "
+            f"{foreign['pad_token_id']}"
+        )
     form = foreign["feed_forward_proj"]
     gated, name = form.startswith("gated-"), form.removeprefix("gated-")
     # the library computes "gated-gelu", and only that, by the tanh approximation
@@ -65,12 +93,13 @@ def import_config(foreign: Mapping[str, Any], *, max_seq_len: int | None = None)
             f"num_decoder_layers {decoder_depth} is not num_layers {depth}; only equal depths can be imported"
         )
     # v1.1's head is neither tied nor scaled. Recent releases of transformers say so by the second key alone.
-    tied = foreign.get("scale_decoder_outputs", foreign.get("tie_word_embeddings", True))
+    scaled = foreign.get("scale_decoder_outputs", foreign.get("tie_word_embeddings", True))
+    tied = scaled or head is False
     return ModelConfig(
-        preset="t5-small" if tied else "t5-v1.1-small",
+        preset="t5-small" if scaled else "t5-v1.1-small",
         family="t5",
         vocab_size=foreign["vocab_size"],
-        max_seq_len=max_seq_len or foreign.get("n_positions") or 512,
+        max_seq_len=foreign["n_positions"],
         d_model=foreign["d_model"],
         num_layers=depth,
         num_heads=foreign["num_heads"],
@@ -82,13 +111,13 @@ def import_config(foreign: Mapping[str, Any], *, max_seq_len: int | None = None)
         gated=gated,
         position="t5",
         relative_buckets=foreign["relative_attention_num_buckets"],
-        relative_max_distance=foreign.get("relative_attention_max_distance", 128),
+        relative_max_distance=foreign["relative_attention_max_distance"],
         bias=False,
         dropout=foreign["dropout_rate"],
         final_dropout=True,
         attention_scale=1.0,
         tie_embeddings=tied,
-        head_scale=foreign["d_model"] ** -0.5 if tied else None,
+        head_scale=foreign["d_model"] ** -0.5 if scaled else None,
         init="fan_in",
         residual_init="plain",
     )
@@ -114,9 +143,13 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         kv_heads=config.num_heads,
         attention_scale=1.0,
         embed_scale=None,
-        head_scale=config.d_model**-0.5 if config.tie_embeddings else None,
         logit_softcap=None,
     )
+    if config.head_scale not in (None, config.d_model**-0.5) or (config.head_scale and not config.tie_embeddings):
+        raise ValueError(
+            f"model.head_scale is {config.head_scale}; T5ForConditionalGeneration scales a tied head alone, "
+            "by the root of model.d_model"
+        )
     form = foreign_activation(config.activation)
     if config.gated and config.activation == "gelu":
         raise ValueError("model.activation is 'gelu' and gated; T5ForConditionalGeneration has 'gelu_tanh' there")
@@ -140,6 +173,6 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         "dropout_rate": config.dropout,
         "is_encoder_decoder": True,
         "tie_word_embeddings": config.tie_embeddings,
-        "scale_decoder_outputs": config.tie_embeddings,
+        "scale_decoder_outputs": config.head_scale is not None,
         "initializer_factor": 1.0,
     }
