@@ -69,9 +69,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from None
-    except Exception as error:  # pickle, zip and torch each raise their own
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} holds more than weights, or is damaged: {reason}") from None
+    except Exception:  # pickle, zip and torch each raise their own, some of it a page long
+        raise ValueError(
+            f"{path} is damaged, or holds more than weights, which is not read; fetch it again, or as safetensors"
+        ) from None
     if not isinstance(found, dict) or not all(isinstance(weight, Tensor) for weight in found.values()):
         raise ValueError(f"{path} holds more than weights by name")
     return found

@@ -26,6 +26,7 @@ from minillm.convert.tokenizer import ROLES, byte_level_model, from_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.position import rotary_frequencies, rotary_scale
 from minillm.tokenizers.base import Tokenizer
+from minillm.tokenizers.merges import LLAMA3
 
 
 def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
@@ -52,6 +53,9 @@ def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
         return _model_of(arch, fields, weights), _tokenizer_of(fields, path)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a {arch} model is made of") from None
+    except Exception as error:  # any number in the file may be of another kind or size than its weights
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} does not hold together as a {arch} model: {reason}") from None
 
 
 def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) -> Imported:
@@ -129,5 +133,10 @@ def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     roles = {
         role: fields[f"tokenizer.ggml.{key}"] for role, key in ROLE_KEYS.items() if f"tokenizer.ggml.{key}" in fields
     }
-    begins = [roles["bos"]] if fields.get("tokenizer.ggml.add_bos_token") and "bos" in roles else []
-    return from_model(model, {role: i for role, i in roles.items() if role in ROLES}, where=path, prefix=begins)
+    for role, i in roles.items():
+        if not isinstance(i, int) or not 0 <= i < len(names):
+            raise ValueError(f"tokenizer.ggml.{ROLE_KEYS[role]} is {i!r}, which is no id of its {len(names)} tokens")
+    # where the key is absent, llama.cpp begins Llama 3's texts with BOS and no others
+    begins = fields.get("tokenizer.ggml.add_bos_token", cut == CUTS[LLAMA3])
+    prefix = [roles["bos"]] if begins and "bos" in roles else []
+    return from_model(model, {role: i for role, i in roles.items() if role in ROLES}, where=path, prefix=prefix)

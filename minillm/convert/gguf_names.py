@@ -43,9 +43,8 @@ CUTS = {GPT2: "gpt-2", SINGLE_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwe
 """llama.cpp's names of the ways to cut text that both know."""
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """Kinds of tokens."""
-ROLE_KEYS = {
-    "bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id", "unk": "unknown_token_id",
-}  # fmt: skip
+ROLE_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
+"""Keys of the ids that have a role."""
 NEVER = "À Á"
 """Of two bytes that no UTF-8 has: llama.cpp wants a merge, and a tokenizer of bytes has none."""
 ROPE_FACTORS = "rope_freqs.weight"

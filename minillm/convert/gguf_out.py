@@ -63,10 +63,14 @@ def write_gguf(
 
 
 def _require_activation(config: Mapping[str, Any]) -> None:
-    """llama.cpp decides the activation by the architecture."""
+    """llama.cpp decides the activation and what else there is by the architecture."""
     key, only = ("activation_function", "gelu_new") if config["model_type"] == "gpt2" else ("hidden_act", "silu")
     if config[key] != only:
         raise ValueError(f"{key} is {config[key]!r}; llama.cpp computes a {config['model_type']} model with {only!r}")
+    if not config.get("scale_attn_weights", True):
+        raise ValueError("model.attention_scale is 1; llama.cpp scales the scores of a gpt2 model by head_dim ** -0.5")
+    if config["model_type"] == "qwen3" and config["attention_bias"]:
+        raise ValueError("model.attention_bias is 'all'; llama.cpp's qwen3 models have no biases")
 
 
 def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "s
 CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "<pad>": "pad", "</s>": "eos"}
 """What tokens of these names are for where no file says so."""
 UNKNOWN = ("<unk>", "[UNK]")
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
+"""Of a tokenizer.json, which may lack them."""
 
 
 def read_tokenizer(folder: Path) -> ImportedTokenizer:
@@ -35,16 +37,23 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
         return from_model(read_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return from_model(_gpt2_model(folder), named_roles(folder), where=folder / "vocab.json")
-    if (folder / "vocab.txt").is_file():
-        return from_model(_bert_model(folder), named_roles(folder), where=folder / "vocab.txt")
+    remedy = (
+        "write a tokenizer.json beside it, once, with "
+        f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    )
+    for name, read in (("vocab.json", _gpt2_model), ("vocab.txt", _bert_model)):
+        if (folder / name).is_file() and (name == "vocab.txt" or (folder / "merges.txt").is_file()):
+            if (folder / "added_tokens.json").is_file() or (name == "vocab.json" and _family(folder) != "gpt2"):
+                raise ValueError(f"{folder / name} alone does not tell how this model's text is cut; {remedy}")
+            try:
+                model = read(folder)
+            except Exception as error:  # the library raises nothing more exact
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"{folder / name} is damaged, or not of its kind ({reason}); fetch it again") from None
+            return from_model(model, named_roles(folder), where=folder / name)
     found = next((name for name in ("spiece.model", "tokenizer.model") if (folder / name).is_file()), None)
     if found:
-        raise ValueError(
-            f"{folder / found} is SentencePiece's own format; write a tokenizer.json beside it, once, with "
-            f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
-        )
+        raise ValueError(f"{folder / found} is SentencePiece's own format; {remedy}")
     raise FileNotFoundError(
         f"{folder} holds no tokenizer: no tokenizer.json, nor vocab.json and merges.txt, nor vocab.txt"
     )
@@ -61,8 +70,10 @@ def from_model(
         where: the file that messages name.
         prefix: what a text begins with; None: as the model's own layout has it.
     """
+    model = {"added_tokens": [], **dict.fromkeys(PARTS), **model}
     try:
         vocabulary = runner(model).get_vocab(with_added_tokens=True)
+        prefix = prefix_of(model) if prefix is None else prefix
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
     names = {i: name for name, i in vocabulary.items()}
@@ -83,7 +94,7 @@ def from_model(
         model,
         specials={name: vocabulary[name] for name in sorted(special)},
         roles=own | roles,
-        prefix=prefix_of(model) if prefix is None else prefix,
+        prefix=prefix,
     )
 
 
@@ -106,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object in a JSON file; ValueError that names the file where it holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; fetch it again")
@@ -131,10 +142,18 @@ def prefix_of(model: Mapping[str, Any]) -> list[int]:
     """What the tokenizer puts before a text, as Llama's does."""
     if model.get("post_processor") is None:
         return []
-    full = tokenizers.Tokenizer.from_str(json.dumps({**model, "truncation": None, "padding": None}))
+    try:
+        full = tokenizers.Tokenizer.from_str(json.dumps({**model, "truncation": None, "padding": None}))
+    except Exception as error:  # the library raises nothing more exact
+        raise ValueError(f"its post_processor cannot be read: {error}") from None
     laid_out = full.encode("a", add_special_tokens=True)
     first = laid_out.special_tokens_mask.index(0) if 0 in laid_out.special_tokens_mask else 0
     return laid_out.ids[:first]
+
+
+def _family(folder: Path) -> str:
+    """The model_type of a folder's config.json; gpt2 where it has none."""
+    return read_json(folder / "config.json").get("model_type", "gpt2") if (folder / "config.json").is_file() else "gpt2"
 
 
 def _gpt2_model(folder: Path) -> dict[str, Any]:
@@ -175,10 +194,14 @@ def _bert_model(folder: Path) -> dict[str, Any]:
     """BERT's vocabulary, one token a line, as the content of a tokenizer.json; lower case unless a file says no."""
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {token: i for i, token in enumerate(lines) if token}
-    settings = folder / "tokenizer_config.json"
-    lower = read_json(settings).get("do_lower_case", True) if settings.is_file() else True
+    file = folder / "tokenizer_config.json"
+    settings = read_json(file) if file.is_file() else {}
     made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    made.normalizer = normalizers.BertNormalizer(lowercase=lower)  # type: ignore[assignment]
+    made.normalizer = normalizers.BertNormalizer(  # type: ignore[assignment]
+        lowercase=settings.get("do_lower_case", True),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+    )
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     made.decoder = decoders.WordPiece()  # type: ignore[assignment]
     pair = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from minillm.convert.tokenizer import ROLES
@@ -10,7 +11,7 @@ from minillm.tokenizers.bpe import BPETokenizer, byte_alphabet
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
 from minillm.tokenizers.imported import ImportedTokenizer
-from minillm.tokenizers.merges import last_merge
+from minillm.tokenizers.merges import QWEN2, cut_pattern, last_merge
 
 Family = Literal["gpt", "bert", "t5"]
 
@@ -58,6 +59,19 @@ def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """The library's name of each role and its id; what texts begin with, bos, is what they began with in training."""
     ids = {theirs: tokenizer.roles[ours] for theirs, ours in ROLES.items() if ours in tokenizer.roles}
     return ids | ({"bos": tokenizer.start_id} if "bos" in ids else {})
+
+
+def require_own_cut(model: Mapping[str, Any], model_type: str) -> None:
+    """ValueError where AutoTokenizer would cut text otherwise than this tokenizer.json says.
+
+    Beside a config.json of Qwen2 it takes that model's cut and normalisation, whatever the files say.
+    """
+    if model_type == "qwen2" and (cut_pattern(model["pre_tokenizer"]), model["normalizer"]) != (QWEN2, {"type": "NFC"}):
+        raise ValueError(
+            "model.attention_bias is 'qkv', which is Qwen2's shape, and transformers cuts the text of every Qwen2 as "
+            "Qwen does, which this run's tokenizer does not; train with --model.attention_bias all or none, which is "
+            "Llama's shape"
+        )
 
 
 def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from minillm.data.files import Piece, record_piece
 
-MODEL_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
+MODEL_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"]
 TIMEOUT = 2.0
 """Seconds in which the hub has to answer."""
 
@@ -84,7 +84,7 @@ def fetch_model(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise ValueError(f"{name} is no folder here and no model name on the hub, which is NAME or OWNER/NAME")
     try:
         revision = _revision(name, "model")
@@ -96,8 +96,11 @@ def fetch_model(name: str) -> Path:
         raise
     if revision is None:
         raise ValueError(f"{name} is no folder here, and no model on the hub that is open to you: check the name")
-    # safetensors where there are any: the same weights often lie there in several formats
-    return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+    # the same weights often lie there in several formats: the pickled ones only where there are no others
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+    if not any(folder.glob("*.safetensors")):
+        snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"])
+    return folder
 
 
 def _revision(repo: str, kind: Literal["dataset", "model"] = "dataset") -> str | None:

@@ -1,10 +1,13 @@
 """Beam search with length normalisation and n-best lists (Sutskever et al. 2014; Wu et al. 2016, section 7).
 
 At every step the W likeliest continuations of each prompt's W hypotheses survive. One that ends with EOS leaves the
-beam and is scored by log P / ((5 + length) / 6)^alpha, EOS counted in the length. The search of a prompt ends when W
-have ended, or at max_new_tokens, where the live ones are scored too. Of Wu et al. there is no coverage penalty.
+beam and is scored by log P / ((5 + length) / 6)^alpha, EOS counted in the length. The search of a prompt ends when no
+live one can become better than the n best that have ended, or at max_new_tokens, where the live ones are scored too; to
+end as soon as W have ended would often lose the best text, to W short ones that are unlikely. Of Wu et al. there is no
+coverage penalty.
 
-With W = 1 this is greedy decoding; with W as large as the number of texts of length n - 1 it is exhaustive up to n.
+With W = 1 this is greedy decoding, which ends with the first EOS; with W as large as the number of texts of length
+n - 1 it is exhaustive up to n.
 """
 
 from __future__ import annotations
@@ -41,8 +44,12 @@ class Search:
 
     @property
     def done(self) -> bool:
-        """Whether the beam can give nothing more."""
-        return len(self.ended) >= self.config.num_beams or self.live[0].log_probability == -math.inf
+        """Whether the beam can give nothing better."""
+        likeliest, wanted = self.live[0].log_probability, self.config.num_best
+        if likeliest == -math.inf or len(self.ended) < wanted:
+            return likeliest == -math.inf
+        worst = sorted((score_of(one) for one in self.ended), reverse=True)[wanted - 1]
+        return self.config.num_beams == 1 or self._score(likeliest, self.config.max_new_tokens) <= worst
 
     def advance(self, candidates: Sequence[tuple[float, int, int]], *, last: bool) -> list[int]:
         """Go one token on.
@@ -84,15 +91,24 @@ class Search:
 
     def best(self) -> list[Completion]:
         """The n best, best first; fewer where there are not as many."""
-        ranked = sorted(self.ended, key=lambda completion: -(completion.score or 0.0))[: self.config.num_best]
+        ranked = sorted(self.ended, key=score_of, reverse=True)[: self.config.num_best]
         for rank, completion in enumerate(ranked):
             completion.sample = rank
         return ranked
 
     def _end(self, ids: tuple[int, ...], log_probability: float, reason: Literal["eos", "length"]) -> None:
-        length = len(ids) + (reason == "eos")
-        score = log_probability / ((5 + length) / 6) ** self.config.length_penalty
+        score = self._score(log_probability, len(ids) + (reason == "eos"))
         self.ended.append(Completion(self.prompt, 0, list(ids), reason, score=score))
+
+    def _score(self, log_probability: float, length: int) -> float:
+        """The longer, the higher: at max_new_tokens it is the most that a live hypothesis may come to."""
+        return log_probability / ((5 + length) / 6) ** self.config.length_penalty
+
+
+def score_of(completion: Completion) -> float:
+    """A completion's score, which beam search has given it."""
+    assert completion.score is not None
+    return completion.score
 
 
 @torch.inference_mode()

@@ -33,6 +33,9 @@ class Tokenizer(Protocol):
     def pad_id(self) -> int: ...
 
     @property
+    def first_blank(self) -> bool: ...
+
+    @property
     def prefix_ids(self) -> tuple[int, ...]: ...
 
     @property
@@ -57,9 +60,15 @@ class Beginning(NamedTuple):
     """(V,) bool, False for ids that are never generated."""
     spell: Callable[[int], bytes]
     """The bytes that an id adds to the text."""
+    lead: bytes = b""
+    """What a text may begin with that is no part of it: the blank of an answer's first token."""
 
 
-def begin(model: Any, tokenizer: Tokenizer, prompts: Sequence[str]) -> Beginning:
+Prompt = str | Sequence[int]
+"""A text, or the very ids that a model reads, which not every tokenizer makes of a text again."""
+
+
+def begin(model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Beginning:
     """Encode the prompts; an encoder-decoder, known by its `encode`, reads them here and starts with the pad token.
 
     Raises:
@@ -67,19 +76,24 @@ def begin(model: Any, tokenizer: Tokenizer, prompts: Sequence[str]) -> Beginning
     """
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
     if not hasattr(model, "encode"):
-        ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+        ids = [[*tokenizer.prefix_ids, *tokenizer.encode(p).tolist()] if isinstance(p, str) else [*p] for p in prompts]
         return Beginning(model, ids, allowed, lambda token: tokenizer.decode_bytes([token]))
     names: dict[int, bytes] = {}
-    if any(SENTINEL.search(prompt) for prompt in prompts):
+    if any(isinstance(prompt, str) and SENTINEL.search(prompt) for prompt in prompts):
         names = {token: f"<|extra_id_{i}|>".encode() for i, token in enumerate(tokenizer.extra_ids)}
         allowed[list(names)] = True
     conditioned = Conditioned(model, [source_ids(tokenizer, prompt) for prompt in prompts])
     starts = [[tokenizer.pad_id] for _ in prompts]
-    return Beginning(conditioned, starts, allowed, lambda token: names.get(token) or tokenizer.decode_bytes([token]))
+    lead = b" " if tokenizer.first_blank else b""
+    return Beginning(
+        conditioned, starts, allowed, lambda token: names.get(token) or tokenizer.decode_bytes([token]), lead
+    )
 
 
-def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """What an encoder reads: the text's ids with those of its sentinels, and EOS."""
+def source_ids(tokenizer: Tokenizer, text: Prompt) -> list[int]:
+    """What an encoder reads: the text's ids with those of its sentinels, and EOS; ids are left as they are."""
+    if not isinstance(text, str):
+        return [*text]
     ids: list[int] = []
     for i, part in enumerate(SENTINEL.split(text)):
         ids += [tokenizer.extra_ids[int(part)]] if i % 2 else tokenizer.encode(part).tolist()

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Callable, Sequence
 
 from minillm.generation.beam import beam_search
-from minillm.generation.begin import Tokenizer, begin
+from minillm.generation.begin import Prompt, Tokenizer, begin
 from minillm.generation.conditioned import EncoderDecoder
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import Completion, Decodable, generate
@@ -26,15 +26,17 @@ class TextStream:
     become U+FFFD. Where the bytes are cut into pieces makes no difference to the text.
     """
 
-    def __init__(self, stop: Sequence[str], emit: Callable[[str], None]) -> None:
-        """`emit` gets each piece of text, never an empty one."""
+    def __init__(self, stop: Sequence[str], emit: Callable[[str], None], lead: bytes = b"") -> None:
+        """`emit` gets each piece of text, never an empty one; `lead`, if the first piece begins with it, is dropped."""
+        self.lead = lead
         self.stop, self.emit = [s.encode("utf-8") for s in stop], emit
         self.held = b""
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, piece: bytes) -> bool:
         """Add bytes; True if they complete a stop string. The match that is complete first ends the text."""
-        self.held += piece
+        self.held += piece.removeprefix(self.lead)
+        self.lead = b""
         matches = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
         if matches:
             self._release(min(matches)[1])
@@ -63,7 +65,7 @@ class TextStream:
 def complete(
     model: Decodable | EncoderDecoder,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     config: SampleConfig,
     *,
     on_text: OnText | None = None,
@@ -87,7 +89,7 @@ def complete(
     """
     start = begin(model, tokenizer, prompts)
     pieces: list[list[str]] = [[] for _ in range(len(prompts) * config.num_samples)]
-    streams = [TextStream(config.stop, _receiver(row, pieces[row], on_text)) for row in range(len(pieces))]
+    streams = [TextStream(config.stop, _receiver(row, pieces[row], on_text), start.lead) for row in range(len(pieces))]
     completions = generate(
         start.model,
         start.prompts,
@@ -104,13 +106,14 @@ def complete(
 
 
 def search(
-    model: Decodable | EncoderDecoder, tokenizer: Tokenizer, prompts: Sequence[str], config: BeamConfig
+    model: Decodable | EncoderDecoder, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: BeamConfig
 ) -> list[Completion]:
     """As `complete`, for the likeliest continuations that a beam finds; they come as `beam_search` returns them."""
     start = begin(model, tokenizer, prompts)
     completions = beam_search(start.model, start.prompts, config, eos_id=tokenizer.eos_id, allowed=start.allowed)
     for completion in completions:
-        completion.text = b"".join(map(start.spell, completion.ids)).decode("utf-8", "replace")
+        spelled = b"".join(map(start.spell, completion.ids))
+        completion.text = spelled.removeprefix(start.lead).decode("utf-8", "replace")
     return completions
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
 from typing import Any
 
-from minillm.run.folder import ABOUT
+from minillm.run.folder import read_about
 from minillm.run.loaded import LoadedRun
 
 LOADERS = {"gpt": "AutoModelForCausalLM", "bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
@@ -13,7 +13,7 @@ LOADERS = {"gpt": "AutoModelForCausalLM", "bert": "AutoModelForMaskedLM", "t5": 
 
 def model_card(loaded: LoadedRun, architecture: str) -> str:
     """Markdown with the hub's header: data, tokenizer, steps, losses, versions. The licence is left to fill in."""
-    about = json.loads((loaded.folder / ABOUT).read_text(encoding="utf-8"))
+    about = read_about(loaded.folder)
     config, state = loaded.config, loaded.checkpoint.state["train"]
     loader = LOADERS[config.model.family] if config.model.lm_head else "AutoModel"
     rows = {
@@ -64,5 +64,6 @@ def _training(loaded: LoadedRun, about: dict[str, Any], state: dict[str, Any]) -
         f"{config.optim.name}, {about['compute']}",
     }
     if state["best_step"] == loaded.checkpoint.step:
-        rows["loss"] = f"validation {state['best_loss']:.4f}, training {state['train_loss']:.4f} nats a token"
+        trained = f", training {state['train_loss']:.4f}" if math.isfinite(state["train_loss"]) else ""
+        rows["loss"] = f"validation {state['best_loss']:.4f}{trained} nats a token"
     return rows

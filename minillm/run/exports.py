@@ -12,14 +12,14 @@ from torch import Tensor
 
 from minillm.convert.families import to_foreign
 from minillm.convert.files import write_model
-from minillm.convert.tokenizer_out import role_ids, tokenizer_json, tokenizer_settings
+from minillm.convert.tokenizer_out import require_own_cut, role_ids, tokenizer_json, tokenizer_settings
 from minillm.run.card import model_card
 from minillm.run.crosscheck import compare
 from minillm.run.loaded import LoadedRun
 from minillm.training.checkpoint import move_into_place, temporary_for
 
 
-def export_model(loaded: LoadedRun, out: Path, *, say: Callable[[str], None] = print) -> Path:
+def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], None] = print) -> Path:
     """Write config.json, model.safetensors, the tokenizer's files and a model card; or one GGUF file.
 
     Where transformers is installed, its logits and ids are compared with ours before the folder gets its name.
@@ -33,20 +33,23 @@ def export_model(loaded: LoadedRun, out: Path, *, say: Callable[[str], None] = p
         ValueError: a shape that no stock class holds, or a folder that is taken.
         OSError: it cannot be written.
     """
+    out = Path(out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another folder to export to")
     shape, tokenizer = loaded.config.model, loaded.tokenizer
     config, weights = to_foreign(shape, loaded.model.cpu().state_dict())
     ids = special_ids(loaded)
-    if out.suffix == ".gguf":
-        return _export_gguf(loaded, out, config | ids, weights, say)
+    model = tokenizer_json(tokenizer, shape.family)
+    if out.suffix.lower() == ".gguf":
+        return _export_gguf(loaded, out, config | ids, weights, model, say)
+    require_own_cut(model, config["model_type"])
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(out)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         write_model(temporary, config | ids, weights)
-        _write(temporary / "tokenizer.json", tokenizer_json(tokenizer, shape.family))
+        _write(temporary / "tokenizer.json", model)
         _write(temporary / "tokenizer_config.json", tokenizer_settings(tokenizer, shape.max_seq_len))
         if hasattr(loaded.model, "step"):
             _write(temporary / "generation_config.json", ids | suppressed(loaded))
@@ -59,7 +62,12 @@ def export_model(loaded: LoadedRun, out: Path, *, say: Callable[[str], None] = p
 
 
 def _export_gguf(
-    loaded: LoadedRun, out: Path, config: dict[str, Any], weights: dict[str, Tensor], say: Callable[[str], None]
+    loaded: LoadedRun,
+    out: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: dict[str, Any],
+    say: Callable[[str], None],
 ) -> Path:
     """One file for llama.cpp, which reads models of GPT-2's and Llama's shape."""
     from minillm.convert.gguf_out import write_gguf  # needs a package that is an extra
@@ -68,7 +76,6 @@ def _export_gguf(
         raise ValueError(f"{loaded.folder} is a {loaded.config.model.family} model; only a GPT is written to GGUF")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(out)
-    tokenizer = tokenizer_json(loaded.tokenizer, "gpt")
     try:
         warning = write_gguf(temporary, config, weights, tokenizer, loaded.folder.name)
         move_into_place(out)
@@ -88,10 +95,9 @@ def special_ids(loaded: LoadedRun) -> dict[str, int]:
 
 def suppressed(loaded: LoadedRun) -> dict[str, list[int]]:
     """Ids that generation here never writes: special tokens but EOS, padding of the table; a T5 writes sentinels."""
-    if hasattr(loaded.model, "encode"):
-        return {}
     tokenizer, rows = loaded.tokenizer, loaded.config.model.vocab_size or 0
-    never = (set(tokenizer.special_ids) | set(range(tokenizer.vocab_size, rows))) - {tokenizer.eos_id}
+    written = {tokenizer.eos_id, *(tokenizer.extra_ids if hasattr(loaded.model, "encode") else ())}
+    never = (set(tokenizer.special_ids) | set(range(tokenizer.vocab_size, rows))) - written
     return {"suppress_tokens": sorted(never)} if never else {}
 
 

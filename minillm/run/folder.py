@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ def new_folder(config: RunConfig, out: Path | None) -> Path:
 def require_free(folder: Path) -> None:
     """ValueError if anything is in the folder but what a start leaves that was cut short before it became a run."""
     if (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} holds a run; continue it with --resume, or choose another --out")
-    begun = {TOKENIZER, ABOUT, LOCK, temporary_for(folder / ABOUT).name, temporary_for(folder / CONFIG).name}
+        raise ValueError(f"{folder} holds a run; continue it with train --resume, or choose another folder")
+    first = folder / "step-000000"  # a run that starts from weights saves them before it becomes one
+    begun = {TOKENIZER, ABOUT, LOCK, first.name}
+    begun |= {temporary_for(path).name for path in (folder / ABOUT, folder / CONFIG, first)}
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - begun):
-        raise ValueError(f"{folder} exists and is not empty; choose another --out")
+        raise ValueError(f"{folder} exists and is not empty; choose another folder")
 
 
 @contextmanager
@@ -69,12 +71,27 @@ def claim(folder: Path, *, resume: bool) -> Iterator[None]:
 
 
 def write_start(folder: Path, config: RunConfig, tokenizer: Tokenizer, about: dict[str, Any], *, resume: bool) -> None:
-    """Write all that a run needs besides its checkpoints."""
-    if not resume:
+    """Write all that a run needs besides its checkpoints; what a resumed run knew of its origin stays."""
+    if resume:
+        with suppress(ValueError):  # a damaged one is replaced
+            about = read_about(folder) | about
+    else:
         tokenizer.save(folder)
     write_atomically(folder / ABOUT, json.dumps(about, indent=1))
     save_config(config, temporary_for(folder / CONFIG))
     move_into_place(folder / CONFIG)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a run knows of its origin; ValueError where the file is missing or damaged."""
+    path = folder / ABOUT
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}); train --resume writes it anew") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object; train --resume writes it anew")
+    return found
 
 
 def find_run(run: Path | None) -> Path:

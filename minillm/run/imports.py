@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minillm import report
-from minillm.config import RunConfig
+from minillm.config import RunConfig, override
 from minillm.convert.families import Imported, from_foreign
 from minillm.convert.files import read_config, read_weights
 from minillm.convert.tokenizer import read_tokenizer
@@ -17,7 +17,7 @@ from minillm.generation.config import SampleConfig
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.objectives.config import ObjectiveConfig
-from minillm.run.folder import claim, require_free, write_start
+from minillm.run.folder import CONFIG, claim, require_free, write_start
 from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.training.checkpoint import load_weights, save_checkpoint
@@ -37,7 +37,7 @@ class Source(NamedTuple):
     tokenizer: Tokenizer
 
 
-def import_model(source: str, out: Path) -> Path:
+def import_model(source: Path | str, out: Path | str) -> Path:
     """Make a run folder of a published model.
 
     Args:
@@ -51,8 +51,10 @@ def import_model(source: str, out: Path) -> Path:
         OSError: the source is not there, or the hub does not answer, or the folder cannot be written.
         ValueError: a part that this package does not have, named; a damaged file; a folder that is taken.
     """
+    source, out = str(source), Path(out)
     require_free(out)
     (config, weights), tokenizer = read_source(source)
+    require_valid(config, source)
     rows = config.vocab_size or 0
     if rows < tokenizer.vocab_size:
         raise ValueError(f"{source}: the tokenizer has {tokenizer.vocab_size} ids, the weights only {rows}: not a pair")
@@ -76,12 +78,27 @@ def import_model(source: str, out: Path) -> Path:
 def read_source(source: str) -> Source:
     """The model and the tokenizer at `source`, as `import_model` takes it."""
     path = Path(source)
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         from minillm.convert.gguf_in import read_gguf  # needs a package that is an extra
 
         return Source(*read_gguf(path))
-    folder = path if path.is_dir() else fetch_model(source)
-    return Source(from_foreign(read_config(folder), read_weights(folder)), read_tokenizer(folder))
+    if (path / CONFIG).is_file():
+        raise ValueError(f"{path} is a run already; use it as it is, or start from it with train --init-from")
+    folder = path if source and path.is_dir() else fetch_model(source)
+    config, weights = read_config(folder), read_weights(folder)
+    try:
+        return Source(from_foreign(config, weights), read_tokenizer(folder))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def require_valid(config: ModelConfig, source: str) -> None:
+    """ValueError where a run's config.toml could not hold these values, as it could not be loaded again then."""
+    values = {f"model.{key}": value for key, value in asdict(config).items() if value is not None}
+    try:
+        override(RunConfig(), values)
+    except ValueError as error:
+        raise ValueError(f"{source} has settings that no model can have: {error}") from None
 
 
 def prompt_for(config: ModelConfig) -> str:

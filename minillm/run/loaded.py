@@ -81,7 +81,7 @@ class LoadedRun:
         )
 
 
-def load_run(run: Path | None = None, *, device: str = "auto") -> LoadedRun:
+def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRun:
     """A run's best checkpoint, or the one that `run` names, ready to use.
 
     Args:
@@ -92,6 +92,7 @@ def load_run(run: Path | None = None, *, device: str = "auto") -> LoadedRun:
         FileNotFoundError: no such run, or nothing saved in it yet.
         ValueError: the checkpoint is damaged, or the tokenizer is not the run's.
     """
+    run = None if run is None else Path(run)
     folder, checkpoint = find_run(run), find_checkpoint(run)
     config = load_config(folder / CONFIG)
     tokenizer = load_own_tokenizer(folder, checkpoint)

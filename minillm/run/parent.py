@@ -23,7 +23,7 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
         ValueError: an override of the tokenizer or the preset, which the weights have decided.
     """
     for key in overrides:
-        if key == "model.preset" or key.startswith("tokenizer."):
+        if key in ("model.preset", "model.tie_embeddings") or key.startswith("tokenizer."):
             raise ValueError(f"{key} comes with the weights that --init-from names; leave it out")
     data = config.data if config.data.seq_len else replace(config.data, seq_len=parent.data.seq_len)
     objective = config.objective if own_objective else parent.objective

@@ -60,14 +60,16 @@ from minillm.training.state import Outcome
 from minillm.training.trainer import Trainer
 
 
-def train(config: RunConfig, out: Path | None = None, *, resume: bool = False, init_from: Path | None = None) -> Path:
+def train(
+    config: RunConfig, out: Path | str | None = None, *, resume: bool = False, init_from: Path | str | None = None
+) -> Path:
     """Train as `config` says, and leave a run folder.
 
     Args:
         config: everything; with `resume` it must describe the run's own model, tokenizer and text.
         out: the run folder; None: a new one under runs/, or with `resume` the latest one.
         resume: continue from the folder's last checkpoint.
-        init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with; `config.inherit`
+        init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with; `parent.inherit`
             makes the config for it.
 
     Returns:
@@ -78,6 +80,7 @@ def train(config: RunConfig, out: Path | None = None, *, resume: bool = False, i
             loss or gradients stayed non-finite.
         OSError: the text cannot be read, or the folder not be written.
     """
+    out, init_from = (None if path is None else Path(path) for path in (out, init_from))
     config = with_heads(config)  # a contradiction in the config answers before the text is read
     compute = precision.choose(config.train)
     runtime = start(config.parallel, compute.device)
@@ -105,7 +108,7 @@ def _train(
 ) -> Path:
     assert folder is not None, "the first rank has chosen it"
     say = say_on(runtime.rank)
-    last = checkpoints(folder)[-1] if resume and checkpoints(folder) else None
+    last = _last(folder) if resume else None
     known = parent or last
     own = load_own_tokenizer(known.path.parent if known else folder, known) if resume or parent else None
     corpus = prepare_corpus(config, own, runtime)
@@ -138,6 +141,8 @@ def _train(
     with claim(folder, resume=resume) if runtime.is_main else nullcontext():
         if resume:
             _restore(trainer, config, corpus, last, say)
+        if parent is not None:
+            trainer.save()  # before it is a run, which then goes on from these weights wherever it is stopped
         if runtime.is_main:
             about = report.about_run(config, corpus, model, compute, runtime)
             about |= {} if parent is None else {"init_from": str(parent.path)}
@@ -154,15 +159,21 @@ def _train(
     return folder
 
 
-def _restore(trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None, say: Say) -> None:
-    """Continue from the last checkpoint, if the run is still about the same model and text."""
-    folder = trainer.folder
-    require_same_run(load_config(folder / CONFIG), config, folder)
-    if last is not None and last.state["data"] is None:
+def _last(folder: Path) -> Checkpoint | None:
+    """The checkpoint that a run goes on from; None before the first."""
+    found = checkpoints(folder)
+    if found and found[-1].state["data"] is None:
         raise ValueError(
             f"{folder} was imported, not trained, so there is nothing to resume; start a new run from its weights "
             f"with: minillm train --init-from {shlex.quote(str(folder))}"
         )
+    return found[-1] if found else None
+
+
+def _restore(trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None, say: Say) -> None:
+    """Continue from the last checkpoint, if the run is still about the same model and text."""
+    folder = trainer.folder
+    require_same_run(load_config(folder / CONFIG), config, folder)
     if last is None:
         say(f"{folder} has no checkpoint yet: starting at step 0")
         return

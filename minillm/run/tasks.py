@@ -61,11 +61,12 @@ def score_tasks(loaded: LoadedRun, source: str | None = None, *, max_examples: i
 def _score(loaded: LoadedRun, objective: Seq2Seq, rows: TaskRows) -> TaskScore:
     pairs = [objective.split(rows.row(i)) for i in range(len(rows))]
     sources, wanted = ([loaded.tokenizer.decode(pair[side]) for pair in pairs] for side in (0, 1))
+    read = [pair.source.tolist() for pair in pairs]
     longest = max(len(pair.target) for pair in pairs)
     greedy = SampleConfig(temperature=0.0, max_new_tokens=longest)
     beams = BeamConfig(max_new_tokens=longest)
-    written = _answers(sources, lambda part: complete(loaded.decoder, loaded.tokenizer, part, greedy))
-    found = _answers(sources, lambda part: search(loaded.decoder, loaded.tokenizer, part, beams))
+    written = _answers(read, lambda part: complete(loaded.decoder, loaded.tokenizer, part, greedy))
+    found = _answers(read, lambda part: search(loaded.decoder, loaded.tokenizer, part, beams))
     measured = evaluate(
         loaded.model,
         eval_batches(rows, objective.collate, batch=BATCH),
@@ -86,7 +87,7 @@ def _score(loaded: LoadedRun, objective: Seq2Seq, rows: TaskRows) -> TaskScore:
     )
 
 
-def _answers(sources: Sequence[str], write: Callable[[list[str]], list[Completion]]) -> list[str]:
+def _answers(sources: Sequence[list[int]], write: Callable[[list[list[int]]], list[Completion]]) -> list[str]:
     """What `write` makes of each source, those of like length side by side."""
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     answers = [""] * len(sources)

@@ -45,6 +45,8 @@ class Tokenizer(ABC):
     """
 
     prefix_ids: tuple[int, ...] = ()
+    first_blank: bool = False
+    """Whether the blank of a text's first token belongs to the token alone, as in SentencePiece's vocabularies."""
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class ImportedTokenizer(Tokenizer):
         """
         self.model, self.prefix_ids = dict(model), tuple(prefix)
         self._runner = runner(self.model)
+        self.first_blank = not is_byte_level(self.model)
         super().__init__("imported", token_bytes(self.model, specials), published_specials=specials, roles=roles)
 
     @cached_property

@@ -198,7 +198,8 @@ class Trainer:
         loss = result.loss
         if self.log is not None:
             self.log.write(step=state.step, seconds=round(state.seconds, 3), val_loss=loss, **result.figures())
-        self.progress.write(f"step {state.step}: validation {result.describe()}; training loss {state.train_loss:.4f}")
+        trained = f"; training loss {state.train_loss:.4f}" if math.isfinite(state.train_loss) else ""
+        self.progress.write(f"step {state.step}: validation {result.describe()}{trained}")
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.stale = loss, state.step, 0
             self.save()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gguf
 import numpy as np
@@ -126,6 +126,70 @@ def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
         write(tmp_path / "x.gguf", saved("llama"), CharTokenizer(TEXT))
     with pytest.raises(ValueError, match=r"hidden_act is .relu.; llama\.cpp computes a llama model with 'silu'"):
         write(tmp_path / "x.gguf", saved("qwen2"), ByteTokenizer(), hidden_act="relu", model_type="llama")
+    with pytest.raises(ValueError, match=r"model\.attention_scale is 1; llama\.cpp scales the scores"):
+        write(tmp_path / "x.gguf", saved("gpt2"), ByteTokenizer(), scale_attn_weights=False)
+    with pytest.raises(ValueError, match="qwen3 models have no biases"):
+        write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), attention_bias=True)
+
+
+class Altered(gguf.GGUFReader):
+    """A reader that finds other values, or none, under some keys."""
+
+    changes: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        for key, value in self.changes.items():
+            if value is None:
+                self.fields.pop(key, None)
+            else:
+                self.fields[key] = Field(value)  # type: ignore[assignment]
+
+
+class Field:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def contents(self) -> Any:
+        return self.value
+
+
+@pytest.fixture
+def altered(monkeypatch) -> Any:
+    def alter(**changes: Any) -> None:
+        monkeypatch.setattr(Altered, "changes", {key.replace("__", "."): value for key, value in changes.items()})
+        monkeypatch.setattr(gguf, "GGUFReader", Altered)
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama__block_count", None, "lacks 'llama.block_count', which a llama model is made of"),
+        ("llama__block_count", "two", "does not hold together as a llama model"),
+        ("llama__attention__head_count", 0, "does not hold together as a llama model"),
+        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, which is no id of its \d+ tokens"),
+        ("tokenizer__ggml__merges", "none", "does not hold together as a llama model"),
+    ],
+)
+def test_a_damaged_value_is_one_line_that_names_the_file(saved, tmp_path, altered, key, value, message):
+    write(tmp_path / "x.gguf", saved("llama"), ByteTokenizer())
+    altered(**{key: value})
+    with pytest.raises(ValueError, match=message) as caught:
+        read_gguf(tmp_path / "x.gguf")
+    assert "x.gguf" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cut", "says", "begins"),
+    [("llama-bpe", None, True), ("llama-bpe", False, False), ("gpt-2", None, False), ("gpt-2", True, True)],
+)
+def test_a_text_begins_with_bos_where_llama_cpp_puts_it(saved, tmp_path, altered, cut, says, begins):
+    write(tmp_path / "x.gguf", saved("llama"), ByteTokenizer())
+    altered(tokenizer__ggml__pre=cut, tokenizer__ggml__add_bos_token=says)
+    tokenizer = read_gguf(tmp_path / "x.gguf")[1]
+    assert tokenizer.prefix_ids == ((tokenizer.bos_id,) if begins else ())
 
 
 def test_a_file_that_is_none_or_holds_another_model_is_named(saved, tmp_path):

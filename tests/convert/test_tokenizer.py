@@ -127,6 +127,32 @@ def test_tokenizer_settings_outdo_the_config_for_roles(tmp_path: Path):
     assert read_tokenizer(tmp_path).eos_id == BPE.sep_id
 
 
+POSTLESS = '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "post_processor": %s}'
+
+
+def test_parts_that_a_tokenizer_file_lacks_are_none(tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_text(POSTLESS % "null", encoding="utf-8")
+    assert read_tokenizer(tmp_path).encode("aa").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("sign", ["config.json", "added_tokens.json"])
+def test_two_files_that_do_not_tell_how_text_is_cut_are_refused(tmp_path: Path, sign: str):
+    (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("", encoding="utf-8")
+    (tmp_path / sign).write_text('{"model_type": "qwen2"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"vocab\.json alone does not tell .*save_pretrained"):
+        read_tokenizer(tmp_path)
+
+
+def test_berts_settings_decide_about_accents_and_ideographs(tmp_path: Path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "café", "cafe", "世界", "世", "界"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    assert read_tokenizer(tmp_path).encode("CAFÉ 世界").tolist() == [6, 8, 9]
+    settings = {"strip_accents": False, "tokenize_chinese_chars": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert read_tokenizer(tmp_path).encode("CAFÉ 世界").tolist() == [5, 7]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -134,6 +160,9 @@ def test_tokenizer_settings_outdo_the_config_for_roles(tmp_path: Path):
         ("tokenizer.json", "{", r"tokenizer\.json is not valid JSON"),
         ("tokenizer.json", '{"model": {"type": "Magic"}}', r"tokenizer\.json: its model is of type 'Magic'"),
         ("tokenizer.json", '{"model": {"type": "BPE"}}', r"tokenizer\.json: the tokenizers library cannot read it"),
+        ("tokenizer.json", "[" * 100_000, r"tokenizer\.json is not valid JSON"),
+        ("tokenizer.json", POSTLESS % '{"type": "Odd"}', r"tokenizer\.json: its post_processor cannot be read"),
+        ("vocab.txt", "a\nb", r"vocab\.txt is damaged, or not of its kind"),
     ],
 )
 def test_what_is_no_tokenizer_is_named(tmp_path: Path, name: str, content: str, message: str):

@@ -92,7 +92,7 @@ def test_of_width_one_it_is_greedy_for_an_encoder_decoder(seed):
 
 @torch.no_grad()
 def uncached(model, prompt, config, source=None):
-    """Beam search as its definition reads, one hypothesis and one whole forward pass at a time."""
+    """Beam search as its definition reads, never ended early, one hypothesis and one whole forward pass at a time."""
     live, ended = [(0.0, [])], []
     for n in range(1, config.max_new_tokens + 1):
         grown = []
@@ -107,8 +107,6 @@ def uncached(model, prompt, config, source=None):
         live = [(total, ids) for total, ids in grown if ids[-1] != EOS][: config.num_beams]
         if n == config.max_new_tokens:
             ended += [(total / penalty, ids) for total, ids in live]
-        elif len(ended) >= config.num_beams:
-            break
     return sorted(ended, reverse=True)[: config.num_best]
 
 
@@ -129,6 +127,20 @@ def test_a_cached_ragged_batch_of_sources_finds_what_uncached_runs_find_one_by_o
     rows = beam_search(Conditioned(model, SOURCES), STARTS, config, eos_id=EOS)
     for i, source in enumerate(SOURCES):
         check_nbest(rows[2 * i : 2 * i + 2], uncached(model, [0], config, source))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_short_unlikely_texts_that_end_do_not_end_the_search_of_a_likely_one(alpha):
+    model = make_model(max_seq_len=24)
+    with torch.no_grad():  # 1 follows everything for certain but that anything may end, at one in a hundred
+        model.head.proj.weight.zero_()
+        model.head.proj.bias = torch.nn.Parameter(torch.tensor([-9.0, 5.0, 0.4, -9.0, -9.0]))
+    config = BeamConfig(num_beams=4, num_best=2, length_penalty=alpha, max_new_tokens=10)
+    rows = beam_search(model, [[1]], config, eos_id=EOS)
+    assert rows[0].ids == [1] * 10 and rows[0].score == pytest.approx(
+        log_probability(model, [1], [1] * 10) / 2.5**alpha
+    )
+    check_nbest(rows, uncached(model, [1], config)[:2])
 
 
 @pytest.mark.parametrize("family", ["gpt", "t5"])

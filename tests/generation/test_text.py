@@ -179,6 +179,7 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused():
 
 def test_any_tokenizer_of_this_shape_will_do():
     class Letters:
+        first_blank = False
         vocab_size, eos_id, pad_id, extra_ids, prefix_ids, num_bytes = 3, 2, 2, (), (), np.array([1, 1, 0])
 
         def encode(self, text):

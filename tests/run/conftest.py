@@ -1,4 +1,4 @@
-"""A text, a config that trains on it in a moment, and a run that did."""
+"""A text, a config that trains on it in a moment, and runs that did; runs of each family that have learned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minillm import RunConfig, override, preset, save_config, train
+from minillm import RunConfig, load_run, override, preset, save_config, train
+from minillm.run import export_model
 
 SETTINGS: dict[str, object] = {
     "model.d_model": 16,
@@ -29,6 +30,33 @@ SETTINGS: dict[str, object] = {
     "eval.max_tokens": 0,
     "save.every": 2,
     "sample.max_new_tokens": 3,
+}
+
+LEARNING: dict[str, object] = {
+    "model.d_model": 32,
+    "model.num_layers": 2,
+    "model.num_heads": 2,
+    "model.max_seq_len": 64,
+    "data.split": "tail",
+    "tokenizer.kind": "bpe",
+    "tokenizer.vocab_size": 400,
+    "optim.name": "muon",
+    "optim.lr": 1e-2,
+    "train.steps": 150,
+    "train.global_batch": 8,
+    "train.precision": "fp32",
+    "train.device": "cpu",
+    "eval.every": 0,
+    "eval.max_tokens": 0,
+    "save.every": 0,
+    "sample.max_new_tokens": 8,
+}
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "gpt2": ("gpt2", {}),
+    "llama": ("llama-small", {"model.num_kv_heads": 1, "model.d_ff": 48, "tokenizer.kind": "byte"}),
+    "char": ("gpt2", {"tokenizer.kind": "char"}),
+    "bert": ("bert-tiny", {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make"}),
+    "t5": ("t5-mini", {"objective.name": "span", "model.d_ff": 48, "sample.prompt": "7 and <|extra_id_0|> make"}),
 }
 
 
@@ -65,3 +93,33 @@ def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def copy_of_run(finished: Path, tmp_path: Path) -> Callable[[], Path]:
     """Makes a copy of the finished run that may be changed."""
     return lambda: Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A run of each family that has learned something."""
+    folder = tmp_path_factory.mktemp("exchange")
+    text = folder / "sums.txt"
+    text.write_text("".join(f"{n} and {n} make {2 * n}; so it is.\n" for n in range(400)), encoding="utf-8")
+    here = {"data.source": str(text), "data.cache": str(folder / "cache")}
+
+    def make(name: str) -> Path:
+        shape, settings = FAMILIES[name]
+        if not (folder / name).exists():
+            train(override(RunConfig(model=preset(shape)), LEARNING | settings | here), folder / name)
+        return folder / name
+
+    return make
+
+
+@pytest.fixture
+def exported(run_of: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Exports a family's run, and checks that the comparison took place."""
+    said: list[str] = []
+
+    def export(name: str) -> Path:
+        out = export_model(load_run(run_of(name)), tmp_path / f"{name}-out", say=said.append)
+        assert "checked with transformers" in said[-1] and "equal ids for" in said[-1]
+        return out
+
+    return export

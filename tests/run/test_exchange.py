@@ -3,82 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from minillm import RunConfig, SampleConfig, evaluate, load_config, load_run, override, preset, sample, train
+from minillm import SampleConfig, build_model, evaluate, load_run, override, preset, sample
 from minillm.cli import main
 from minillm.convert.families import to_foreign
 from minillm.convert.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
 from minillm.run import export_model, exports, fill, import_model, search
-from minillm.run.parent import inherit
-from minillm.training.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch_dtype.*", "ignore::FutureWarning")
-
-SETTINGS: dict[str, object] = {
-    "model.d_model": 32,
-    "model.num_layers": 2,
-    "model.num_heads": 2,
-    "model.max_seq_len": 64,
-    "data.split": "tail",
-    "tokenizer.kind": "bpe",
-    "tokenizer.vocab_size": 400,
-    "optim.name": "muon",
-    "optim.lr": 1e-2,
-    "train.steps": 150,
-    "train.global_batch": 8,
-    "train.precision": "fp32",
-    "train.device": "cpu",
-    "eval.every": 0,
-    "eval.max_tokens": 0,
-    "save.every": 0,
-    "sample.max_new_tokens": 8,
-}
-FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
-    "gpt2": ("gpt2", {}),
-    "llama": ("llama-small", {"model.num_kv_heads": 1, "model.d_ff": 48, "tokenizer.kind": "byte"}),
-    "char": ("gpt2", {"tokenizer.kind": "char"}),
-    "bert": ("bert-tiny", {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make"}),
-    "t5": ("t5-mini", {"objective.name": "span", "model.d_ff": 48, "sample.prompt": "7 and <|extra_id_0|> make"}),
-}
-
-
-@pytest.fixture(scope="module")
-def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A run of each family that has learned something."""
-    folder = tmp_path_factory.mktemp("exchange")
-    text = folder / "sums.txt"
-    text.write_text("".join(f"{n} and {n} make {2 * n}; so it is.\n" for n in range(400)), encoding="utf-8")
-    here = {"data.source": str(text), "data.cache": str(folder / "cache")}
-
-    def make(name: str) -> Path:
-        shape, settings = FAMILIES[name]
-        if not (folder / name).exists():
-            train(override(RunConfig(model=preset(shape)), SETTINGS | settings | here), folder / name)
-        return folder / name
-
-    return make
-
-
-@pytest.fixture
-def exported(run_of, tmp_path) -> Callable[[str], Path]:
-    said: list[str] = []
-
-    def export(name: str) -> Path:
-        out = export_model(load_run(run_of(name)), tmp_path / f"{name}-out", say=said.append)
-        assert "checked with transformers" in said[-1] and "equal ids for" in said[-1]
-        return out
-
-    return export
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "char"])
@@ -161,6 +100,37 @@ def disturbed(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
     return config, {name: weight * 1.01 if "ln_1" in name else weight for name, weight in weights.items()}
 
 
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_every_head_of_a_bert_is_compared_with_transformers(run_of, tmp_path, monkeypatch, next_sentence):
+    shape = {"model.pair_head": True, "model.lm_head": not next_sentence}
+    loaded = load_run(run_of("bert"))
+    config = override(loaded.config, shape)
+    model = build_model(config.model)
+    model.init_weights(torch.Generator().manual_seed(0))
+    loaded = replace(loaded, config=config, model=model)
+    said: list[str] = []
+    export_model(loaded, tmp_path / "out", say=said.append)
+    assert "checked with transformers" in said[0]
+    monkeypatch.setattr(exports, "to_foreign", lambda *args: other_pair_scores(*to_foreign(*args)))
+    with pytest.raises(ValueError, match="computes other logits"):
+        export_model(loaded, tmp_path / "wrong")
+
+
+def other_pair_scores(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    return config, {name: weight + 0.1 if "seq_relationship" in name else weight for name, weight in weights.items()}
+
+
+def test_a_shape_of_qwen2_needs_its_cut_of_text(run_of, tmp_path):
+    loaded = load_run(run_of("gpt2"))  # with a BPE of our own
+    shape = replace(preset("llama-small", d_model=32, num_layers=1, num_heads=2, num_kv_heads=1), attention_bias="qkv")
+    shape = replace(shape, vocab_size=loaded.config.model.vocab_size, max_seq_len=64)
+    model = build_model(shape)
+    model.init_weights(torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="cuts the text of every Qwen2 as Qwen does"):
+        export_model(replace(loaded, config=replace(loaded.config, model=shape), model=model), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_left_of_an_export_that_fails(run_of, tmp_path, monkeypatch):
     loaded = load_run(run_of("gpt2"))
     odd = replace(loaded, config=override(loaded.config, {"model.ngram_order": 2}))
@@ -179,77 +149,6 @@ def test_nothing_is_left_of_an_export_that_fails(run_of, tmp_path, monkeypatch):
         export_model(loaded, tmp_path / "taken")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
-def test_a_new_run_starts_at_the_loss_that_eval_prints_of_its_parent(run_of, exported, tmp_path, name, capsys):
-    parent = import_model(str(exported(name)), tmp_path / "parent")
-    source = load_run(run_of(name)).config.data.source
-    keys = ["--data", source, "--eval.max-tokens", "0", "--data.split", "tail"]
-    assert (
-        main(["train", "--init-from", str(parent), "--out", str(tmp_path / "child"), "--train.steps", "3", *keys]) == 0
-    )
-    lines = list(read_metrics(tmp_path / "child" / "metrics.jsonl"))
-    child = load_run(tmp_path / "child" / "step-000000")
-    assert child.tokenizer.hash == load_run(parent).tokenizer.hash
-    assert lines[0]["step"] == 0 and math.isclose(lines[0]["val_loss"], evaluate(child).loss, rel_tol=1e-6)
-    capsys.readouterr()
-    start = load_run(parent)
-    start = replace(start, config=replace(start.config, data=child.config.data), compute=child.compute)
-    assert math.isclose(evaluate(start).loss, lines[0]["val_loss"], rel_tol=1e-6)
-    assert lines[-1]["val_loss"] <= lines[0]["val_loss"] + 0.01
-
-
-def test_heads_that_the_parent_lacks_start_anew_and_are_named(exported, tmp_path, capsys, run_of):
-    folder = exported("bert")
-    names = transformers.AutoModel.from_pretrained(folder)  # the encoder alone, with a pooler
-    names.save_pretrained(tmp_path / "bare")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "bare" / file).write_bytes((folder / file).read_bytes())
-    parent = import_model(str(tmp_path / "bare"), tmp_path / "parent")
-    assert main(["fill", str(parent), "7 [MASK]"]) == 2
-    assert "imported without a vocabulary head" in capsys.readouterr().err
-    source = load_run(run_of("bert")).config.data.source
-    done = main(
-        ["train", "--init-from", str(parent), "--out", str(tmp_path / "child"), "--train.steps", "1", "--data", source]
-    )
-    said = capsys.readouterr()
-    assert done == 0 and "start anew: head.dense.bias" in said.out + said.err
-    assert "not needed for this objective: pair_head.pooler.bias" in said.out + said.err
-    assert main(["fill", str(tmp_path / "child"), "7 [MASK]"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--resume"], "give one of them"),
-        (["--model.preset", "gpt2"], "model.preset comes with the weights"),
-        (["--tokenizer.kind", "byte"], "tokenizer.kind comes with the weights"),
-        (["--model.d_model", "16"], "has shape"),
-        (["--model.num_layers", "1"], "does not fit the model"),
-        (["--objective.name", "mlm"], "needs a model of family bert"),
-    ],
-)
-def test_what_a_parent_decides_cannot_be_changed(run_of, tmp_path, capsys, arguments, message):
-    parent = run_of("gpt2")
-    source = load_run(parent).config.data.source
-    start = ["train", "--init-from", str(parent), "--out", str(tmp_path / "x"), "--data", source]
-    assert main([*start, *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "x" / "config.toml").exists()
-
-
-def test_an_imported_run_cannot_be_resumed_but_started_from(exported, tmp_path, capsys):
-    parent = import_model(str(exported("gpt2")), tmp_path / "parent")
-    assert main(["train", "--resume", "--out", str(parent)]) == 2
-    assert "minillm train --init-from" in capsys.readouterr().err
-
-
-def test_a_config_of_its_own_brings_its_objective(run_of):
-    parent = load_config(run_of("t5") / "config.toml")
-    tasks = inherit(load_config("t5-tasks"), parent, {}, own_objective=True)
-    assert (tasks.objective.name, tasks.model, tasks.eval.at_start) == ("seq2seq", parent.model, True)
-    assert inherit(load_config("finetune"), parent, {}, own_objective=False).objective == parent.objective
-
-
 def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = exported("gpt2")
@@ -263,6 +162,9 @@ def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of,
         ("no/such-model", "cannot reach the Hugging Face hub"),
         (str(tmp_path / "none.gguf"), "there is no file"),
         (str(tmp_path), "holds no config.json"),
+        ("", "is no folder here and no model name"),
+        ("./nowhere", "is no folder here and no model name"),
+        (str(run_of("gpt2")), "is a run already"),
     ):
         assert main(["import", source, str(tmp_path / "new")]) == 2
         error = capsys.readouterr().err
