@@ -1,67 +1,141 @@
-"""Training throughput beside transformers' GPT-2: the same shape, batch and AdamW, taking turns in one run.
+"""Training throughput beside transformers' own classes: the same shape, batch and AdamW, taking turns in one run.
 
-python scripts/bench_training.py      (needs the test extra; run it alone on the machine)
+python scripts/bench_training.py [--only bert]      (needs the test extra; run it alone on the machine)
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
+import transformers
+from torch import Tensor, nn
 
-from minillm import ModelConfig, build_model
+from minillm import ModelConfig, build_model, preset
+from minillm.objectives.base import IGNORE_INDEX
+from minillm.objectives.mlm import MaskedLM
+from minillm.objectives.span import SpanCorruption
 from minillm.training.config import OptimConfig
 from minillm.training.optim import Optimizer
 
-LAYERS, HEADS, WIDTH, CONTEXT, BATCH, VOCAB, ROUNDS = 6, 6, 384, 256, 16, 65, 5
+ROUNDS = 10
 
 
-def step(
-    model: torch.nn.Module, logits: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype
-) -> Callable[[], None]:
-    """A function that takes one whole training step."""
-    optimizer = Optimizer(model, OptimConfig())
-    rows = torch.randint(VOCAB, (BATCH, CONTEXT + 1), generator=torch.Generator().manual_seed(0))
+class Work(NamedTuple):
+    """One model on both sides, without dropout, with its loss on one batch of so many tokens."""
 
-    def run() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
-            scores = logits(rows[:, :-1])
-        F.cross_entropy(scores.flatten(0, 1).float(), rows[:, 1:].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(1.0)
+    models: tuple[nn.Module, nn.Module]
+    losses: tuple[Callable[[], Tensor], Callable[[], Tensor]]
+    tokens: int
 
-    return run
+
+def gpt2(vocab: int = 65, context: int = 256, batch: int = 16, width: int = 384, layers: int = 6) -> Work:
+    """GPT-2's shape; a character vocabulary."""
+    shape = {"vocab_size": vocab, "max_seq_len": context, "d_model": width, "num_layers": layers, "num_heads": layers}
+    ours = build_model(ModelConfig(**shape))  # type: ignore[arg-type]
+    none: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    none |= {"bos_token_id": None, "eos_token_id": None}
+    theirs: Any = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=vocab, n_positions=context, n_embd=width, n_layer=layers, n_head=layers, **none
+        )
+    )
+    rows = torch.randint(vocab, (batch, context + 1), generator=torch.Generator().manual_seed(0))
+
+    def loss(model: Any) -> Tensor:
+        return F.cross_entropy(model(rows[:, :-1]).logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+
+    return Work((ours, theirs), (lambda: loss(ours), lambda: loss(theirs)), batch * context)
+
+
+def bert(vocab: int = 8192, length: int = 128, batch: int = 32) -> Work:
+    """BERT-mini with masked-LM; the library's head predicts everywhere and leaves out what has no label."""
+    pad, mask, cls, sep = range(vocab - 4, vocab)
+    objective = MaskedLM(pad_id=pad, mask_id=mask, cls_id=cls, sep_id=sep, ordinary=np.arange(vocab) < pad)
+    rows = [np.random.default_rng(row).integers(pad, size=length - 1) for row in range(batch)]
+    made = objective.collate(rows, np.random.default_rng)
+    everywhere = torch.full((batch, length), IGNORE_INDEX).scatter(1, made.inputs["predict_at"], made.labels["mlm"])
+    ours = build_model(preset("bert-mini", vocab_size=vocab))
+    none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    theirs: Any = transformers.BertForMaskedLM(
+        transformers.BertConfig(
+            vocab_size=vocab,
+            hidden_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=1024,
+            **none,
+        )
+    )
+    losses = (
+        lambda: objective.loss(ours(**made.inputs), made.labels, training=True)["mlm"] / made.counts["mlm"],
+        lambda: theirs(made.inputs["tokens"], labels=everywhere).loss,
+    )
+    return Work((ours, theirs), losses, batch * length)
+
+
+def t5(vocab: int = 8192, length: int = 512, batch: int = 16, width: int = 256) -> Work:
+    """T5 1.0's shape with span corruption."""
+    shape: dict[str, Any] = {"vocab_size": vocab, "d_model": width, "num_layers": 4, "num_heads": 4, "d_ff": 1024}
+    objective = SpanCorruption(pad_id=0, eos_id=1, sentinels=tuple(range(vocab - 100, vocab)))
+    rows = np.random.default_rng(0).integers(2, vocab - 100, size=(batch, objective.noise.raw_length(length) + 1))
+    made = objective.collate(list(rows), np.random.default_rng)
+    ours = build_model(preset("t5-small", dropout=0.0, head_scale=width**-0.5, **shape))
+    theirs: Any = transformers.T5ForConditionalGeneration(transformers.T5Config(d_kv=64, dropout_rate=0.0, **shape))
+    theirs.config.decoder_start_token_id = 0
+    losses = (
+        lambda: objective.loss(ours(**made.inputs), made.labels, training=True)["lm"] / made.counts["lm"],
+        lambda: theirs(input_ids=made.inputs["encoder_tokens"], labels=made.labels["lm"]).loss,
+    )
+    return Work((ours, theirs), losses, batch * (length + made.labels["lm"].size(1)))
+
+
+def take_step(optimizer: Optimizer, loss: Callable[[], Tensor], dtype: torch.dtype) -> float:
+    """One whole step; returns its seconds."""
+    began = time.perf_counter()
+    optimizer.zero_grad()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        value = loss()
+    value.backward()
+    nn.utils.clip_grad_norm_(list(optimizer.names), 1.0)
+    optimizer.step(1.0)
+    return time.perf_counter() - began
+
+
+def measure(name: str, work: Work, dtype: torch.dtype) -> None:
+    """Print tokens per second of both sides, and by how much ours is faster."""
+    optimizers = [Optimizer(model.train(), OptimConfig()) for model in work.models]
+    times = np.array(
+        [
+            [take_step(optimizer, loss, dtype) for optimizer, loss in zip(optimizers, work.losses, strict=True)]
+            for _ in range(ROUNDS + 1)
+        ][1:]  # the first of each is a warm-up
+    )
+    ours, theirs = (work.tokens / median(side) for side in times.T)
+    pairs = times[:, 1] / times[:, 0]
+    print(
+        f"{name} {str(dtype).removeprefix('torch.')}: minillm {ours:,.0f} tokens/s, transformers {theirs:,.0f}, "
+        f"ratio {ours / theirs:.2f} ({pairs.min():.2f} to {pairs.max():.2f} in {ROUNDS} turns)",
+        flush=True,
+    )
 
 
 def main() -> None:
-    ours = build_model(
-        ModelConfig(vocab_size=VOCAB, max_seq_len=CONTEXT, d_model=WIDTH, num_layers=LAYERS, num_heads=HEADS)
-    )
-    ours.init_weights(torch.Generator().manual_seed(0))
-    none: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    theirs = GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, **none)
-    ).train()
-    for dtype in (torch.float32, torch.bfloat16):
-        runs = step(ours, lambda x: ours(x).logits, dtype), step(theirs, lambda x: theirs(x).logits, dtype)
-        times: list[list[float]] = [[], []]
-        for round_number in range(ROUNDS + 1):
-            for run, mine in zip(runs, times, strict=True):
-                began = time.perf_counter()
-                run()
-                if round_number:  # the first is a warm-up
-                    mine.append(time.perf_counter() - began)
-        speed = [BATCH * CONTEXT / statistics.median(side) for side in times]
-        print(
-            f"{dtype}: minillm {speed[0]:,.0f} tokens/s, transformers {speed[1]:,.0f}, ratio {speed[0] / speed[1]:.2f}"
-        )
+    parser = argparse.ArgumentParser(description=__doc__)
+    known = {"gpt2": gpt2, "bert": bert, "t5": t5}
+    parser.add_argument("--only", choices=known, help="one of the three")
+    only = parser.parse_args().only
+    for name in [only] if only else known:
+        for dtype in (torch.float32, torch.bfloat16):
+            work = known[name]()
+            work.models[0].init_weights(torch.Generator().manual_seed(0))  # type: ignore[operator]
+            measure(name, work, dtype)
 
 
 if __name__ == "__main__":
