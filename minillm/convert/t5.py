@@ -144,6 +144,7 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         attention_scale=1.0,
         embed_scale=None,
         logit_softcap=None,
+        ngram_order=1,
     )
     if config.head_scale not in (None, config.d_model**-0.5) or (config.head_scale and not config.tie_embeddings):
         raise ValueError(

@@ -67,11 +67,7 @@ class GPT(nn.Module):
         """
         self.config.require_length(tokens.size(1) + (0 if cache is None else cache.length))
         placement = place(tokens, positions=positions, key_valid=key_valid, segments=segments, cache=cache)
-        earlier = None
-        if cache is not None and self.embed.ngrams is not None:
-            earlier = cache.get("tokens")
-            cache.remember("tokens", tokens, before=0)
-        x = self.embed(tokens, placement.positions, types, earlier=earlier)
+        x = self.embed(tokens, placement.positions, types, cache=cache)
         hidden = self.decoder(x, placement, prefix_length=prefix_length, cache=cache)
         return Output(self.head(select(hidden, predict_at)), hidden)
 

@@ -96,7 +96,7 @@ class T5(nn.Module):
         """
         self.config.require_length(tokens.size(1) + (0 if cache is None else cache.length))
         placement = place(tokens, key_valid=key_valid, cache=cache)
-        x = self.embed(tokens, placement.positions)
+        x = self.embed(tokens, placement.positions, cache=cache)
         hidden = self.decoder(x, placement, memory=memory, memory_valid=memory_valid, cache=cache)
         return Output(self.head(select(hidden, predict_at)), hidden)
 

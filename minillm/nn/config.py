@@ -154,8 +154,6 @@ class ModelConfig:
                 f"model.rope_high_freq_factor is {self.rope_high_freq_factor}; it must be above "
                 f"model.rope_low_freq_factor, {self.rope_low_freq_factor}"
             )
-        if self.ngram_order > 1 and self.family != "gpt":
-            raise ValueError(f"model.ngram_order {self.ngram_order} needs model.family gpt; set it to 1")
         for key in ("dropout", "attention_dropout", "ff_dropout"):
             value = getattr(self, key)
             if value is not None and not 0 <= value < 1:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.feedforward import ACTIVATIONS
 from minillm.nn.mask import compute_dtype
@@ -28,11 +29,11 @@ class InputEmbedding(nn.Module):
         self.scale, self.dropout = config.embed_scale, config.dropout
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, types: Tensor | None = None, *, earlier: Tensor | None = None
+        self, tokens: Tensor, positions: Tensor, types: Tensor | None = None, *, cache: KVCache | None = None
     ) -> Tensor:
         """Vectors of `tokens` (B, T) at `positions` (T) or (B, T); `types` (B, T) are segment ids, None: all 0.
 
-        `earlier` (B, S) are the tokens of earlier passes, which n-grams reach back to.
+        `cache` holds the tokens of earlier passes, which n-grams reach back to; these are added to it.
 
         Returns:
             (B, T, D).
@@ -45,7 +46,9 @@ class InputEmbedding(nn.Module):
         if self.scale is not None:
             x = x * self.scale
         if self.ngrams is not None:
-            x = x + self.ngrams(tokens, positions, earlier)
+            x = x + self.ngrams(tokens, positions, None if cache is None else cache.get("tokens"))
+            if cache is not None:
+                cache.remember("tokens", tokens, before=0)
         if self.types is not None:
             x = x + self.types(torch.zeros_like(tokens) if types is None else types)
         elif types is not None:

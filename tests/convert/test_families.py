@@ -145,6 +145,11 @@ def test_a_key_that_the_config_lacks_is_named(saved):
         ("bert-base", {"norm_order": "pre"}, "model.norm_order is 'pre'; BertForPreTraining has 'post' only"),
         ("bert-base", {"num_segments": 0}, "model.num_segments is 0; BertForPreTraining has segment embeddings"),
         ("transformer-base", {}, "model.norm is 'layernorm'; T5ForConditionalGeneration"),
+        (
+            "t5-mini",
+            {"vocab_size": 61, "ngram_order": 3},
+            "model.ngram_order is 3; T5ForConditionalGeneration has 1 only",
+        ),
         ("t5-v1.1-small", {"activation": "gelu"}, "model.activation is 'gelu' and gated"),
     ],
 )

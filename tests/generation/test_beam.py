@@ -120,9 +120,10 @@ def test_a_cached_ragged_batch_finds_what_uncached_runs_find_one_by_one(position
         check_nbest(rows[3 * i : 3 * i + 3], uncached(model, prompt, config))
 
 
+@pytest.mark.parametrize("ngram_order", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_cached_ragged_batch_of_sources_finds_what_uncached_runs_find_one_by_one(seed):
-    model = make_model("t5", seed=seed)
+def test_a_cached_ragged_batch_of_sources_finds_what_uncached_runs_find_one_by_one(seed, ngram_order):
+    model = make_model("t5", seed=seed, ngram_order=ngram_order)
     config = BeamConfig(num_beams=3, num_best=2, max_new_tokens=7)
     rows = beam_search(Conditioned(model, SOURCES), STARTS, config, eos_id=EOS)
     for i, source in enumerate(SOURCES):

@@ -39,10 +39,11 @@ def test_no_prediction_sees_a_later_target_token_and_each_sees_the_whole_source(
         assert (model.encode(changed) != model.encode(SOURCE)).any(-1).all()
 
 
+@pytest.mark.parametrize("ngram_order", [1, 3])
 @pytest.mark.parametrize("position", POSITIONS)
 @torch.no_grad()
-def test_a_ragged_batch_equals_its_rows_one_by_one(position):
-    model = make_t5(position=position)
+def test_a_ragged_batch_equals_its_rows_one_by_one(position, ngram_order):
+    model = make_t5(position=position, ngram_order=ngram_order)
     together = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID).logits
     for row, length in enumerate(SOURCE_VALID.sum(1)):
         alone = model(SOURCE[row : row + 1, :length], TARGET[row : row + 1]).logits[0]
@@ -59,11 +60,11 @@ def test_padding_on_the_left_of_targets_changes_nothing():
         assert torch.allclose(together[row, start:], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm_order", ["pre", "post"])
+@pytest.mark.parametrize(("norm_order", "ngram_order"), [("pre", 1), ("post", 1), ("pre", 3)])
 @pytest.mark.parametrize("position", POSITIONS)
 @torch.no_grad()
-def test_cached_decoding_equals_uncached_with_padding_on_both_sides(position, norm_order):
-    model = make_t5(position=position, norm_order=norm_order, num_kv_heads=1)
+def test_cached_decoding_equals_uncached_with_padding_on_both_sides(position, norm_order, ngram_order):
+    model = make_t5(position=position, norm_order=norm_order, num_kv_heads=1, ngram_order=ngram_order)
     begin_valid = torch.arange(2) >= torch.tensor([[0], [1], [0]])
     valid = torch.cat((begin_valid, torch.ones(3, 3, dtype=torch.bool)), dim=1)
     expected = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID, decoder_valid=valid).logits

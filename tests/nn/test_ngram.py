@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from minillm.nn.config import ModelConfig
@@ -50,8 +49,3 @@ def test_different_ngrams_spread_over_the_rows():
         rows = module(pairs, torch.arange(2))[:, 1, 0].long()
     counts = torch.bincount(rows, minlength=64)
     assert counts.min() > 0 and counts.max() < 4 * len(pairs) / 64
-
-
-def test_a_model_without_a_causal_order_refuses_them():
-    with pytest.raises(ValueError, match="ngram_order"):
-        ModelConfig(family="bert", ngram_order=2)
