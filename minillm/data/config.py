@@ -34,3 +34,10 @@ class DataConfig:
     """Tokens in a training example; None: model.max_seq_len."""
     cache: str | None = None
     """Folder of the tokenized shards; None: the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError with the key and its range where a value lies outside it."""
+        if not self.mixing_temperature >= 1:
+            raise ValueError(f"data.mixing_temperature is {self.mixing_temperature}; it must be at least 1")
+        if self.max_documents is not None and self.max_documents < 1:
+            raise ValueError(f"data.max_documents is {self.max_documents}; it must be at least 1, or none for all")

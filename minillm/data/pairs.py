@@ -2,7 +2,8 @@
 
 A passage here is a stretch of tokens, not a sentence, as in the published code, which fills the sequence. A window of a
 document is cut in two at a random place in its middle half. In half of the examples the second part is then replaced
-by as many tokens of another document, from a random place.
+by as many tokens of another document, from a random place; among documents that have as many, so that length does not
+give the answer away, if there are others that have.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class Pairs:
         self._starts, self._stops = starts[long_enough], stops[long_enough]
         windows = np.maximum(1, (self._stops - self._starts) // seq_len)
         self._ends = np.cumsum(windows)
+        self._by_size = np.argsort(self._stops - self._starts, kind="stable")
+        self._sizes = (self._stops - self._starts)[self._by_size]
 
     @property
     def num_offsets(self) -> int:
@@ -90,9 +93,13 @@ class Pairs:
         return Pair(self._read(begin, cut), second, follows)
 
     def _elsewhere(self, document: int, length: int, rng: np.random.Generator) -> np.ndarray:
-        """Up to `length` tokens of another document."""
-        other = int(rng.integers(len(self._starts) - 1))
-        other += other >= document
+        """`length` tokens of another document, fewer where no other has as many."""
+        first = int(np.searchsorted(self._sizes, length))  # of the documents that have as many, this one among them
+        if first == len(self._sizes) - 1:
+            first = 0
+        other = document
+        while other == document:
+            other = int(self._by_size[rng.integers(first, len(self._by_size))])
         start, stop = int(self._starts[other]), int(self._stops[other])
         begin = int(rng.integers(start, max(start, stop - length) + 1))
         return self._read(begin, min(begin + length, stop))

@@ -27,7 +27,7 @@ from minillm.data.records import read_records
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
-_PREFIX = re.compile(r"([^:\n]{1,40}):")
+_PREFIX = re.compile(r"([^\W\d][^:\n]{0,39}):(?!\S)")
 
 
 class TaskTokens(Tokens):
@@ -43,6 +43,12 @@ class TaskTokens(Tokens):
     def __init__(self, ids: np.ndarray, eos_id: int, tasks: tuple[str, ...], task_of: np.ndarray):
         super().__init__(ids, eos_id)
         self.tasks, self.task_of = tasks, task_of
+
+    def lengths(self, sep_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """(D,) tokens of each input, and of each target with its EOS."""
+        bounds = np.append(self.document_starts, self.num_tokens)
+        parted = np.flatnonzero(self.slice(0, self.num_tokens) == sep_id)
+        return parted - bounds[:-1], bounds[1:] - parted - 1
 
 
 class TaskRows:
@@ -112,7 +118,7 @@ class Mixture(TaskRows):
 
 
 def task_of(text: str) -> str:
-    """The task that an input belongs to: what stands before its first colon; "" where nothing short does."""
+    """The task that an input belongs to: the short text before its first colon, if a blank follows; "" for none."""
     match = _PREFIX.match(text)
     return match[1] if match else ""
 

@@ -82,7 +82,11 @@ def begin(model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Beginn
     if any(isinstance(prompt, str) and SENTINEL.search(prompt) for prompt in prompts):
         names = {token: f"<|extra_id_{i}|>".encode() for i, token in enumerate(tokenizer.extra_ids)}
         allowed[list(names)] = True
-    conditioned = Conditioned(model, [source_ids(tokenizer, prompt) for prompt in prompts])
+    sources = [source_ids(tokenizer, prompt) for prompt in prompts]
+    longest, room = max(map(len, sources), default=0), model.config.max_seq_len
+    if longest > room:
+        raise ValueError(f"a prompt has {longest} tokens, EOS counted, and this model reads {room}; shorten it")
+    conditioned = Conditioned(model, sources)
     starts = [[tokenizer.pad_id] for _ in prompts]
     lead = b" " if tokenizer.first_blank else b""
     return Beginning(
@@ -95,6 +99,11 @@ def source_ids(tokenizer: Tokenizer, text: Prompt) -> list[int]:
     if not isinstance(text, str):
         return [*text]
     ids: list[int] = []
+    for number in SENTINEL.findall(text):
+        if int(number) >= len(tokenizer.extra_ids):
+            raise ValueError(
+                f"the prompt has <|extra_id_{number}|>, but this tokenizer has {len(tokenizer.extra_ids)} such tokens"
+            )
     for i, part in enumerate(SENTINEL.split(text)):
         ids += [tokenizer.extra_ids[int(part)]] if i % 2 else tokenizer.encode(part).tolist()
     return [*ids, tokenizer.eos_id]

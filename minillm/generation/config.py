@@ -68,7 +68,7 @@ class BeamConfig:
         ranges = {
             "num_beams": (self.num_beams >= 1, "at least 1"),
             "num_best": (1 <= self.num_best <= self.num_beams, f"from 1 to num_beams, {self.num_beams}"),
-            "length_penalty": (0 <= self.length_penalty < math.inf, "a number of at least 0 (0 is no penalty)"),
+            "length_penalty": (0 <= self.length_penalty <= 10, "a number from 0, no penalty, to 10"),
             "max_new_tokens": (self.max_new_tokens >= 0, "at least 0"),
         }
         _require("beam", self, ranges)

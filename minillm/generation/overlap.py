@@ -1,6 +1,7 @@
 """How near a written text comes to the wanted one: ROUGE-L (Lin 2004), by the longest common subsequence of words.
 
-Words are runs of ASCII letters and digits in lower case, as the usual implementation has them, without its stemmer.
+Words are runs of letters and digits in lower case, without a stemmer: for ASCII as the usual implementation has them,
+which knows no other letters.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[^\W_]+")
 
 
 def rouge_l(wanted: str, written: str) -> float:
-    """F1 of the longest common subsequence, 0..1; where one has no words, whether both have none."""
+    """F1 of the longest common subsequence, 0..1; where one has no words, whether the texts are equal."""
     one, other = words(wanted), words(written)
     if not one or not other:
-        return float(one == other)
+        return float(wanted.strip() == written.strip())
     return 2 * common_subsequence(one, other) / (len(one) + len(other))
 
 

@@ -112,8 +112,9 @@ def search(
     start = begin(model, tokenizer, prompts)
     completions = beam_search(start.model, start.prompts, config, eos_id=tokenizer.eos_id, allowed=start.allowed)
     for completion in completions:
-        spelled = b"".join(map(start.spell, completion.ids))
-        completion.text = spelled.removeprefix(start.lead).decode("utf-8", "replace")
+        spelled = b"".join(map(start.spell, completion.ids)).removeprefix(start.lead)
+        # without a character that the last token leaves incomplete, as `complete` has it
+        completion.text = codecs.getincrementaldecoder("utf-8")(errors="replace").decode(spelled)
     return completions
 
 

@@ -7,8 +7,9 @@ special token.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cache
 
 import numpy as np
 
@@ -16,44 +17,51 @@ NEVER = -1
 """Word number of a token that may not be chosen: a special token or padding."""
 
 
-class WordEdges(NamedTuple):
-    """Where words begin and end, by the bytes of each id. (V,) bool each."""
-
-    opens: np.ndarray
-    """The id begins a word: its first byte is blank or punctuation."""
-    closes: np.ndarray
-    """The id ends a word: its last byte is blank or punctuation."""
-
-
-def word_edges(pieces: Sequence[bytes]) -> WordEdges:
-    """The edges for a vocabulary of these bytes, one entry an id; a special id, which has none, stands by itself.
-
-    A word is a run of letters, digits, underscores and bytes of characters beyond ASCII, with the one blank before it
-    that many tokenizers glue to it. So it needs no offsets, and means the same for bytes, characters and BPE.
-    """
-
-    def apart(byte: bytes) -> bool:
-        return not (byte.isalnum() or byte == b"_" or byte >= b"\x80")
-
-    opens = np.array([apart(piece[:1]) for piece in pieces])
-    return WordEdges(opens, np.array([apart(piece[-1:]) for piece in pieces]))
-
-
-def number_words(tokens: np.ndarray, ordinary: np.ndarray, edges: WordEdges | None) -> np.ndarray:
+def number_words(tokens: np.ndarray, ordinary: np.ndarray, pieces: Sequence[bytes] | None) -> np.ndarray:
     """The number of the word that each token belongs to; NEVER for special tokens.
 
     Args:
         tokens: (T,) ids.
         ordinary: (V,) bool, True for ids that stand for text.
-        edges: None: each token is a word.
+        pieces: the bytes of each id; None: each token is a word.
     """
-    if edges is None:
+    if pieces is None:
         numbers = np.arange(len(tokens))
     else:
-        starts = edges.opens[tokens]
-        starts[1:] |= edges.closes[tokens[:-1]]
-        numbers = np.cumsum(starts)
+        numbers = np.cumsum(word_starts([pieces[token] for token in tokens]))
     return np.where(ordinary[tokens], numbers, NEVER)
+
+
+def word_starts(pieces: Sequence[bytes]) -> np.ndarray:
+    """(T,) bool: which of the pieces of a text, one a token, begin a word; an empty one stands by itself.
+
+    A word is a run of letters, digits, underscores and marks, with the one blank before it that many tokenizers glue to
+    it; an ideograph is one by itself, as in the published code. Characters are found by the offsets of the pieces in
+    the text, so that a word means the same for bytes, characters and any vocabulary.
+    """
+    text = b"".join(pieces).decode("utf-8", "surrogateescape")
+    sizes = [len(char.encode("utf-8", "surrogateescape")) for char in text]
+    apart = np.repeat([stands_apart(char) for char in text], sizes)  # (bytes,)
+    begins = np.zeros(len(apart) + 1, bool)  # whether a character begins at this byte; one does after the last
+    begins[np.cumsum([0, *sizes])] = True
+    ends = np.cumsum([len(piece) for piece in pieces])
+    starts = np.zeros(len(pieces), bool)
+    for i, (piece, end) in enumerate(zip(pieces, ends.tolist(), strict=True)):
+        begin = end - len(piece)
+        starts[i] |= not piece or (apart[begin] and begins[begin])
+        if i + 1 < len(pieces):
+            starts[i + 1] = not piece or (apart[end - 1] and begins[end])
+    return starts
+
+
+@cache
+def stands_apart(char: str) -> bool:
+    """Whether a character belongs to no word, or is one by itself; a byte that is no whole character does not."""
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        return False
+    ideograph = 0x3400 <= code <= 0x9FFF or 0xF900 <= code <= 0xFAFF or 0x20000 <= code <= 0x323AF
+    return ideograph or not (char.isalnum() or char == "_" or unicodedata.category(char)[0] == "M")
 
 
 def choose(words: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minillm.nn.output import Output
 from minillm.objectives.base import IGNORE_INDEX, Batch, RowRNG, cross_entropy_sum, num_correct
-from minillm.objectives.corruption import WordEdges, choose, corrupt, number_words
+from minillm.objectives.corruption import choose, corrupt, number_words
 
 
 class Passages(Protocol):
@@ -56,8 +56,8 @@ class MaskedLM:
     mask_rate: float = 0.15
     mask_share: float = 0.8
     random_share: float = 0.1
-    edges: WordEdges | None = None
-    """Where words begin and end, to choose whole ones; None: single tokens."""
+    pieces: Sequence[bytes] | None = None
+    """The bytes of each id, to choose whole words; None: single tokens."""
     pairs: bool = False
     """Examples are `Passages`, and whether the second follows is predicted too; else they are rows of ids."""
     label_smoothing: float = 0.0
@@ -121,7 +121,7 @@ class MaskedLM:
         if second is not None:
             parts += [second, [self.sep_id]]
         tokens = np.concatenate(parts).astype(np.int64)
-        words = number_words(tokens, self.ordinary, self.edges)
+        words = number_words(tokens, self.ordinary, self.pieces)
         chosen = choose(words, self.mask_rate, rng)
         read = corrupt(
             tokens,

@@ -24,11 +24,15 @@ class Seq2Seq(WrittenTokens):
     max_len: int
     """Tokens that each side may have. A longer input loses its end before EOS; a longer target its end with EOS."""
 
+    def halves(self, row: np.ndarray) -> Pair:
+        """The whole input, and the whole target with its EOS."""
+        at = int((row == self.sep_id).argmax())
+        return Pair(row[:at].astype(np.int64), row[at + 1 :].astype(np.int64))
+
     def split(self, row: np.ndarray) -> Pair:
         """What the encoder reads, EOS last, and what the decoder writes, EOS last unless the target is cut."""
-        at = int((row == self.sep_id).argmax())
-        source = np.append(row[: min(at, self.max_len - 1)], self.eos_id)
-        return Pair(source.astype(np.int64), row[at + 1 : at + 1 + self.max_len].astype(np.int64))
+        source, target = self.halves(row)
+        return Pair(np.append(source[: self.max_len - 1], self.eos_id), target[: self.max_len])
 
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
         """Rows `input SEP target EOS` to a batch for an encoder-decoder."""

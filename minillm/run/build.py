@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,6 @@ from minillm.nn.config import ModelConfig
 from minillm.objectives.base import Batch, Objective
 from minillm.objectives.clm import CausalLM
 from minillm.objectives.config import ObjectiveConfig
-from minillm.objectives.corruption import word_edges
 from minillm.objectives.mlm import MaskedLM
 from minillm.objectives.prefix_lm import EncoderPrefixLM, PrefixLM
 from minillm.objectives.seq2seq import Seq2Seq
@@ -123,7 +122,7 @@ def build_objective(config: ObjectiveConfig, tokenizer: Tokenizer, model: ModelC
             mask_rate=config.mask_rate,
             mask_share=config.mask_share,
             random_share=config.random_share,
-            edges=word_edges(pieces) if config.whole_words else None,
+            pieces=pieces if config.whole_words else None,
             pairs=config.next_sentence,
             label_smoothing=config.label_smoothing,
             z_loss=config.z_loss,
@@ -170,6 +169,19 @@ def require_enough(config: RunConfig, corpus: Corpus) -> None:
         corpus.require(seq_len(config))
 
 
+def say_what_is_cut(corpus: Corpus, objective: Objective, say: Callable[[str], None]) -> None:
+    """Tell of text-to-text examples that are longer than the model."""
+    if not isinstance(objective, Seq2Seq) or not isinstance(corpus.train, TaskTokens):
+        return
+    inputs, targets = corpus.train.lengths(objective.sep_id)
+    for what, cut in (("inputs", inputs >= objective.max_len), ("targets", targets > objective.max_len)):
+        if cut.any():
+            say(
+                f"{cut.sum():,} of {len(cut):,} {what} are longer than model.max_seq_len {objective.max_len} and lose "
+                "their ends"
+            )
+
+
 def build_examples(config: RunConfig, tokens: Tokens, objective: Objective, *, mix: bool = False) -> Examples:
     """What the objective's batches are made of; `mix`: tasks come as often as the config says, not each row once."""
     length = seq_len(config)
@@ -179,11 +191,8 @@ def build_examples(config: RunConfig, tokens: Tokens, objective: Objective, *, m
         return Mixture(tokens, data.mixing, data.mixing_temperature) if mix else TaskRows(tokens)
     if isinstance(objective, SpanCorruption):
         raw_length = objective.noise.raw_length(length)
-        if objective.noise.lengths(raw_length)[1] > config.model.max_seq_len:
-            raise ValueError(
-                f"objective.span_density {config.objective.span_density} makes targets longer than model.max_seq_len "
-                f"{config.model.max_seq_len}; lower it, or set data.seq_len to less"
-            )
+        while objective.noise.lengths(raw_length)[1] > config.model.max_seq_len:
+            raw_length -= 1  # from a density of one half on it is the target that decides
         return Windows(tokens, raw_length)
     if isinstance(objective, MaskedLM):
         room = length - objective.num_special

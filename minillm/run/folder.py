@@ -28,6 +28,8 @@ CONFIG, ABOUT, METRICS, CURVE = "config.toml", "run.json", "metrics.jsonl", "cur
 LOCK = ".lock"
 BY_CONTENT = {"source", "validation", "cache"}
 """Keys of [data] that a resumed run may change: the text is compared by its content."""
+OF_THE_LOSS = {"label_smoothing", "z_loss"}
+"""Keys of [objective] that it may change: they are no part of what is predicted, nor of the validation loss."""
 
 
 def new_folder(config: RunConfig, out: Path | None) -> Path:
@@ -165,12 +167,13 @@ def find_checkpoint(run: Path | None) -> Checkpoint:
 
 
 def require_same_run(saved: RunConfig, config: RunConfig, folder: Path) -> None:
-    """Refuse to resume with another model, tokenizer or split of the text; ValueError names the key."""
-    for section in ("model", "tokenizer", "data"):
+    """Refuse to resume with another model, tokenizer, split of the text or objective; ValueError names the key."""
+    for section in ("model", "tokenizer", "data", "objective"):
         old, new = getattr(saved, section), getattr(config, section)
         for key in (field.name for field in fields(old)):
             was, now = getattr(old, key), getattr(new, key)
-            if was != now and not (section == "data" and key in BY_CONTENT):
+            free = BY_CONTENT if section == "data" else OF_THE_LOSS if section == "objective" else ()
+            if was != now and key not in free:
                 raise ValueError(
                     f"--resume cannot change {section}.{key}: it is {was!r} in {folder / CONFIG}, now {now!r}; "
                     "leave it as it was, or start a new run"

@@ -29,6 +29,7 @@ from minillm.run.build import (
     prepare_corpus,
     require_enough,
     require_prompt,
+    say_what_is_cut,
     validation_batches,
     with_heads,
     with_vocab_size,
@@ -118,6 +119,7 @@ def _train(
         config = with_vocab_size(config, tokenizer)
     require_enough(config, corpus)
     objective = build_objective(config.objective, tokenizer, config.model)
+    say_what_is_cut(corpus, objective, say)
     model = build_model(config.model)
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
     if parent is not None:
@@ -208,7 +210,10 @@ def _conclude(
 
 
 def _show_sample(model: Any, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say) -> None:
-    with compute.autocast():
-        shown = example_of(model, tokenizer, config)
+    try:
+        with compute.autocast():
+            shown = example_of(model, tokenizer, config)
+    except ValueError as error:  # a prompt that is too long; no reason to end a training
+        shown = f"sample.prompt cannot be shown: {error}"
     if shown:
         say(report.indent(shown))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from minillm.data.loader import eval_batches
-from minillm.data.tasks import TaskRows, TaskTokens
+from minillm.data.tasks import TaskRows, TaskTokens, task_of
 from minillm.distributed.runtime import Runtime
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import Completion
@@ -60,7 +60,8 @@ def score_tasks(loaded: LoadedRun, source: str | None = None, *, max_examples: i
 
 def _score(loaded: LoadedRun, objective: Seq2Seq, rows: TaskRows) -> TaskScore:
     pairs = [objective.split(rows.row(i)) for i in range(len(rows))]
-    sources, wanted = ([loaded.tokenizer.decode(pair[side]) for pair in pairs] for side in (0, 1))
+    whole = [objective.halves(rows.row(i)) for i in range(len(rows))]  # a target may be longer than what is learned
+    sources, wanted = ([loaded.tokenizer.decode(pair[side]) for pair in whole] for side in (0, 1))
     read = [pair.source.tolist() for pair in pairs]
     longest = max(len(pair.target) for pair in pairs)
     greedy = SampleConfig(temperature=0.0, max_new_tokens=longest)
@@ -76,7 +77,7 @@ def _score(loaded: LoadedRun, objective: Seq2Seq, rows: TaskRows) -> TaskScore:
         token_bytes=bytes_of_ids(loaded.tokenizer, loaded.compute),
     )
     length = round(fmean(len(text.split()) for text in wanted))
-    copies = [" ".join(source.partition(":")[2].split()[:length]) for source in sources]
+    copies = [" ".join(source.removeprefix(f"{task_of(source)}:").split()[:length]) for source in sources]
     return TaskScore(
         examples=len(pairs),
         exact_match=fmean(a == b for a, b in zip(wanted, written, strict=True)),

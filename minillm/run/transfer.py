@@ -39,8 +39,8 @@ class Comparison(NamedTuple):
             return f"{mean(values):.4f}{spread}"
 
         return (
-            f"accuracy on unseen files: pretrained {shown(self.pretrained)}, untrained {shown(self.untrained)}, "
-            f"most frequent class {self.majority:.4f} ({len(self.pretrained)} seeds)"
+            f"accuracy on files that no label came from: pretrained {shown(self.pretrained)}, "
+            f"untrained {shown(self.untrained)}, most frequent class {self.majority:.4f} ({len(self.pretrained)} seeds)"
         )
 
 

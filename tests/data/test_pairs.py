@@ -37,6 +37,14 @@ def test_half_of_the_pairs_follow():
     assert abs(sum(found) - len(found) / 2) <= 5 * math.sqrt(len(found)) / 2
 
 
+def test_the_length_of_a_pair_does_not_tell_whether_it_follows():
+    pairs = Pairs(stream(*[5] * 30, *[90] * 4), 20)
+    found = [pairs.row(window, offset) for offset in range(30) for window in range(len(pairs))]
+    for short in (True, False):
+        follows = [pair.follows for pair in found if (len(pair.first) + len(pair.second) < 20) == short]
+        assert abs(sum(follows) - len(follows) / 2) <= 5 * math.sqrt(len(follows)) / 2
+
+
 def test_a_pair_is_a_function_of_window_and_offset_and_its_span_names_it():
     for window in range(len(PAIRS)):
         start, stop = PAIRS.span(window, 3)

@@ -21,6 +21,10 @@ WORDS = st.lists(st.sampled_from("abc"), max_size=6)
         ("Return the name.", "return THE name", 1.0),
         ("one two", "", 0.0),
         ("", "", 1.0),
+        ("...", "!", 0.0),
+        ("привет мир", "совсем другое", 0.0),
+        ("naïve café", "na ve caf", 0.0),
+        ("snake_case", "snake case", 1.0),
         ("a b c d", "a c", 2 * 2 / 6),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.objectives.corruption import NEVER, choose, corrupt, number_words, word_edges
+from minillm.objectives.corruption import NEVER, choose, corrupt, number_words, word_starts
 
 RATES = st.floats(0.01, 0.9)
 SEEDS = st.integers(0, 2**32)
@@ -83,6 +83,32 @@ PIECES = [b" the", b" mask", b"ing", b",", b" ", b"a", b"_b", "ü".encode()[:1],
 )
 def test_words_are_found_from_bytes_alone(ids: list[int], words: list[int]):
     ordinary = np.array([piece != b"" for piece in PIECES])
-    found = number_words(np.array(ids), ordinary, word_edges(PIECES))
+    found = number_words(np.array(ids), ordinary, PIECES)
     first = found[found != NEVER][0]
     assert [n - first if n != NEVER else NEVER for n in found.tolist()] == words
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("naïve café", ["naïve", " ", "café"]),
+        ("nai\u0308ve", ["nai\u0308ve"]),
+        ("hello—“world”…", ["hello", "—", "“", "world", "”", "…"]),
+        ("我喜欢。ok", ["我", "喜", "欢", "。", "ok"]),
+        ("привет мир", ["привет", " ", "мир"]),
+    ],
+)
+def test_words_are_the_same_however_the_bytes_are_cut_into_tokens(text: str, words: list[str], cut: int):
+    data = text.encode("utf-8")
+    pieces = [data[i : i + cut] for i in range(0, len(data), cut)]
+    starts = word_starts(pieces)
+    bounds = np.cumsum([0, *(len(word.encode("utf-8")) for word in words)])
+    assert starts[0] or words[0][0].isalpha()
+    for i in range(1, len(pieces)):  # a token begins a word where one begins at its first byte
+        assert starts[i] == (i * cut in bounds)
+
+
+def test_a_row_that_begins_or_ends_inside_a_character_is_one_word_there():
+    data = "ü我".encode()
+    assert word_starts([data[1:2], b"a", data[2:3], data[3:4]]).tolist() == [False, False, False, False]

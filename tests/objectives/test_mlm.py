@@ -17,7 +17,6 @@ from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
 from minillm.objectives.base import IGNORE_INDEX, Batch
-from minillm.objectives.corruption import word_edges
 from minillm.objectives.mlm import MaskedLM
 
 VOCAB, EOS, PAD, MASK, CLS, SEP = 25, 20, 21, 22, 23, 24
@@ -87,8 +86,8 @@ def test_two_passages_have_types_and_a_label_that_is_0_where_the_second_follows(
 def test_no_special_token_is_ever_masked_or_drawn_and_the_text_comes_back(
     rows: list[list[int]], rate: float, seed: int, whole: bool
 ):
-    edges = word_edges([b" a" if i % 3 else b"b" for i in range(20)] + [b""] * 5) if whole else None
-    objective = MaskedLM(**IDS, mask_rate=rate, mask_share=0.4, random_share=0.5, edges=edges)
+    pieces = [b" a" if i % 3 else b"b" for i in range(20)] + [b""] * 5 if whole else None
+    objective = MaskedLM(**IDS, mask_rate=rate, mask_share=0.4, random_share=0.5, pieces=pieces)
     batch = objective.collate([np.array(row) for row in rows], rng_of(seed))
     labels, tokens = batch.labels["mlm"], batch.inputs["tokens"]
     assert batch.counts["mlm"] == (labels != IGNORE_INDEX).sum()

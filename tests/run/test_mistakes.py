@@ -27,6 +27,7 @@ PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
         ({"data.seq_len": 17}, ["data.seq_len 17", "model.max_seq_len 16"]),
         ({"data.seq_len": 0}, ["data.seq_len"]),
         ({"data.max_documents": 0}, ["data.max_documents"]),
+        ({"data.mixing_temperature": 0.5}, ["data.mixing_temperature is 0.5", "at least 1"]),
         ({"data.cache": "prose.txt/cache"}, ["prose.txt", "--data.cache"]),
         ({"tokenizer.kind": "char", "sample.prompt": "Grüße"}, ["sample.prompt", "ü"]),
         ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 3}, ["tokenizer.vocab_size"]),

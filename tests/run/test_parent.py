@@ -158,7 +158,7 @@ def test_a_t5_with_a_published_kind_of_tokenizer_answers_without_a_blank_before_
     assert main(["train", "--init-from", str(parent), "--data", str(text), "--out", str(child), *keys]) == 0
     capsys.readouterr()
     assert main(["eval", str(child), "--json"]) == 0
-    score = json.loads(capsys.readouterr().out)["say"]
+    score = json.loads(capsys.readouterr().out)["tasks"]["say"]
     assert score["exact_match"] > 0.9 and score["beam_rouge_l"] > 0.9
     for way in (["--temperature", "0"], ["--num-beams", "3"]):
         assert main(["sample", str(child), "--prompt", "say: green stone", *way]) == 0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from minillm import RunConfig, evaluate, load_run, override, preset, sample, train
+from minillm import RunConfig, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
+from minillm.generation.begin import source_ids
 from minillm.generation.config import BeamConfig
 from minillm.run import score_tasks, search
 
@@ -52,13 +53,46 @@ def test_the_command_line_answers_searches_and_scores(run_of_tasks: Path, capsys
     assert len(found) == 2 and found[0]["score"] >= found[1]["score"]
     assert main(["eval", str(run_of_tasks), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["echo"]["examples"] >= 1 and 0 <= figures["lm_accuracy"] <= 1
+    assert figures["tasks"]["echo"]["examples"] >= 1 and 0 <= figures["lm_accuracy"] <= 1
 
 
 def test_another_source_is_evaluated_too(run_of_tasks: Path, tmp_path: Path):
     (tmp_path / "more.jsonl").write_text('{"input": "double: 99", "target": "9999"}\n', encoding="utf-8")
     assert evaluate(load_run(run_of_tasks), str(tmp_path / "more.jsonl")).targets == 5
     assert score_tasks(load_run(run_of_tasks), str(tmp_path / "more.jsonl"))["double"].examples == 1
+
+
+def test_a_target_that_is_longer_than_the_model_is_said_and_scored_whole(
+    run_of_tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    records = [{"input": f"copy: {n}{'i' * n}", "target": "y" * 30} for n in range(20)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    config = load_config(run_of_tasks / "config.toml", {"data.source": str(tmp_path / "long.jsonl"), "train.steps": 60})
+    # a prompt that is too long for the model does not end a training either
+    config = override(config, {"sample.prompt": "copy: " + "i" * 30, "optim.lr": 0.03})
+    folder = train(config, tmp_path / "run")
+    said = capsys.readouterr()
+    assert "inputs are longer than model.max_seq_len 16 and lose their ends" in said.out + said.err
+    assert "18 of 18 targets" in said.out + said.err or "targets are longer than model.max_seq_len 16" in said.err
+    assert "sample.prompt cannot be shown" in said.out + said.err
+    score = score_tasks(load_run(folder))["copy"]
+    assert score.token_accuracy == 1.0 and score.exact_match == 0.0  # it has learned the half that it saw
+
+
+def test_the_first_words_of_an_input_without_a_prefix_are_its_first_words(run_of_tasks: Path, tmp_path: Path):
+    (tmp_path / "none.jsonl").write_text('{"input": "a b 5:30 c", "target": "a b 5:30 c"}\n', encoding="utf-8")
+    assert score_tasks(load_run(run_of_tasks), str(tmp_path / "none.jsonl"))[""].first_words_rouge_l == 1.0
+
+
+def test_a_prompt_that_an_encoder_cannot_read_is_named(
+    run_of_tasks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    assert main(["sample", str(run_of_tasks), "--prompt", "double: " + "4" * 20]) == 2
+    assert "a prompt has 29 tokens, EOS counted, and this model reads 16; shorten it" in capsys.readouterr().err
+    tokenizer = load_run(run_of_tasks).tokenizer
+    monkeypatch.setattr(tokenizer, "extra_ids", (7, 8))
+    with pytest.raises(ValueError, match=r"has <\|extra_id_2\|>, but this tokenizer has 2 such tokens"):
+        source_ids(tokenizer, "a <|extra_id_2|>")
 
 
 def test_a_beam_of_one_is_the_greedy_answer(run_of_tasks: Path):
