@@ -28,10 +28,14 @@ class Record(NamedTuple):
             ValueError: there is no such field, or it holds something else than text.
         """
         if field not in self.fields:
-            raise ValueError(f"{self.where} has no field {field!r}; its fields are: {', '.join(self.fields) or 'none'}")
+            known = ", ".join(self.fields) or "none"
+            raise ValueError(
+                f"{self.where} has no field {field!r}, its fields are: {known}; name the right ones with "
+                "--data.input_field and --data.target_field"
+            )
         value = self.fields[field]
         if not isinstance(value, str | None):
-            raise ValueError(f"field {field!r} of {self.where} is {type(value).__name__}, not text")
+            raise ValueError(f"field {field!r} of {self.where} is {type(value).__name__}, not text; put it in quotes")
         return value or ""
 
 
@@ -71,6 +75,8 @@ def _csv(path: Path) -> Iterator[Record]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True), start=1):
+                if None in row or None in row.values():
+                    raise ValueError(f"{path} row {number} has more or fewer fields than the header: mend it")
                 yield Record({str(key): value for key, value in row.items()}, f"{path} row {number}")
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a sound UTF-8 CSV file ({error}): mend it") from None

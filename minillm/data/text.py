@@ -92,8 +92,6 @@ def read_text(source: str, config: DataConfig, folder: Path, *, progress: bool =
         ValueError, OSError: as `sources.read_documents`; also where no document has any text.
     """
     limit = config.max_documents
-    if limit is not None and limit < 1:
-        raise ValueError(f"data.max_documents must be at least 1, not {limit}")
     fingerprint = sources.fingerprint(source, config.field)
 
     def make(temporary: Path) -> dict[str, Any]:

@@ -68,13 +68,19 @@ def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Pat
     (tmp_path / "plain.txt").write_text("no fields", encoding="utf-8")
     with pytest.raises(ValueError, match=r"plain.txt has no fields: .*\.jsonl"):
         read_task_tokens(str(tmp_path / "plain.txt"), config, TOKENIZER)
-    with pytest.raises(ValueError, match="line 1 has no field 'question'; its fields are: input, target"):
+    with pytest.raises(
+        ValueError, match=r"line 1 has no field 'question', its fields are: input, target; .*--data.input_field"
+    ):
         read_task_tokens(config.source, DataConfig(cache=config.cache, input_field="question"), TOKENIZER)
     with pytest.raises(ValueError, match="builtin:python-docs holds no text-to-text examples: take builtin:python-tas"):
         read_task_tokens("builtin:python-docs", config, TOKENIZER)
     (tmp_path / "number.jsonl").write_text('{"input": "a", "target": 1}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"field 'target' of .*line 1 is int, not text"):
         read_task_tokens(str(tmp_path / "number.jsonl"), config, TOKENIZER)
+    for row in ("a: 1", "a: 1,2,3"):
+        (tmp_path / "uneven.csv").write_text(f"input,target\nb: 1,2\n{row}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"uneven.csv row 2 has more or fewer fields than the header: mend it"):
+            read_task_tokens(str(tmp_path / "uneven.csv"), config, TOKENIZER)
 
 
 def test_a_group_is_never_split():
@@ -88,9 +94,13 @@ def test_a_group_is_never_split():
 
 
 def test_the_task_is_what_stands_before_the_first_colon():
-    assert [task_of(text) for text in ("add: 1 + 2", "a b: c: d", "no prefix", "line\nbreak: x", ": x")] == [
+    assert [
+        task_of(text) for text in ("add: 1 + 2", "a b: c: d", "no prefix", "line\nbreak: x", ": x", "at 5:30", "5: 30")
+    ] == [
         "add",
         "a b",
+        "",
+        "",
         "",
         "",
         "",

@@ -51,7 +51,7 @@ def test_no_more_documents_are_read_than_asked_for(tmp_path):
     assert len(read_text(str(path), config, tmp_path / "cache").documents) == 4
     with pytest.raises(ValueError, match="line 10 is not JSON"):
         read_text(str(path), DataConfig(), tmp_path / "cache")
-    with pytest.raises(ValueError, match=r"data.max_documents must be at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"data.max_documents is 0; it must be at least 1"):
         read_text(str(path), DataConfig(max_documents=0), tmp_path / "cache")
 
 

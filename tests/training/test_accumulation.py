@@ -69,7 +69,7 @@ def gradient(family: str, objective: Objective, split: Sequence[int]) -> tuple[f
     step = StepFunction(
         model, objective, Optimizer(model, config), compute=compute, runtime=Runtime(), clip=config.clip, seed=3
     )
-    counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
+    counts = {name: float(sum(batch.counts[name] for batch in batches)) for name in batches[0].counts}
     loss = step.gradient(1, batches, counts=counts).item()
     return loss, torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 
