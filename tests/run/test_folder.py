@@ -46,20 +46,20 @@ def test_a_folder_is_named_after_the_model_and_the_time(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("name", ["notes.txt", "step-000001", ".git"])
 def test_a_folder_that_holds_anything_else_is_not_free(tmp_path: Path, name: str):
     (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match="exists and is not empty; choose another --out"):
+    with pytest.raises(ValueError, match="exists and is not empty; choose another folder"):
         require_free(tmp_path)
 
 
 def test_a_run_is_not_free_and_the_message_tells_how_to_continue_it(tmp_path: Path):
     save_config(RunConfig(), tmp_path / "config.toml")
-    with pytest.raises(ValueError, match="holds a run; continue it with --resume"):
+    with pytest.raises(ValueError, match="holds a run; continue it with train --resume"):
         new_folder(RunConfig(), tmp_path)
     assert find_run(tmp_path) == tmp_path
 
 
 def test_a_file_is_no_folder(tmp_path: Path):
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(ValueError, match="choose another --out"):
+    with pytest.raises(ValueError, match="choose another folder"):
         require_free(tmp_path / "file")
 
 
