@@ -51,7 +51,7 @@ def eval(
     guess = found.guess and {"unigram_loss": found.guess.loss, "most_frequent_accuracy": found.guess.accuracy}
     tasks = {}
     if loaded.config.objective.name == "seq2seq":
-        tasks = {name or "no prefix": asdict(score) for name, score in score_tasks(loaded, data).items()}
+        tasks = {name or "(no prefix)": asdict(score) for name, score in score_tasks(loaded, data).items()}
     figures = {"loss": found.loss} | perplexity | found.figures() | (guess or {})
     show(figures | {"tokens": found.targets} | ({"tasks": tasks} if tasks else {}), json=json)
 

@@ -46,9 +46,15 @@ def sample(
     print(loaded.describe(), file=sys.stderr)
 
     if num_beams is not None:
-        refuse(given, "beam search draws nothing", allowed=("sample__prompt", "sample__max_new_tokens"))
+        refuse(given, "beam search draws nothing", allowed=("sample__prompt", "sample__max_new_tokens", "sample__stop"))
         penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
-        beams = BeamConfig(num_beams=num_beams, num_best=num_best, max_new_tokens=settings.max_new_tokens, **penalty)
+        beams = BeamConfig(
+            num_beams=num_beams,
+            num_best=num_best,
+            max_new_tokens=settings.max_new_tokens,
+            stop=settings.stop,
+            **penalty,
+        )
         completions = search(loaded, settings.prompt, beams)
     elif num_best != 1 or length_penalty is not None:
         raise ValueError("--num-best and --length-penalty belong to beam search; give --num-beams too")

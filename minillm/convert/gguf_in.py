@@ -55,7 +55,7 @@ def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
         raise ValueError(f"{path} lacks {error}, which a {arch} model is made of") from None
     except Exception as error:  # any number in the file may be of another kind or size than its weights
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} does not hold together as a {arch} model: {reason}") from None
+        raise ValueError(f"{path} cannot be read as a {arch} model: {reason}") from None
 
 
 def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) -> Imported:

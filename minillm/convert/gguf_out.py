@@ -48,7 +48,7 @@ def write_gguf(
         ValueError: llama.cpp has no such activation or tokenizer.
     """
     arch = config["model_type"]
-    _require_activation(config)
+    _require_arithmetic(config)
     writer = library().GGUFWriter(path, arch)
     writer.add_name(name)
     _write_shape(writer, arch, config)
@@ -62,7 +62,7 @@ def write_gguf(
     return warning
 
 
-def _require_activation(config: Mapping[str, Any]) -> None:
+def _require_arithmetic(config: Mapping[str, Any]) -> None:
     """llama.cpp decides the activation and what else there is by the architecture."""
     key, only = ("activation_function", "gelu_new") if config["model_type"] == "gpt2" else ("hidden_act", "silu")
     if config[key] != only:

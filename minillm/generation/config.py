@@ -62,6 +62,8 @@ class BeamConfig:
     """Power of (5 + length) / 6 that divides a log-probability (Wu et al. 2016); 0: none, above: longer ones gain."""
     max_new_tokens: int = 200
     """Tokens to generate at most, EOS counted."""
+    stop: tuple[str, ...] = ()
+    """A text that was found ends before the first of these; the search itself does not know them."""
 
     def __post_init__(self) -> None:
         """Raise ValueError with the key and its range where a value lies outside it."""

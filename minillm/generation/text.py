@@ -112,9 +112,13 @@ def search(
     start = begin(model, tokenizer, prompts)
     completions = beam_search(start.model, start.prompts, config, eos_id=tokenizer.eos_id, allowed=start.allowed)
     for completion in completions:
-        spelled = b"".join(map(start.spell, completion.ids)).removeprefix(start.lead)
-        # without a character that the last token leaves incomplete, as `complete` has it
-        completion.text = codecs.getincrementaldecoder("utf-8")(errors="replace").decode(spelled)
+        pieces: list[str] = []
+        stream = TextStream(config.stop, pieces.append, start.lead)
+        if any(stream.push(start.spell(token)) for token in completion.ids):
+            completion.finish_reason = "stop"
+        else:
+            stream.close()
+        completion.text = "".join(pieces)
     return completions
 
 

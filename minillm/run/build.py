@@ -14,7 +14,6 @@ from minillm.data.tasks import Mixture, TaskRows, TaskTokens, prepare_tasks, rea
 from minillm.distributed.runtime import Runtime
 from minillm.generation.prefixed import Prefixed
 from minillm.models.presets import PRESETS
-from minillm.nn.config import ModelConfig
 from minillm.objectives.base import Batch, Objective
 from minillm.objectives.clm import CausalLM
 from minillm.objectives.config import ObjectiveConfig
@@ -109,8 +108,9 @@ def require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
         raise ValueError(f"sample.prompt {prompt!r} cannot be used: {error}") from None
 
 
-def build_objective(config: ObjectiveConfig, tokenizer: Tokenizer, model: ModelConfig) -> Objective:
-    """The objective of that name, for a model of that shape."""
+def build_objective(run: RunConfig, tokenizer: Tokenizer) -> Objective:
+    """The objective that the config names, for its model."""
+    config, model = run.objective, run.model
     if config.name == "mlm":
         pieces = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)]
         return MaskedLM(
@@ -136,7 +136,7 @@ def build_objective(config: ObjectiveConfig, tokenizer: Tokenizer, model: ModelC
     if config.name == "prefix_lm":
         return EncoderPrefixLM(**shared)
     if config.name == "seq2seq":
-        return Seq2Seq(**shared, sep_id=tokenizer.sep_id, max_len=model.max_seq_len)
+        return Seq2Seq(**shared, sep_id=tokenizer.sep_id, max_len=seq_len(run))
     if not tokenizer.extra_ids:
         raise ValueError(
             f"objective.name span marks gaps by sentinels, which the tokenizer {tokenizer.name} lacks; "
@@ -170,16 +170,16 @@ def require_enough(config: RunConfig, corpus: Corpus) -> None:
 
 
 def say_what_is_cut(corpus: Corpus, objective: Objective, say: Callable[[str], None]) -> None:
-    """Tell of text-to-text examples that are longer than the model."""
-    if not isinstance(objective, Seq2Seq) or not isinstance(corpus.train, TaskTokens):
+    """Tell of text-to-text examples that are longer than what is read and written of them."""
+    if not isinstance(objective, Seq2Seq):
         return
-    inputs, targets = corpus.train.lengths(objective.sep_id)
-    for what, cut in (("inputs", inputs >= objective.max_len), ("targets", targets > objective.max_len)):
-        if cut.any():
-            say(
-                f"{cut.sum():,} of {len(cut):,} {what} are longer than model.max_seq_len {objective.max_len} and lose "
-                "their ends"
-            )
+    room = objective.max_len
+    for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
+        assert isinstance(tokens, TaskTokens), "prepared as such"
+        inputs, targets = tokens.lengths(objective.sep_id)
+        for what, cut in (("inputs", inputs >= room), ("targets", targets > room)):
+            if cut.any():
+                say(f"{cut.sum():,} of {len(cut):,} {split} {what} are longer than {room} tokens and lose their ends")
 
 
 def build_examples(config: RunConfig, tokens: Tokens, objective: Objective, *, mix: bool = False) -> Examples:

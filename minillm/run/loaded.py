@@ -154,7 +154,7 @@ def evaluate(loaded: LoadedRun, source: str | None = None) -> Evaluation:
         ValueError: the run's own text has changed since, or a character is outside the run's vocabulary.
     """
     loaded.require_head()
-    objective = build_objective(loaded.config.objective, loaded.tokenizer, loaded.config.model)
+    objective = build_objective(loaded.config, loaded.tokenizer)
     runtime = Runtime(device=loaded.compute.device)
     guess = None
     if source is None:

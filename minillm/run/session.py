@@ -118,7 +118,7 @@ def _train(
     if parent is None:  # the table of a parent may be larger than its tokenizer
         config = with_vocab_size(config, tokenizer)
     require_enough(config, corpus)
-    objective = build_objective(config.objective, tokenizer, config.model)
+    objective = build_objective(config, tokenizer)
     say_what_is_cut(corpus, objective, say)
     model = build_model(config.model)
     model.init_weights(torch.Generator().manual_seed(config.train.seed))

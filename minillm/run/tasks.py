@@ -47,7 +47,7 @@ def score_tasks(loaded: LoadedRun, source: str | None = None, *, max_examples: i
         ValueError: the run has not learned text to text.
     """
     config, runtime = loaded.config, Runtime(device=loaded.compute.device)
-    objective = build_objective(config.objective, loaded.tokenizer, config.model)
+    objective = build_objective(config, loaded.tokenizer)
     if not isinstance(objective, Seq2Seq):
         raise ValueError(f"{loaded.folder} has learned {config.objective.name}, not seq2seq: it has no tasks")
     if source is None:

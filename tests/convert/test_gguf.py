@@ -167,10 +167,10 @@ def altered(monkeypatch) -> Any:
     ("key", "value", "message"),
     [
         ("llama__block_count", None, "lacks 'llama.block_count', which a llama model is made of"),
-        ("llama__block_count", "two", "does not hold together as a llama model"),
-        ("llama__attention__head_count", 0, "does not hold together as a llama model"),
+        ("llama__block_count", "two", "cannot be read as a llama model"),
+        ("llama__attention__head_count", 0, "cannot be read as a llama model"),
         ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, which is no id of its \d+ tokens"),
-        ("tokenizer__ggml__merges", "none", "does not hold together as a llama model"),
+        ("tokenizer__ggml__merges", "none", "cannot be read as a llama model"),
     ],
 )
 def test_a_damaged_value_is_one_line_that_names_the_file(saved, tmp_path, altered, key, value, message):

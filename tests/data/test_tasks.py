@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minillm.data import builtin_tasks
 from minillm.data.builtin_tasks import Example, add, reverse, summaries, token_classes
 from minillm.data.config import DataConfig
 from minillm.data.loader import Loader
@@ -159,3 +160,14 @@ def test_functions_lose_their_docstring_which_becomes_the_target():
     ]
     assert not list(summaries('def f():\n    """Only a docstring, no body."""\n', group="g"))
     assert np.all([not list(summaries(text, group="g")) for text in ("def f(:", "x = 1")])
+
+
+def test_the_librarys_split_does_not_depend_on_where_python_is_installed(monkeypatch, tmp_path: Path):
+    groups = []
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+        source = 'def one(name):\n    """Return the name of the one."""\n    return name.one\n'
+        (tmp_path / name / "module.py").write_text(source, encoding="utf-8")
+        monkeypatch.setattr(builtin_tasks, "library_files", lambda name=name: [tmp_path / name / "module.py"])
+        groups.append([example.group for example in builtin_tasks._from_library()])
+    assert groups[0] == groups[1] != []

@@ -214,6 +214,7 @@ def test_dropout_is_off_meanwhile_and_as_before_afterwards():
         ("num_best", 5),
         ("length_penalty", -1.0),
         ("length_penalty", math.nan),
+        ("length_penalty", 300.0),
         ("max_new_tokens", -1),
     ],
 )

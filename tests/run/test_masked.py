@@ -88,7 +88,7 @@ def by_hand(corpus: Corpus, config: RunConfig) -> tuple[float, float]:
 
     ids = corpus.train.slice(0, corpus.train.num_tokens).tolist()
     counts = {token: ids.count(token) + 1 for token in range(256)}
-    objective = build_objective(config.objective, corpus.tokenizer, config.model)
+    objective = build_objective(config, corpus.tokenizer)
     batches = validation_batches(config, corpus.validation, objective, Runtime(), max_tokens=0)
     targets = [t for batch in batches for t in batch.labels["mlm"].flatten().tolist() if t >= 0]
     best, total = max(counts, key=lambda t: counts[t]), sum(counts.values())

@@ -72,8 +72,9 @@ def test_a_target_that_is_longer_than_the_model_is_said_and_scored_whole(
     config = override(config, {"sample.prompt": "copy: " + "i" * 30, "optim.lr": 0.03})
     folder = train(config, tmp_path / "run")
     said = capsys.readouterr()
-    assert "inputs are longer than model.max_seq_len 16 and lose their ends" in said.out + said.err
-    assert "18 of 18 targets" in said.out + said.err or "targets are longer than model.max_seq_len 16" in said.err
+    for split in ("training", "validation"):
+        assert f"{split} inputs are longer than 16 tokens and lose their ends" in said.out + said.err
+        assert f"{split} targets are longer than 16 tokens and lose their ends" in said.out + said.err
     assert "sample.prompt cannot be shown" in said.out + said.err
     score = score_tasks(load_run(folder))["copy"]
     assert score.token_accuracy == 1.0 and score.exact_match == 0.0  # it has learned the half that it saw
@@ -93,6 +94,36 @@ def test_a_prompt_that_an_encoder_cannot_read_is_named(
     monkeypatch.setattr(tokenizer, "extra_ids", (7, 8))
     with pytest.raises(ValueError, match=r"has <\|extra_id_2\|>, but this tokenizer has 2 such tokens"):
         source_ids(tokenizer, "a <|extra_id_2|>")
+
+
+def test_the_length_of_examples_is_a_setting_here_too(run_of_tasks: Path, tmp_path: Path):
+    config = load_config(run_of_tasks / "config.toml", {"data.seq_len": 4})
+    short = load_run(train(config, tmp_path / "short"))
+    assert evaluate(short).targets < evaluate(load_run(run_of_tasks)).targets  # targets are cut at four tokens
+
+
+def test_half_a_corrupted_text_fits_on_both_sides(config: RunConfig, tmp_path: Path):
+    shape = preset("t5-mini", d_model=16, num_heads=2, max_seq_len=16)
+    half = {"objective.name": "span", "objective.span_density": 0.5, "sample.prompt": ""}
+    whole = override(replace(config, model=shape), SHAPE | half)
+    folder = train(whole, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"--resume cannot change objective\.name: it is 'span'"):
+        train(override(load_config(folder / "config.toml"), {"objective.name": "prefix_lm"}), folder, resume=True)
+
+
+def test_a_text_that_beam_search_finds_ends_at_a_stop_string_or_with_a_whole_character(
+    run_of_tasks: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded = load_run(run_of_tasks)
+    (found,) = search(loaded, "double: 7", BeamConfig(max_new_tokens=6))
+    for ids, stop, text, reason in (
+        ([*b"a#b"], ("#",), "a", "stop"),
+        ([*"aд".encode()][:-1], (), "a", "length"),
+    ):
+        done = replace(found, ids=ids, finish_reason="length")
+        monkeypatch.setattr("minillm.generation.text.beam_search", lambda *_, done=done, **__: [done])
+        (one,) = search(loaded, "double: 7", BeamConfig(stop=stop))
+        assert (one.text, one.finish_reason) == (text, reason)
 
 
 def test_a_beam_of_one_is_the_greedy_answer(run_of_tasks: Path):
