@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ from minillm.objectives.span import SpanCorruption
 from minillm.training.config import OptimConfig
 from minillm.training.optim import Optimizer
 
-ROUNDS = 10
+WARM_UP, ROUNDS = 2, 10
+REST = 0.1
+"""Seconds between turns, in which the threads of the side that is done go to sleep."""
 
 
 class Work(NamedTuple):
@@ -108,16 +111,36 @@ def take_step(optimizer: Optimizer, loss: Callable[[], Tensor], dtype: torch.dty
     return time.perf_counter() - began
 
 
-def measure(name: str, work: Work, dtype: torch.dtype) -> None:
+def work_on(pipe: Connection, name: str, side: int, dtype: torch.dtype) -> None:
+    """One side's process, as its users would run it: a step for every message, answered with its seconds."""
+    torch.manual_seed(0)
+    work = KNOWN[name]()
+    model = work.models[side].train()
+    if side == 0:
+        model.init_weights(torch.Generator().manual_seed(0))  # type: ignore[operator]
+    optimizer = Optimizer(model, OptimConfig())
+    while pipe.recv():
+        pipe.send((take_step(optimizer, work.losses[side], dtype), work.tokens))
+
+
+def measure(name: str, dtype: torch.dtype) -> None:
     """Print tokens per second of both sides, and by how much ours is faster."""
-    optimizers = [Optimizer(model.train(), OptimConfig()) for model in work.models]
-    times = np.array(
-        [
-            [take_step(optimizer, loss, dtype) for optimizer, loss in zip(optimizers, work.losses, strict=True)]
-            for _ in range(ROUNDS + 1)
-        ][1:]  # the first of each is a warm-up
-    )
-    ours, theirs = (work.tokens / median(side) for side in times.T)
+    context = torch.multiprocessing.get_context("spawn")
+    pipes = []
+    for side in (0, 1):
+        here, there = context.Pipe()
+        context.Process(target=work_on, args=(there, name, side, dtype), daemon=True).start()
+        pipes.append(here)
+    times = np.empty((WARM_UP + ROUNDS, 2))
+    for turn in times:
+        for side, pipe in enumerate(pipes):
+            pipe.send(True)
+            turn[side], tokens = pipe.recv()
+            time.sleep(REST)
+    for pipe in pipes:
+        pipe.send(False)
+    times = times[WARM_UP:]
+    ours, theirs = (tokens / median(side) for side in times.T)
     pairs = times[:, 1] / times[:, 0]
     print(
         f"{name} {str(dtype).removeprefix('torch.')}: minillm {ours:,.0f} tokens/s, transformers {theirs:,.0f}, "
@@ -126,16 +149,16 @@ def measure(name: str, work: Work, dtype: torch.dtype) -> None:
     )
 
 
+KNOWN = {"gpt2": gpt2, "bert": bert, "t5": t5}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    known = {"gpt2": gpt2, "bert": bert, "t5": t5}
-    parser.add_argument("--only", choices=known, help="one of the three")
+    parser.add_argument("--only", choices=KNOWN, help="one of the three")
     only = parser.parse_args().only
-    for name in [only] if only else known:
+    for name in [only] if only else KNOWN:
         for dtype in (torch.float32, torch.bfloat16):
-            work = known[name]()
-            work.models[0].init_weights(torch.Generator().manual_seed(0))  # type: ignore[operator]
-            measure(name, work, dtype)
+            measure(name, dtype)
 
 
 if __name__ == "__main__":

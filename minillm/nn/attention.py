@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minillm.nn.attend import attend
 from minillm.nn.cache import KVSlot
 from minillm.nn.config import ModelConfig
 from minillm.nn.mask import ScoreMask
@@ -71,35 +70,3 @@ class Attention(nn.Module):
         if norm is not None:
             heads = norm(heads)
         return heads if rotation is None else rotate(heads, rotation)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dropout: float = 0.0) -> Tensor:
-    """Attention of q (B, H, T, K) over k and v (B, G, S, K) -> (B, H, T, K), by the kernel that `mask` names."""
-    if mask.kernel == "plain":
-        y = _plain(q, k, v, mask.tensor, scale, dropout)
-    else:
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask.tensor,
-            is_causal=mask.is_causal,
-            dropout_p=dropout,
-            scale=scale,
-            enable_gqa=q.size(1) != k.size(1),
-        )
-    return y if mask.alive is None else y * mask.alive
-
-
-def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: float) -> Tensor:
-    """Equation 1 as written; all in the dtype of q, the softmax sums in fp32 inside its kernel."""
-    groups = q.size(1) // k.size(1)
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = (q if scale == 1 else q * scale) @ k.transpose(-2, -1)  # (B, H, T, S)
-    if bias is not None:
-        scores += bias
-    weights = torch.softmax(scores, dim=-1)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return weights @ v

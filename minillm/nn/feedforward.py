@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from minillm.nn.config import ModelConfig
 
 
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), written over x: its backward pass needs the result alone."""
+    return x.relu_()
+
+
 def relu2(x: Tensor) -> Tensor:
     """Squared ReLU (So et al. 2021)."""
-    return F.relu(x).square()
+    return relu(x).square()
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -22,7 +27,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
+    "relu": relu,
     "relu2": relu2,
     "gelu": F.gelu,
     "gelu_tanh": gelu_tanh,

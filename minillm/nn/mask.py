@@ -12,7 +12,7 @@ Kernel = Literal["fused", "plain"]
 """fused: torch's scaled_dot_product_attention. plain: matmul, softmax, matmul."""
 
 PLAIN_MAX_KEYS = 512
-"""Up to here the plain form trains faster in bf16 on CPU; at 1024 keys its score matrices no longer fit the caches."""
+"""Up to here the plain form trains faster on CPU; at 1024 keys its score matrices no longer fit the caches."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def resolve(
     every key instead, and `alive` wipes its answer to 0.
     """
     dtype = compute_dtype(like)
-    kernel = choose_kernel(like.device.type, dtype, num_keys)
+    trained_bias = bias is not None and bias.requires_grad
+    kernel = choose_kernel(like.device.type, dtype, num_keys, trained_bias=trained_bias)
     free = bias is None and mask.key_valid is None and mask.prefix_length is None and mask.segments is None
     if free and (not mask.causal or (num_queries == 1 and num_keys == start + 1)):
         return ScoreMask(kernel=kernel)
@@ -106,7 +107,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if cast else x.dtype
 
 
-def choose_kernel(device: str, dtype: torch.dtype, num_keys: int) -> Kernel:
-    """plain while training in bf16 on CPU over few keys, where the fused kernel's backward is four times slower."""
-    slow = device == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
+def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
+    """plain while training on CPU over few keys, in bf16, where the fused kernel's backward is four times slower, and
+    where the bias is trained (T5's), for which there is no fused kernel."""
+    slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
     return "plain" if slow and num_keys <= PLAIN_MAX_KEYS else "fused"

@@ -207,6 +207,7 @@ def test_segment_types_reach_the_embedding():
     assert not close(model(ids, types=torch.ones_like(ids)).logits, model(ids).logits)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo does so itself
 def test_a_training_pass_has_no_graph_break(model):
     torch._dynamo.reset()  # compiled code of other models counts against the limit of recompilations
     ids = tokens(2)

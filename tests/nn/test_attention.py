@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from minillm.nn.attention import Attention, attend
+from minillm.nn.attend import attend
+from minillm.nn.attention import Attention
 from minillm.nn.cache import KVSlot
 from minillm.nn.config import ModelConfig
 from minillm.nn.mask import AttentionMask, ScoreMask, resolve
@@ -152,6 +153,25 @@ def test_plain_and_fused_kernels_agree_forward_and_backward(name, groups, biased
         assert torch.allclose(plain.float(), fused, atol=0.05 * fused.abs().max().item())
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("bias_size", [None, (1, 2, 3, 4), (2, 1, 1, 4)])
+def test_the_plain_kernels_own_backward_pass_is_the_derivative(bias_size, dropout):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(2, 2, 3, 5), (2, 2, 4, 5), (2, 2, 4, 5), *([bias_size] if bias_size else [])]
+    q, k, v, *bias = (torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes)
+
+    def attended(*inputs: Tensor) -> Tensor:
+        torch.manual_seed(1)  # the same weights are dropped every time
+        mask = ScoreMask(inputs[3] if bias else None, kernel="plain")
+        return attend(*inputs[:3], mask, scale=0.7, dropout=dropout)
+
+    assert torch.autograd.gradcheck(attended, (q, k, v, *bias))
+    torch.manual_seed(1)
+    weights = (0.7 * q @ k.transpose(-2, -1) + (bias[0] if bias else 0)).softmax(-1)
+    weights = torch.nn.functional.dropout(weights, dropout)
+    assert torch.allclose(attended(q, k, v, *bias), weights @ v)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
     q, k, v = random_heads(1, dtype)
@@ -169,7 +189,7 @@ def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
 def test_the_plain_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
     seen = []
     softmax = torch.softmax
-    monkeypatch.setattr(torch, "softmax", lambda x, dim: seen.append(x.dtype) or softmax(x, dim))
+    monkeypatch.setattr(torch, "softmax", lambda x, dim, out: seen.append(x.dtype) or softmax(x, dim, out=out))
     module, x = attention(), torch.randn(B, T, D)
     with torch.autocast("cpu", torch.bfloat16):
         mask = resolve(AttentionMask(causal=True), None, start=0, num_queries=T, num_keys=T, like=x)

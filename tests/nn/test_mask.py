@@ -37,13 +37,16 @@ def test_the_fused_causal_flag_is_taken_only_where_queries_and_keys_are_the_same
     assert not causal(5, 1).is_causal and causal(5, 1).tensor is None
 
 
-def test_the_plain_kernel_trains_bf16_on_cpu_over_few_keys_and_nothing_else():
+def test_the_plain_kernel_trains_bf16_and_biases_on_cpu_over_few_keys_and_nothing_else():
     assert choose_kernel("cpu", torch.bfloat16, 512) == "plain"
     assert choose_kernel("cpu", torch.bfloat16, 513) == "fused"
     assert choose_kernel("cpu", torch.float32, 8) == "fused"
     assert choose_kernel("cuda", torch.bfloat16, 8) == "fused"
+    assert choose_kernel("cpu", torch.float32, 512, trained_bias=True) == "plain"
+    assert choose_kernel("cpu", torch.float32, 513, trained_bias=True) == "fused"
+    assert choose_kernel("cuda", torch.float32, 8, trained_bias=True) == "fused"
     with torch.no_grad():
-        assert choose_kernel("cpu", torch.bfloat16, 8) == "fused"
+        assert choose_kernel("cpu", torch.bfloat16, 8, trained_bias=True) == "fused"
 
 
 def test_compute_dtype_is_autocasts_where_that_is_on():
