@@ -1,6 +1,8 @@
 """Training throughput beside transformers' own classes: the same shape, batch and AdamW, taking turns in one run.
 
 python scripts/bench_training.py [--only bert]      (needs the test extra; run it alone on the machine)
+
+Each side has its own process, as its users would run it, and ours keeps freed memory as the Trainer does.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from minillm.objectives.base import IGNORE_INDEX
 from minillm.objectives.mlm import MaskedLM
 from minillm.objectives.span import SpanCorruption
 from minillm.training.config import OptimConfig
+from minillm.training.memory import kept_memory
 from minillm.training.optim import Optimizer
 
 WARM_UP, ROUNDS = 2, 10
@@ -111,7 +115,7 @@ def take_step(optimizer: Optimizer, loss: Callable[[], Tensor], dtype: torch.dty
     return time.perf_counter() - began
 
 
-def work_on(pipe: Connection, name: str, side: int, dtype: torch.dtype) -> None:
+def work_on(pipe: Connection, name: str, side: int, dtype: torch.dtype, same_memory: bool) -> None:
     """One side's process, as its users would run it: a step for every message, answered with its seconds."""
     torch.manual_seed(0)
     work = KNOWN[name]()
@@ -119,17 +123,18 @@ def work_on(pipe: Connection, name: str, side: int, dtype: torch.dtype) -> None:
     if side == 0:
         model.init_weights(torch.Generator().manual_seed(0))  # type: ignore[operator]
     optimizer = Optimizer(model, OptimConfig())
-    while pipe.recv():
-        pipe.send((take_step(optimizer, work.losses[side], dtype), work.tokens))
+    with kept_memory(torch.device("cpu")) if side == 0 or same_memory else nullcontext():
+        while pipe.recv():
+            pipe.send((take_step(optimizer, work.losses[side], dtype), work.tokens))
 
 
-def measure(name: str, dtype: torch.dtype) -> None:
+def measure(name: str, dtype: torch.dtype, *, same_memory: bool) -> None:
     """Print tokens per second of both sides, and by how much ours is faster."""
     context = torch.multiprocessing.get_context("spawn")
     pipes = []
     for side in (0, 1):
         here, there = context.Pipe()
-        context.Process(target=work_on, args=(there, name, side, dtype), daemon=True).start()
+        context.Process(target=work_on, args=(there, name, side, dtype, same_memory), daemon=True).start()
         pipes.append(here)
     times = np.empty((WARM_UP + ROUNDS, 2))
     for turn in times:
@@ -155,10 +160,11 @@ KNOWN = {"gpt2": gpt2, "bert": bert, "t5": t5}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=KNOWN, help="one of the three")
-    only = parser.parse_args().only
-    for name in [only] if only else KNOWN:
+    parser.add_argument("--same-memory", action="store_true", help="keep freed memory on both sides")
+    args = parser.parse_args()
+    for name in [args.only] if args.only else KNOWN:
         for dtype in (torch.float32, torch.bfloat16):
-            measure(name, dtype)
+            measure(name, dtype, same_memory=args.same_memory)
 
 
 if __name__ == "__main__":

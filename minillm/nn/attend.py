@@ -43,6 +43,7 @@ class PlainAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
         """q (B, H, T, K), k and v (B, H, S, K), bias broadcastable to (B, H, T, S) -> (B, H, T, K)."""
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # once, and not anew by each product with them
         scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
         if bias is not None:
             scores += bias
@@ -57,7 +58,7 @@ class PlainAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of q, k, v and bias."""
         q, k, v, weights, kept = ctx.saved_tensors
-        (gradient,) = gradients
+        gradient = gradients[0].contiguous()
         dropped = weights if kept is None else weights * kept
         of_v = dropped.transpose(-2, -1) @ gradient
         of_weights = gradient @ v.transpose(-2, -1)  # (B, H, T, S)

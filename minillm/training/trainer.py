@@ -21,6 +21,7 @@ from minillm.training.config import Recipe
 from minillm.training.divergence import DivergenceWatch, name_bad_step
 from minillm.training.evaluate import Evaluation, evaluate
 from minillm.training.interrupt import StopRequest
+from minillm.training.memory import kept_memory
 from minillm.training.metrics import MetricsLog, overfits
 from minillm.training.optim import Optimizer
 from minillm.training.precision import Compute, is_out_of_memory
@@ -98,7 +99,7 @@ class Trainer:
         self.progress = Progress(total=self.recipe.train.steps, start=self.state.step, silent=not main)
         self.model.train()
         try:
-            with StopRequest() as stop:
+            with StopRequest() as stop, kept_memory(self.compute.device):
                 reason = self._train_to_the_end(stop)
                 self.save()
         finally:

@@ -160,10 +160,10 @@ def test_the_plain_kernels_own_backward_pass_is_the_derivative(bias_size, dropou
     sizes = [(2, 2, 3, 5), (2, 2, 4, 5), (2, 2, 4, 5), *([bias_size] if bias_size else [])]
     q, k, v, *bias = (torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes)
 
-    def attended(*inputs: Tensor) -> Tensor:
+    def attended(q: Tensor, k: Tensor, v: Tensor, *bias: Tensor) -> Tensor:
         torch.manual_seed(1)  # the same weights are dropped every time
-        mask = ScoreMask(inputs[3] if bias else None, kernel="plain")
-        return attend(*inputs[:3], mask, scale=0.7, dropout=dropout)
+        mask = ScoreMask(bias[0] if bias else None, kernel="plain")
+        return attend(q, k, v, mask, scale=0.7, dropout=dropout)
 
     assert torch.autograd.gradcheck(attended, (q, k, v, *bias))
     torch.manual_seed(1)

@@ -90,7 +90,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cut = sums.rindex(" it is." if n % 2 else " make")
         choices = [str(2 * n), "; so it is", "99"] if n % 2 else ["ünlikely", str(2 * n), str(n)]
         question = {"question": f"{n} and {n} make", "choices": choices, "right": n % 3}
-        docs.append({**question, "text": sums[:cut], "ending": sums[cut:].rstrip()})
+        ending = sums[cut:].rstrip() if n < 31 else " nobody knows"  # one that no model gets right
+        docs.append({**question, "text": sums[:cut], "ending": ending})
     files = {name: str(folder / f"{name}.jsonl") for name in ("train", "test")}
     for file, part in zip(files.values(), (docs[:4], docs[4:]), strict=True):
         Path(file).write_text("".join(json.dumps(doc) + "\n" for doc in part), encoding="utf-8")

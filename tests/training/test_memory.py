@@ -1,0 +1,43 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from minillm.training.memory import kept_memory
+
+FAULTS = """
+import resource, torch
+from minillm.training.memory import kept_memory
+
+def faults(times=5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        torch.ones(20_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+outside = faults()
+with kept_memory(torch.device("cpu")):
+    faults(30)  # until blocks have found their places
+    print(faults() < outside / 4)
+print(faults() > outside / 2)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_kept_for_the_next_step_and_given_back_after():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_another_device_or_c_library_is_left_alone(monkeypatch):
+    def never(name):
+        raise AssertionError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", never)
+    with kept_memory(torch.device("cuda")):
+        pass
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    with kept_memory(torch.device("cpu")):
+        pass
