@@ -65,7 +65,7 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
     """Train a new run from the weights of `parent`."""
     if resume:
         raise ValueError("--init-from starts a new run, --resume goes on with one; give one of them")
-    settings = load_config(config or FINETUNE_CONFIG, keys)
+    settings = load_config(config or FINETUNE_CONFIG)  # the flags refine what is inherited
 
     from minillm import run
     from minillm.run.parent import inherit

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -184,22 +185,36 @@ def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, p
 
 
 def split_examples(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples; whole groups, by the hashes of their names.
+    """Training and validation examples: of each task that share, of whole groups in the order of their hashes.
+
+    A task's share is passed by less than one group, or by groups that another task still needs; at least one group of
+    each task is left to train on, and of one with two or more, at least one is held out.
 
     Raises:
         ValueError: the fraction is out of range, or all examples are of one group.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"data.validation_fraction must be between 0 and 1, both excluded, not {fraction}")
-    hashes = np.array([_hash(example.group) for example in examples], np.uint64)
-    if len(np.unique(hashes)) < 2:
+    groups: dict[str, Counter[str]] = {}  # how many examples of each task
+    for example in examples:
+        groups.setdefault(example.group, Counter())[task_of(example.input)] += 1
+    if len(groups) < 2:
         raise ValueError("there are fewer than two different examples to split: give more, or data.validation")
-    chosen = hashes <= max(int(fraction * 2**64), int(hashes.min()))
-    if chosen.all():
-        chosen = hashes == hashes.min()
+    in_order = sorted(groups, key=_hash)
+    left = Counter(task for tasks in groups.values() for task in tasks)  # groups that are still to train on
+    short = {task: fraction * sum(tasks[task] for tasks in groups.values()) for task in left}
+    held: set[str] = set()
+    for group in in_order:
+        tasks = groups[group]
+        if any(short[task] > 0 for task in tasks) and all(left[task] > 1 for task in tasks):
+            held.add(group)
+            left.subtract(tasks.keys())
+            for task, number in tasks.items():
+                short[task] -= number
+    held = held or {in_order[0]}  # where each task has one group alone
     parts: tuple[list[Example], list[Example]] = ([], [])
-    for example, is_validation in zip(examples, chosen.tolist(), strict=True):
-        parts[is_validation].append(example)
+    for example in examples:
+        parts[example.group in held].append(example)
     return parts
 
 

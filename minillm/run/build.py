@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from minillm.config import RunConfig, override
+from minillm.data.config import DataConfig
 from minillm.data.corpus import Corpus, Tokens, prepare, read_tokens
 from minillm.data.loader import Examples, Loader, Windows, eval_batches
 from minillm.data.pairs import Pairs
@@ -98,6 +99,16 @@ def with_heads(config: RunConfig) -> RunConfig:
         return config
     heads = {"model.pair_head": config.objective.next_sentence, "model.pooler": False, "model.lm_head": True}
     return override(config, heads)
+
+
+def require_used(data: DataConfig, objective: str) -> None:
+    """ValueError for a setting of the data that the objective would leave unread."""
+    tasks = ("mixing", "mixing_temperature", "input_field", "target_field")
+    for key in ("field", "split") if objective == "seq2seq" else tasks:
+        if getattr(data, key) != getattr(DataConfig, key):
+            raise ValueError(f"data.{key} has no effect with objective.name {objective}; leave it out")
+    if data.mixing != "temperature" and data.mixing_temperature != DataConfig.mixing_temperature:
+        raise ValueError(f"data.mixing_temperature has no effect with data.mixing {data.mixing}; leave it out")
 
 
 def require_prompt(prompt: str, tokenizer: Tokenizer) -> None:

@@ -17,7 +17,7 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
     """The config of a run that starts from the weights of another.
 
     Shape and tokenizer are the parent's, the length of examples too where none is chosen, and the objective unless
-    `own_objective`; everything else is `config`'s. `overrides` are applied once more, over the parent's values.
+    `own_objective` or the overrides name another; everything else is `config`'s. `overrides` are applied over all that.
 
     Raises:
         ValueError: an override of the tokenizer or the preset, which the weights have decided.
@@ -26,6 +26,7 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
         if key in ("model.preset", "model.tie_embeddings") or key.startswith("tokenizer."):
             raise ValueError(f"{key} comes with the weights that --init-from names; leave it out")
     data = config.data if config.data.seq_len else replace(config.data, seq_len=parent.data.seq_len)
+    own_objective |= overrides.get("objective.name", parent.objective.name) != parent.objective.name
     objective = config.objective if own_objective else parent.objective
     sample = config.sample if own_objective else replace(config.sample, prompt=parent.sample.prompt)
     inherited = replace(

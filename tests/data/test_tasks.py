@@ -88,10 +88,28 @@ def test_a_group_is_never_split():
     examples = [Example(f"t: {n}", "x", f"group {n % 7}") for n in range(70)]
     train, validation = split_examples(examples, 0.3)
     assert train and validation and not {e.group for e in train} & {e.group for e in validation}
+    alone = [Example("a: 1", "x", "1"), Example("b: 2", "y", "2")]
+    assert [len(part) for part in split_examples(alone, 0.5)] == [1, 1]
     one_each = split_examples([Example("a", "b", "1"), Example("c", "d", "2")], 0.001)
     assert [len(part) for part in one_each] == [1, 1]
     with pytest.raises(ValueError, match="fewer than two different examples"):
         split_examples(examples[:1] * 3, 0.3)
+
+
+def test_each_task_gives_its_share_to_validation():
+    """Also one whose examples stand in few groups of very different sizes, and one that is rare."""
+    sizes = {"often": [1] * 400, "grouped": [30, 1, 1, 7, 2, 40, 3, 5, 1, 10], "rare": [1] * 3}
+    examples = [
+        Example(f"{task}: {i} {j}", "x", f"{task} {i}")
+        for task, groups in sizes.items()
+        for i, size in enumerate(groups)
+        for j in range(size)
+    ]
+    train, validation = split_examples(examples, 0.1)
+    held = Counter(task_of(example.input) for example in validation)
+    assert held["often"] == 40 and 10 <= held["grouped"] < 10 + 40 and held["rare"] == 1
+    assert {task_of(example.input) for example in train} == sizes.keys()
+    assert split_examples(examples[::-1], 0.1)[1] == validation[::-1]
 
 
 def test_the_task_is_what_stands_before_the_first_colon():

@@ -28,6 +28,8 @@ PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
         ({"data.seq_len": 0}, ["data.seq_len"]),
         ({"data.max_documents": 0}, ["data.max_documents"]),
         ({"data.mixing_temperature": 0.5}, ["data.mixing_temperature is 0.5", "at least 1"]),
+        ({"data.mixing": "equal"}, ["data.mixing has no effect with objective.name clm"]),
+        ({"data.target_field": "answer"}, ["data.target_field has no effect with objective.name clm"]),
         ({"data.cache": "prose.txt/cache"}, ["prose.txt", "--data.cache"]),
         ({"tokenizer.kind": "char", "sample.prompt": "Grüße"}, ["sample.prompt", "ü"]),
         ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 3}, ["tokenizer.vocab_size"]),

@@ -14,6 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from minillm import evaluate, load_config, load_run
 from minillm.cli import main
+from minillm.config import override
+from minillm.objectives.config import ObjectiveConfig
 from minillm.run import import_model
 from minillm.run.parent import inherit
 from minillm.training.metrics import read_metrics
@@ -130,6 +132,24 @@ def test_a_config_of_its_own_brings_its_objective(run_of):
     tasks = inherit(load_config("t5-tasks"), parent, {}, own_objective=True)
     assert (tasks.objective.name, tasks.model, tasks.eval.at_start) == ("seq2seq", parent.model, True)
     assert inherit(load_config("finetune"), parent, {}, own_objective=False).objective == parent.objective
+
+
+def test_flags_refine_the_objective_that_is_inherited(run_of):
+    """And not that of configs/finetune.toml, which has no spans; another objective begins with its own defaults."""
+    parent, finetune = load_config(run_of("t5") / "config.toml"), load_config("finetune")
+    parent = override(parent, {"objective.name": "span", "objective.span_density": 0.3})
+    finer = inherit(finetune, parent, {"objective.mean_span_length": 2.0}, own_objective=False).objective
+    assert (finer.name, finer.span_density, finer.mean_span_length) == ("span", 0.3, 2.0)
+    other = inherit(finetune, parent, {"objective.name": "prefix_lm"}, own_objective=False).objective
+    assert (other.name, other.span_density) == ("prefix_lm", ObjectiveConfig().span_density)
+
+
+def test_the_command_refines_the_parents_objective_too(run_of, tmp_path, capsys):
+    parent = run_of("bert")
+    source = load_run(parent).config.data.source
+    start = ["train", "--init-from", str(parent), "--out", str(tmp_path / "x"), "--data", source, "--train.steps", "1"]
+    assert main([*start, "--objective.mask_rate", "0.3"]) == 0
+    assert load_config(tmp_path / "x" / "config.toml").objective.mask_rate == 0.3
 
 
 def test_a_t5_with_a_published_kind_of_tokenizer_answers_without_a_blank_before_its_first_word(tmp_path, capsys):
