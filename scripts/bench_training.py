@@ -131,11 +131,14 @@ def work_on(pipe: Connection, name: str, side: int, dtype: torch.dtype, same_mem
 def measure(name: str, dtype: torch.dtype, *, same_memory: bool) -> None:
     """Print tokens per second of both sides, and by how much ours is faster."""
     context = torch.multiprocessing.get_context("spawn")
-    pipes = []
+    pipes, processes = [], []
     for side in (0, 1):
         here, there = context.Pipe()
-        context.Process(target=work_on, args=(there, name, side, dtype, same_memory), daemon=True).start()
+        process = context.Process(target=work_on, args=(there, name, side, dtype, same_memory), daemon=True)
+        process.start()
+        there.close()  # so that a side that dies ends the other's waiting
         pipes.append(here)
+        processes.append(process)
     times = np.empty((WARM_UP + ROUNDS, 2))
     for turn in times:
         for side, pipe in enumerate(pipes):
@@ -144,6 +147,8 @@ def measure(name: str, dtype: torch.dtype, *, same_memory: bool) -> None:
             time.sleep(REST)
     for pipe in pipes:
         pipe.send(False)
+    for process in processes:
+        process.join()
     times = times[WARM_UP:]
     ours, theirs = (tokens / median(side) for side in times.T)
     pairs = times[:, 1] / times[:, 0]

@@ -37,7 +37,7 @@ def train(
         Go on from the last checkpoint of the run.
     init_from
         Start a new run from the weights of this one, trained here or imported; its shape and tokenizer come with it,
-        and its objective unless CONFIG is given.
+        and its objective unless CONFIG or --objective.name gives another.
     """
     keys = overrides(given)
     if data is not None:
@@ -57,7 +57,9 @@ def train(
     settings = load_config(source, keys)  # before torch is imported: a mistake answers at once
 
     from minillm import run
+    from minillm.run.build import require_read
 
+    require_read(keys, settings.objective.name)
     run.train(settings, out, resume=resume)
 
 
@@ -65,11 +67,14 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
     """Train a new run from the weights of `parent`."""
     if resume:
         raise ValueError("--init-from starts a new run, --resume goes on with one; give one of them")
-    settings = load_config(config or FINETUNE_CONFIG)  # the flags refine what is inherited
+    # without a config the flags refine the parent's objective, which they may not fit before it is known
+    settings = load_config(config, keys) if config else load_config(FINETUNE_CONFIG)
 
     from minillm import run
+    from minillm.run.build import require_read
     from minillm.run.parent import inherit
 
     folder = run.find_run(parent)
     settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)
+    require_read(keys, settings.objective.name)
     run.train(settings, out, init_from=parent)

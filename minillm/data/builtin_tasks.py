@@ -39,7 +39,7 @@ from minillm.data.repeats import MAX_SEEN, shingles
 VERSION = 4
 """Part of the fingerprint; raised when the same Python gives other examples."""
 MAX_SOURCE, MAX_SUMMARY, MAX_LINE = 2000, 200, 72
-"""Characters of a function, of a docstring's first paragraph and of a tagged line; longer ones are left out."""
+"""Characters of a function, of a docstring's first paragraph and of a single line; longer ones are left out."""
 NUM_REVERSE, NUM_ADD = 40_000, 40_000
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -88,8 +88,9 @@ def _without_repeats(examples: Iterator[Example]) -> Iterator[Example]:
         if text in inputs or (prose and (target in targets or len(new & seen) > MAX_SEEN * len(new))):
             continue
         inputs.add(text)
-        targets.add(target)
-        seen |= new if prose else set()
+        if prose:
+            targets.add(target)
+            seen |= new
         yield example
 
 

@@ -36,6 +36,10 @@ class Record(NamedTuple):
         value = self.fields[field]
         if not isinstance(value, str | None):
             raise ValueError(f"field {field!r} of {self.where} is {type(value).__name__}, not text; put it in quotes")
+        try:
+            (value or "").encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"field {field!r} of {self.where} holds half a character ({error}): mend it") from None
         return value or ""
 
 
@@ -74,7 +78,11 @@ def _jsonl(path: Path) -> Iterator[Record]:
 def _csv(path: Path) -> Iterator[Record]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, strict=True), start=1):
+            rows = csv.DictReader(file, strict=True)
+            names = rows.fieldnames or ()
+            if len(set(names)) < len(names):
+                raise ValueError(f"{path} has two columns of one name in its header {', '.join(names)}: rename one")
+            for number, row in enumerate(rows, start=1):
                 if None in row or None in row.values():
                     raise ValueError(f"{path} row {number} has more or fewer fields than the header: mend it")
                 yield Record({str(key): value for key, value in row.items()}, f"{path} row {number}")

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,100 +22,16 @@ from tqdm import tqdm
 from minillm.data import cache, sources
 from minillm.data.builtin_tasks import TASKS, VERSION, Example
 from minillm.data.config import DataConfig
-from minillm.data.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder, Tokens, dtype_of
+from minillm.data.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder, dtype_of
+from minillm.data.mixture import TaskTokens
 from minillm.data.records import read_records
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
+SPLIT_VERSION = 2
+"""Part of the fingerprint; raised when the same examples are split otherwise."""
 _PREFIX = re.compile(r"([^\W\d][^:\n]{0,39}):(?!\S)")
-
-
-class TaskTokens(Tokens):
-    """The examples of one split, and which task each belongs to.
-
-    Args:
-        ids: (N,) all documents `input SEP target EOS`, one after another.
-        eos_id: the id after every document.
-        tasks: names.
-        task_of: (D,) index into `tasks` of each document.
-    """
-
-    def __init__(self, ids: np.ndarray, eos_id: int, tasks: tuple[str, ...], task_of: np.ndarray):
-        super().__init__(ids, eos_id)
-        self.tasks, self.task_of = tasks, task_of
-
-    def lengths(self, sep_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(D,) tokens of each input, and of each target with its EOS."""
-        bounds = np.append(self.document_starts, self.num_tokens)
-        parted = np.flatnonzero(self.slice(0, self.num_tokens) == sep_id)
-        return parted - bounds[:-1], bounds[1:] - parted - 1
-
-
-class TaskRows:
-    """The examples in order, each once; those of one task alone if it is named, the first `limit` of them."""
-
-    def __init__(self, tokens: TaskTokens, task: str | None = None, limit: int | None = None):
-        self.tokens = tokens
-        self.bounds = np.append(tokens.document_starts, tokens.num_tokens)
-        chosen = np.ones(len(tokens.task_of), bool) if task is None else tokens.task_of == tokens.tasks.index(task)
-        self.documents = np.flatnonzero(chosen)[:limit]
-
-    @property
-    def seq_len(self) -> int:
-        """Tokens in an example on average, input and target together."""
-        return max(1, self.tokens.num_tokens // len(self.tokens.task_of))
-
-    @property
-    def num_offsets(self) -> int:
-        return len(self.documents)
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def document(self, window: int, offset: int) -> int:
-        """Which document a row is."""
-        return int(self.documents[window])
-
-    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        """First token of the document, and the index after its EOS."""
-        document = self.document(window, offset)
-        return int(self.bounds[document]), int(self.bounds[document + 1])
-
-    def row(self, window: int, offset: int = 0) -> np.ndarray:
-        """The ids of a document, int64."""
-        return self.tokens.slice(*self.span(window, offset)).astype(np.int64)
-
-
-class Mixture(TaskRows):
-    """As many rows an epoch as there are examples, each task with its share; an epoch's offset says which examples.
-
-    Args:
-        tokens: the examples.
-        mixing: "proportional": every example once; "temperature": shares by the number of a task's examples to the
-            power 1/T; "equal": the same share for each. What a task has too few of comes again, what it has too many
-            of waits for another epoch.
-        temperature: that T.
-    """
-
-    def __init__(
-        self,
-        tokens: TaskTokens,
-        mixing: Literal["proportional", "temperature", "equal"] = "proportional",
-        temperature: float = 2.0,
-    ):
-        super().__init__(tokens)
-        self.members = [np.flatnonzero(tokens.task_of == task) for task in range(len(tokens.tasks))]
-        sizes = np.array([len(members) for members in self.members], float)
-        power = {"proportional": 1.0, "temperature": 1 / temperature, "equal": 0.0}[mixing]
-        shares = np.where(sizes > 0, sizes**power, 0).cumsum()
-        self.ends = np.round(shares / shares[-1] * len(self)).astype(np.int64)
-
-    def document(self, window: int, offset: int) -> int:
-        """The next example of the task in whose share the window lies."""
-        task = int(np.searchsorted(self.ends, window, side="right"))
-        first = int(self.ends[task - 1]) if task else 0
-        return int(self.members[task][(offset + window - first) % len(self.members[task])])
 
 
 def task_of(text: str) -> str:
@@ -164,6 +80,7 @@ def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *
     found, examples = _cached(config.source, config, folder, progress)
     if config.validation is None:
         train, validation = split_examples(examples, config.validation_fraction)
+        found = cache.key(found, SPLIT_VERSION)
     else:
         own, validation = _cached(config.validation, config, folder, progress)
         if own == found:
@@ -187,31 +104,37 @@ def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, p
 def split_examples(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
     """Training and validation examples: of each task that share, of whole groups in the order of their hashes.
 
-    A task's share is passed by less than one group, or by groups that another task still needs; at least one group of
-    each task is left to train on, and of one with two or more, at least one is held out.
+    A task's share is passed by less than one group, or by groups that another task still needs. Tasks too small to
+    give one example are taken together as one. No task loses its last group to validation, unless nothing else is left.
 
     Raises:
         ValueError: the fraction is out of range, or all examples are of one group.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"data.validation_fraction must be between 0 and 1, both excluded, not {fraction}")
-    groups: dict[str, Counter[str]] = {}  # how many examples of each task
+    sizes = Counter(task_of(example.input) for example in examples)
+    groups: dict[str, Counter[str]] = {}  # how many examples of each task; "" for the small ones
     for example in examples:
-        groups.setdefault(example.group, Counter())[task_of(example.input)] += 1
+        task = task_of(example.input)
+        groups.setdefault(example.group, Counter())[task if fraction * sizes[task] >= 1 else ""] += 1
     if len(groups) < 2:
         raise ValueError("there are fewer than two different examples to split: give more, or data.validation")
     in_order = sorted(groups, key=_hash)
-    left = Counter(task for tasks in groups.values() for task in tasks)  # groups that are still to train on
-    short = {task: fraction * sum(tasks[task] for tasks in groups.values()) for task in left}
+    left: Counter[str] = Counter()  # groups that are still to train on
+    short: dict[str, float] = defaultdict(float)
+    for tasks in groups.values():
+        left.update(tasks.keys())
+        for task, number in tasks.items():
+            short[task] += fraction * number
     held: set[str] = set()
     for group in in_order:
         tasks = groups[group]
-        if any(short[task] > 0 for task in tasks) and all(left[task] > 1 for task in tasks):
+        if any(short[task] > 1e-9 for task in tasks) and all(left[task] > 1 for task in tasks):
             held.add(group)
             left.subtract(tasks.keys())
             for task, number in tasks.items():
                 short[task] -= number
-    held = held or {in_order[0]}  # where each task has one group alone
+    held = held or {in_order[0]}
     parts: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
         parts[example.group in held].append(example)

@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from minillm.nn.config import ModelConfig
 
 
-def relu(x: Tensor) -> Tensor:
-    """max(x, 0), written over x: its backward pass needs the result alone."""
-    return x.relu_()
-
-
-def relu2(x: Tensor) -> Tensor:
-    """Squared ReLU (So et al. 2021)."""
-    return relu(x).square()
+def relu2_(x: Tensor) -> Tensor:
+    """Squared ReLU (So et al. 2021); x is ReLU of itself after it."""
+    return torch.relu_(x).square()
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -27,14 +22,15 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": relu,
-    "relu2": relu2,
+    "relu": torch.relu_,
+    "relu2": relu2_,
     "gelu": F.gelu,
     "gelu_tanh": gelu_tanh,
     "silu": F.silu,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
+"""By name. Those with an underscore write over their argument, which must be the caller's own: a layer's new output."""
 
 
 class FeedForward(nn.Module):

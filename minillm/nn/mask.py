@@ -12,7 +12,8 @@ Kernel = Literal["fused", "plain"]
 """fused: torch's scaled_dot_product_attention. plain: matmul, softmax, matmul."""
 
 PLAIN_MAX_KEYS = 512
-"""Up to here the plain form trains faster on CPU; at 1024 keys its score matrices no longer fit the caches."""
+"""Up to here the plain form trains faster on CPU, in bf16 or with a trained bias; at 1024 keys its score matrices no
+longer fit the caches."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
-        if x.is_cuda or not torch.is_grad_enabled():
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
             return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
         return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[return-value]
 
@@ -45,7 +45,7 @@ class _RMSNorm(torch.autograd.Function):
         (gradient,) = gradients
         w, r = weight.to(x.dtype), factor.to(x.dtype)
         product = gradient * x
-        of_weight = r.flatten() @ product.flatten(0, -2)
+        of_weight = r.flatten() @ product.reshape(-1, product.size(-1))
         mean = (product @ w)[..., None].float() / x.size(-1)  # (..., 1)
         of_x = torch.mul(gradient, w, out=product).mul_(r)
         of_x.addcmul_(x, (mean * factor**3).to(x.dtype), value=-1)

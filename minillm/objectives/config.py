@@ -54,14 +54,5 @@ class ObjectiveConfig:
             raise ValueError(f"objective.span_density is {self.span_density}; it must be above 0 and below 1")
         if not 1 <= self.mean_span_length < math.inf:
             raise ValueError(f"objective.mean_span_length is {self.mean_span_length}; it must be at least 1")
-        for owner, keys in _OWN.items():
-            for key in keys if self.name != owner else ():
-                if getattr(self, key) != getattr(ObjectiveConfig, key):
-                    raise ValueError(f"objective.{key} needs objective.name {owner}, not {self.name}; leave it out")
-
-
-_OWN = {
-    "mlm": ("mask_rate", "mask_share", "random_share", "whole_words", "next_sentence"),
-    "span": ("span_density", "mean_span_length"),
-}
-"""Objective -> the settings that no other has a use for."""
+        if self.next_sentence and self.name != "mlm":
+            raise ValueError(f"objective.next_sentence needs objective.name mlm, not {self.name}; set it to false")

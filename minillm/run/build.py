@@ -7,11 +7,11 @@ from itertools import chain
 from typing import Any
 
 from minillm.config import RunConfig, override
-from minillm.data.config import DataConfig
 from minillm.data.corpus import Corpus, Tokens, prepare, read_tokens
 from minillm.data.loader import Examples, Loader, Windows, eval_batches
+from minillm.data.mixture import Mixture, TaskRows, TaskTokens
 from minillm.data.pairs import Pairs
-from minillm.data.tasks import Mixture, TaskRows, TaskTokens, prepare_tasks, read_task_tokens
+from minillm.data.tasks import prepare_tasks, read_task_tokens
 from minillm.distributed.runtime import Runtime
 from minillm.generation.prefixed import Prefixed
 from minillm.models.presets import PRESETS
@@ -35,6 +35,16 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "seq2seq": ("t5",),
 }
 """Objective -> the model families that can learn it."""
+
+_TEXT = ("data.field", "data.split")
+READS: dict[str, tuple[str, ...]] = {
+    "clm": _TEXT,
+    "prefix_lm": _TEXT,
+    "mlm": (*_TEXT, *(f"objective.{key}" for key in ("mask_rate", "mask_share", "random_share", "whole_words"))),
+    "span": (*_TEXT, "objective.span_density", "objective.mean_span_length"),
+    "seq2seq": ("data.mixing", "data.mixing_temperature", "data.input_field", "data.target_field"),
+}
+"""Objective -> which it reads of the keys that not all do."""
 
 
 def build_recipe(config: RunConfig) -> Recipe:
@@ -101,14 +111,17 @@ def with_heads(config: RunConfig) -> RunConfig:
     return override(config, heads)
 
 
-def require_used(data: DataConfig, objective: str) -> None:
-    """ValueError for a setting of the data that the objective would leave unread."""
-    tasks = ("mixing", "mixing_temperature", "input_field", "target_field")
-    for key in ("field", "split") if objective == "seq2seq" else tasks:
-        if getattr(data, key) != getattr(DataConfig, key):
-            raise ValueError(f"data.{key} has no effect with objective.name {objective}; leave it out")
-    if data.mixing != "temperature" and data.mixing_temperature != DataConfig.mixing_temperature:
-        raise ValueError(f"data.mixing_temperature has no effect with data.mixing {data.mixing}; leave it out")
+def require_read(given: Iterable[str], objective: str) -> None:
+    """ValueError for a key that somebody has set for this run although the objective does not read it.
+
+    Not for what a file brings along: it may be meant for more objectives than one.
+    """
+    for key in given:
+        readers = [name for name, keys in READS.items() if key in keys]
+        if readers and objective not in readers:
+            raise ValueError(
+                f"{key} has no effect with objective.name {objective}, only with {' or '.join(readers)}; leave it out"
+            )
 
 
 def require_prompt(prompt: str, tokenizer: Tokenizer) -> None:

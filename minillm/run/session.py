@@ -29,7 +29,6 @@ from minillm.run.build import (
     prepare_corpus,
     require_enough,
     require_prompt,
-    require_used,
     say_what_is_cut,
     validation_batches,
     with_heads,
@@ -84,7 +83,6 @@ def train(
     """
     out, init_from = (None if path is None else Path(path) for path in (out, init_from))
     config = with_heads(config)  # a contradiction in the config answers before the text is read
-    require_used(config.data, config.objective.name)
     compute = precision.choose(config.train)
     runtime = start(config.parallel, compute.device)
     try:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from minillm.data.loader import eval_batches
-from minillm.data.tasks import TaskRows, TaskTokens, task_of
+from minillm.data.mixture import TaskRows, TaskTokens
+from minillm.data.tasks import task_of
 from minillm.distributed.runtime import Runtime
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import Completion

@@ -1,19 +1,20 @@
 """Memory that a training step frees is kept for the next one.
 
-glibc gives large blocks back to the system as soon as they are freed, so every step has all its pages faulted in
-again, 4 KiB at a time. On two cores that is a tenth of a step of a small model.
+glibc gives large blocks back to the system when they are freed, so every step has their pages faulted in again, 4 KiB
+at a time. On two cores that is a tenth of a step of a small model.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h; the values below are malloc's own defaults
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h; below, the values that malloc begins with
 NEVER, TRIM_DEFAULT, MMAP_DEFAULT = 2**31 - 1, 128 * 1024, 65_536
 
 
@@ -21,9 +22,11 @@ NEVER, TRIM_DEFAULT, MMAP_DEFAULT = 2**31 - 1, 128 * 1024, 65_536
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Context in which freed memory stays with this process, up to 2 GiB at the end of its heap; it goes back after.
 
-    It does nothing for a device other than the CPU, whose memory torch does not keep by itself, and without glibc.
+    It does nothing for a device other than the CPU, whose memory torch does not keep by itself, without glibc, and
+    where the environment has its own settings for malloc.
     """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+    own = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or own:
         yield
         return
     libc = ctypes.CDLL(None)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from minillm.data import builtin_tasks
-from minillm.data.builtin_tasks import Example, add, reverse, summaries, token_classes
+from minillm.data.builtin_tasks import Example, add, reverse, summaries, token_classes, words
 from minillm.data.config import DataConfig
 from minillm.data.loader import Loader
-from minillm.data.tasks import Mixture, TaskRows, TaskTokens, prepare_tasks, read_task_tokens, split_examples, task_of
+from minillm.data.mixture import Mixture, TaskRows, TaskTokens
+from minillm.data.tasks import prepare_tasks, read_task_tokens, split_examples, task_of
 from minillm.tokenizers.byte import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -82,6 +83,12 @@ def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Pat
         (tmp_path / "uneven.csv").write_text(f"input,target\nb: 1,2\n{row}\n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"uneven.csv row 2 has more or fewer fields than the header: mend it"):
             read_task_tokens(str(tmp_path / "uneven.csv"), config, TOKENIZER)
+    (tmp_path / "twice.csv").write_text("input,target,target\na: 1,2,3\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"twice.csv has two columns of one name .* input, target, target: rename one"):
+        read_task_tokens(str(tmp_path / "twice.csv"), config, TOKENIZER)
+    (tmp_path / "half.jsonl").write_text('{"input": "a: \\ud83d", "target": "1"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"field 'input' of .*half.jsonl line 1 holds half a character"):
+        read_task_tokens(str(tmp_path / "half.jsonl"), config, TOKENIZER)
 
 
 def test_a_group_is_never_split():
@@ -110,6 +117,13 @@ def test_each_task_gives_its_share_to_validation():
     assert held["often"] == 40 and 10 <= held["grouped"] < 10 + 40 and held["rare"] == 1
     assert {task_of(example.input) for example in train} == sizes.keys()
     assert split_examples(examples[::-1], 0.1)[1] == validation[::-1]
+
+
+def test_tasks_of_one_example_are_taken_together():
+    """As where what looks like a task's prefix is a word to be explained."""
+    examples = [Example(f"word{'abcdefghij'[n % 10]} {n}: explain", "x", str(n)) for n in range(2000)]
+    assert len({task_of(example.input) for example in examples}) == 2000
+    assert len(split_examples(examples, 0.1)[1]) == 200
 
 
 def test_the_task_is_what_stands_before_the_first_colon():
@@ -178,6 +192,13 @@ def test_functions_lose_their_docstring_which_becomes_the_target():
     ]
     assert not list(summaries('def f():\n    """Only a docstring, no body."""\n', group="g"))
     assert np.all([not list(summaries(text, group="g")) for text in ("def f(:", "x = 1")])
+
+
+def test_a_name_is_put_into_words():
+    source = "class A:\n    async def getHTTPResponse_v2(self,\n        x): pass\n    def _(self): pass\n"
+    assert [(e.input, e.target) for e in words(source, group="g")] == [
+        ("words python: async def getHTTPResponse_v2(self,", "get http response v 2")
+    ]
 
 
 def test_the_librarys_split_does_not_depend_on_where_python_is_installed(monkeypatch, tmp_path: Path):

@@ -34,6 +34,23 @@ def test_rmsnorm_trains_as_torchs_own():
     assert torch.allclose(grad(x), grad(y), atol=1e-6) and torch.allclose(grad(module.weight), grad(w), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rmsnorm_trains_heads_as_they_lie_and_a_single_vector(dtype):
+    torch.manual_seed(0)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for shape in ((2, 7, 3, 8), (8,)):
+        module = RMSNorm(8, eps=1e-3)
+        nn.init.normal_(module.weight)
+        x = torch.randn(shape).to(dtype).requires_grad_()
+        y, w = (of.detach().double().requires_grad_() for of in (x, module.weight))
+        g = torch.randn(shape)
+        for inputs, norm in ((x, module), (y, lambda y, w=w: F.rms_norm(y, (8,), w, 1e-3))):
+            heads = inputs.transpose(1, 2) if inputs.ndim == 4 else inputs
+            norm(heads).backward(g.to(inputs.dtype).reshape(heads.shape))
+        for ours, exact in ((grad(x), grad(y)), (grad(module.weight), grad(w))):
+            assert torch.allclose(ours.double(), exact, atol=tolerance * exact.abs().max().item(), rtol=tolerance)
+
+
 def test_rmsnorm_of_zero_is_zero_with_a_finite_gradient():
     x = torch.zeros(1, 4, requires_grad=True)
     y = RMSNorm(4, eps=1e-6)(x)

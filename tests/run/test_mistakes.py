@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from minillm import RunConfig, override, train
+from minillm import RunConfig, load_config, override, train
+from minillm.cli import main
 
 PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
 
@@ -28,8 +29,6 @@ PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
         ({"data.seq_len": 0}, ["data.seq_len"]),
         ({"data.max_documents": 0}, ["data.max_documents"]),
         ({"data.mixing_temperature": 0.5}, ["data.mixing_temperature is 0.5", "at least 1"]),
-        ({"data.mixing": "equal"}, ["data.mixing has no effect with objective.name clm"]),
-        ({"data.target_field": "answer"}, ["data.target_field has no effect with objective.name clm"]),
         ({"data.cache": "prose.txt/cache"}, ["prose.txt", "--data.cache"]),
         ({"tokenizer.kind": "char", "sample.prompt": "Grüße"}, ["sample.prompt", "ü"]),
         ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 3}, ["tokenizer.vocab_size"]),
@@ -79,3 +78,24 @@ def test_a_text_of_two_windows_trains(config: RunConfig, tmp_path: Path):
     source.write_text("a text of thirty bytes, I say\n", encoding="utf-8")
     run = train(override(config, {"data.source": str(source), "train.steps": 2}), tmp_path / "run")
     assert (run / "step-000002").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("config", "flag", "readers"),
+    [
+        ("gpt-nano", ["--objective.mask_rate", "0.3"], "mlm"),
+        ("gpt-nano", ["--data.mixing", "equal"], "seq2seq"),
+        ("bert-mini", ["--objective.span_density", "0.3"], "span"),
+        ("t5-mini", ["--data.target_field", "answer"], "seq2seq"),
+        ("t5-tasks", ["--data.field", "body"], "clm or prefix_lm or mlm or span"),
+    ],
+)
+def test_a_flag_that_the_objective_does_not_read_is_refused(config, flag, readers, tmp_path, capsys):
+    assert main(["train", config, *flag, "--out", str(tmp_path / "run")]) == 2
+    assert f"{flag[0][2:]} has no effect with objective.name" in (said := capsys.readouterr().err)
+    assert f"only with {readers}; leave it out" in said and not (tmp_path / "run").exists()
+
+
+def test_what_a_file_brings_along_for_another_objective_is_no_mistake(tmp_path):
+    (tmp_path / "my.toml").write_text("[objective]\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n", encoding="utf-8")
+    assert load_config(tmp_path / "my.toml", {"objective.name": "span"}).objective.mask_rate == 0.3

@@ -75,13 +75,3 @@ def test_zero_means_off_where_the_field_says_so():
     EvalConfig(every=0, max_tokens=0)
     SaveConfig(every=0)
     TrainConfig(patience=0, micro_batch=None, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [("clm", {"mask_rate": 0.3}), ("span", {"whole_words": True}), ("seq2seq", {"mean_span_length": 2.0})],
-)
-def test_a_setting_of_another_objective_is_refused_by_name(name: Any, given: dict[str, Any]):
-    (key,) = given
-    with pytest.raises(ValueError, match=rf"^objective\.{key} needs objective\.name (mlm|span), not {name}; leave it"):
-        ObjectiveConfig(name=name, **given)

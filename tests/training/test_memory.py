@@ -38,6 +38,10 @@ def test_another_device_or_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", never)
     with kept_memory(torch.device("cuda")):
         pass
+    with monkeypatch.context() as patch:
+        patch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+        with kept_memory(torch.device("cpu")):
+            pass
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with kept_memory(torch.device("cpu")):
         pass
