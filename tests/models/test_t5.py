@@ -2,10 +2,12 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
+from torch import Tensor
 
 from minillm.models.build import build_model
 from minillm.models.presets import preset
 from minillm.models.t5 import T5
+from minillm.nn.attend import PlainAttention
 from minillm.nn.config import ModelConfig
 
 POSITIONS = get_args(get_type_hints(ModelConfig)["position"])
@@ -120,3 +122,26 @@ def test_logits_start_with_variance_one(name):
     tokens = torch.randint(500, (4, 16), generator=torch.Generator().manual_seed(1))
     other = torch.randint(500, (4, 16), generator=torch.Generator().manual_seed(2))
     assert 0.8 < model(tokens, other).logits.std() < 1.25
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo does so itself
+def test_a_traced_training_pass_has_the_gradients_of_a_plain_one(monkeypatch):
+    """The kernels that work out their own gradients, attention's and RMSNorm's, under torch.compile."""
+    model = make_t5().train()
+
+    def gradients(run: Any) -> list[Tensor]:
+        model.zero_grad()
+        run(SOURCE, TARGET, encoder_valid=SOURCE_VALID).logits.square().sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    seen: list[Tensor] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            PlainAttention, "apply", lambda *args, of=PlainAttention.apply: seen.append(of(*args)) or seen[-1]
+        )
+        plain = gradients(model)
+    assert len(seen) == 4, "self-attention of encoder and decoder, which have trained biases"
+    torch._dynamo.reset()
+    traced = gradients(torch.compile(model, backend="aot_eager", fullgraph=True))
+    for mine, theirs in zip(traced, plain, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5)

@@ -1,6 +1,8 @@
+import os
 import platform
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -27,7 +29,8 @@ print(faults() > outside / 2)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_kept_for_the_next_step_and_given_back_after():
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=plain)
     assert done.stdout.split() == ["True", "True"]
 
 
@@ -45,3 +48,17 @@ def test_another_device_or_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with kept_memory(torch.device("cpu")):
         pass
+
+
+def test_a_training_keeps_its_memory(make_trainer, tmp_path, monkeypatch):
+    kept: list[str] = []
+
+    @contextmanager
+    def noted(device):
+        kept.append(f"{device} from here")
+        yield
+        kept.append("to here")
+
+    monkeypatch.setattr("minillm.training.trainer.kept_memory", noted)
+    make_trainer(tmp_path, train={"steps": 1}).fit()
+    assert kept == ["cpu from here", "to here"]
