@@ -57,9 +57,9 @@ def train(
     settings = load_config(source, keys)  # before torch is imported: a mistake answers at once
 
     from minillm import run
-    from minillm.run.build import require_read
+    from minillm.run.checks import require_read
 
-    require_read(keys, settings.objective.name)
+    require_read(keys, settings)
     run.train(settings, out, resume=resume)
 
 
@@ -71,10 +71,10 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
     settings = load_config(config, keys) if config else load_config(FINETUNE_CONFIG)
 
     from minillm import run
-    from minillm.run.build import require_read
+    from minillm.run.checks import require_read
     from minillm.run.parent import inherit
 
     folder = run.find_run(parent)
     settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)
-    require_read(keys, settings.objective.name)
+    require_read(keys, settings)
     run.train(settings, out, init_from=parent)

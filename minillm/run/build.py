@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -35,16 +35,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "seq2seq": ("t5",),
 }
 """Objective -> the model families that can learn it."""
-
-_TEXT = ("data.field", "data.split")
-READS: dict[str, tuple[str, ...]] = {
-    "clm": _TEXT,
-    "prefix_lm": _TEXT,
-    "mlm": (*_TEXT, *(f"objective.{key}" for key in ("mask_rate", "mask_share", "random_share", "whole_words"))),
-    "span": (*_TEXT, "objective.span_density", "objective.mean_span_length"),
-    "seq2seq": ("data.mixing", "data.mixing_temperature", "data.input_field", "data.target_field"),
-}
-"""Objective -> which it reads of the keys that not all do."""
 
 
 def build_recipe(config: RunConfig) -> Recipe:
@@ -111,27 +101,6 @@ def with_heads(config: RunConfig) -> RunConfig:
     return override(config, heads)
 
 
-def require_read(given: Iterable[str], objective: str) -> None:
-    """ValueError for a key that somebody has set for this run although the objective does not read it.
-
-    Not for what a file brings along: it may be meant for more objectives than one.
-    """
-    for key in given:
-        readers = [name for name, keys in READS.items() if key in keys]
-        if readers and objective not in readers:
-            raise ValueError(
-                f"{key} has no effect with objective.name {objective}, only with {' or '.join(readers)}; leave it out"
-            )
-
-
-def require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
-    """Refuse a prompt that cannot be encoded before training, not at the first evaluation."""
-    try:
-        tokenizer.encode(prompt)
-    except ValueError as error:
-        raise ValueError(f"sample.prompt {prompt!r} cannot be used: {error}") from None
-
-
 def build_objective(run: RunConfig, tokenizer: Tokenizer) -> Objective:
     """The objective that the config names, for its model."""
     config, model = run.objective, run.model
@@ -185,25 +154,6 @@ def seq_len(config: RunConfig) -> int:
     if length > config.model.max_seq_len:
         raise ValueError(f"data.seq_len {length} is more than model.max_seq_len {config.model.max_seq_len}")
     return length
-
-
-def require_enough(config: RunConfig, corpus: Corpus) -> None:
-    """ValueError where the text has less than two training examples; of tasks, one example is enough."""
-    if config.objective.name != "seq2seq":
-        corpus.require(seq_len(config))
-
-
-def say_what_is_cut(corpus: Corpus, objective: Objective, say: Callable[[str], None]) -> None:
-    """Tell of text-to-text examples that are longer than what is read and written of them."""
-    if not isinstance(objective, Seq2Seq):
-        return
-    room = objective.max_len
-    for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
-        assert isinstance(tokens, TaskTokens), "prepared as such"
-        inputs, targets = tokens.lengths(objective.sep_id)
-        for what, cut in (("inputs", inputs >= room), ("targets", targets > room)):
-            if cut.any():
-                say(f"{cut.sum():,} of {len(cut):,} {split} {what} are longer than {room} tokens and lose their ends")
 
 
 def build_examples(config: RunConfig, tokens: Tokens, objective: Objective, *, mix: bool = False) -> Examples:

@@ -27,13 +27,11 @@ from minillm.run.build import (
     build_recipe,
     guess_for,
     prepare_corpus,
-    require_enough,
-    require_prompt,
-    say_what_is_cut,
     validation_batches,
     with_heads,
     with_vocab_size,
 )
+from minillm.run.checks import require_enough, require_prompt, say_what_is_cut
 from minillm.run.folder import (
     CONFIG,
     CURVE,

@@ -96,6 +96,12 @@ def test_a_flag_that_the_objective_does_not_read_is_refused(config, flag, reader
     assert f"only with {readers}; leave it out" in said and not (tmp_path / "run").exists()
 
 
+def test_a_temperature_for_another_way_of_mixing_is_refused(tmp_path, capsys):
+    flags = ["--data.mixing", "equal", "--data.mixing_temperature", "3"]
+    assert main(["train", "t5-tasks", *flags, "--out", str(tmp_path / "run")]) == 2
+    assert "data.mixing_temperature has no effect with data.mixing equal; leave it out" in capsys.readouterr().err
+
+
 def test_what_a_file_brings_along_for_another_objective_is_no_mistake(tmp_path):
     (tmp_path / "my.toml").write_text("[objective]\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n", encoding="utf-8")
     assert load_config(tmp_path / "my.toml", {"objective.name": "span"}).objective.mask_rate == 0.3
