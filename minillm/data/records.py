@@ -79,7 +79,7 @@ def _csv(path: Path) -> Iterator[Record]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
-            names = rows.fieldnames or ()
+            names = [name for name in rows.fieldnames or () if name]  # spreadsheets leave nameless ones
             if len(set(names)) < len(names):
                 raise ValueError(f"{path} has two columns of one name in its header {', '.join(names)}: rename one")
             for number, row in enumerate(rows, start=1):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SPLIT_VERSION = 2
 """Part of the fingerprint; raised when the same examples are split otherwise."""
+_SMALL = ":small"
+"""The name of no task: it begins with a colon."""
 _PREFIX = re.compile(r"([^\W\d][^:\n]{0,39}):(?!\S)")
 
 
@@ -105,7 +107,7 @@ def split_examples(examples: list[Example], fraction: float) -> tuple[list[Examp
     """Training and validation examples: of each task that share, of whole groups in the order of their hashes.
 
     A task's share is passed by less than one group, or by groups that another task still needs. Tasks too small to
-    give one example are taken together as one. No task loses its last group to validation, unless nothing else is left.
+    give one example are taken together as one task. None loses its last group to validation, unless no other is left.
 
     Raises:
         ValueError: the fraction is out of range, or all examples are of one group.
@@ -113,19 +115,19 @@ def split_examples(examples: list[Example], fraction: float) -> tuple[list[Examp
     if not 0 < fraction < 1:
         raise ValueError(f"data.validation_fraction must be between 0 and 1, both excluded, not {fraction}")
     sizes = Counter(task_of(example.input) for example in examples)
-    groups: dict[str, Counter[str]] = {}  # how many examples of each task; "" for the small ones
+    groups: dict[str, Counter[str]] = {}  # how many examples of each task; of _SMALL the others
     for example in examples:
         task = task_of(example.input)
-        groups.setdefault(example.group, Counter())[task if fraction * sizes[task] >= 1 else ""] += 1
+        groups.setdefault(example.group, Counter())[task if fraction * sizes[task] >= 1 else _SMALL] += 1
     if len(groups) < 2:
         raise ValueError("there are fewer than two different examples to split: give more, or data.validation")
     in_order = sorted(groups, key=_hash)
     left: Counter[str] = Counter()  # groups that are still to train on
-    short: dict[str, float] = defaultdict(float)
+    sizes.clear()
     for tasks in groups.values():
         left.update(tasks.keys())
-        for task, number in tasks.items():
-            short[task] += fraction * number
+        sizes.update(tasks)
+    short = {task: fraction * size for task, size in sizes.items()}
     held: set[str] = set()
     for group in in_order:
         tasks = groups[group]

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minillm.nn.mask import ScoreMask
+from minillm.nn.mask import ScoreMask, compute_dtype
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dropout: float = 0.0) -> Tensor:
     """Attention of q (B, H, T, K) over k and v (B, G, S, K) -> (B, H, T, K), by the kernel that `mask` names."""
     if mask.kernel == "plain":
+        dtype = compute_dtype(q)  # autocast does not see into a Function's backward pass
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         groups = q.size(1) // k.size(1)
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)

@@ -24,7 +24,7 @@ READS: dict[str, tuple[str, ...]] = {
 
 
 def require_read(given: Collection[str], config: RunConfig) -> None:
-    """ValueError for a key that somebody has set for this run although nothing reads it there.
+    """ValueError for a key that somebody has set for this run although only other objectives read it.
 
     Not for what a file brings along: it may be meant for more objectives than one.
     """

@@ -172,6 +172,14 @@ def test_the_plain_kernels_own_backward_pass_is_the_derivative(bias_size, dropou
     assert torch.allclose(attended(q, k, v, *bias), weights @ v)
 
 
+def test_the_plain_kernel_trains_heads_in_fp32_under_autocast():
+    q, k, v = random_heads(1, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = attend(q, k, v, ScoreMask(kernel="plain"), scale=0.3)
+    y.float().square().sum().backward()
+    assert y.dtype == torch.bfloat16 and all(grad(x).dtype == torch.float32 for x in (q, k, v))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
     q, k, v = random_heads(1, dtype)

@@ -8,6 +8,7 @@ import pytest
 
 from minillm import RunConfig, load_config, override, train
 from minillm.cli import main
+from minillm.run.checks import require_read
 
 PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
 
@@ -104,4 +105,7 @@ def test_a_temperature_for_another_way_of_mixing_is_refused(tmp_path, capsys):
 
 def test_what_a_file_brings_along_for_another_objective_is_no_mistake(tmp_path):
     (tmp_path / "my.toml").write_text("[objective]\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n", encoding="utf-8")
-    assert load_config(tmp_path / "my.toml", {"objective.name": "span"}).objective.mask_rate == 0.3
+    flags = {"objective.name": "span"}
+    config = load_config(tmp_path / "my.toml", flags)
+    require_read(flags, config)
+    assert config.objective.mask_rate == 0.3

@@ -150,6 +150,8 @@ def test_the_command_refines_the_parents_objective_too(run_of, tmp_path, capsys)
     start = ["train", "--init-from", str(parent), "--out", str(tmp_path / "x"), "--data", source, "--train.steps", "1"]
     assert main([*start, "--objective.mask_rate", "0.3"]) == 0
     assert load_config(tmp_path / "x" / "config.toml").objective.mask_rate == 0.3
+    assert main([*start, "--objective.span_density", "0.3"]) == 2
+    assert "objective.span_density has no effect with objective.name mlm, only with span" in capsys.readouterr().err
 
 
 def test_a_t5_with_a_published_kind_of_tokenizer_answers_without_a_blank_before_its_first_word(tmp_path, capsys):
