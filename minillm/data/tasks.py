@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ def _cached(source: str, config: DataConfig, folder: Path, progress: bool) -> tu
 
     def make(temporary: Path) -> dict[str, Any]:
         bar = tqdm(read_examples(source, config), desc="reading", disable=not progress, leave=False)
-        examples = [example for _, example in zip(range(limit or 1 << 62), bar, strict=False)]
+        examples = list(islice(bar, limit))
         if not examples:
             raise ValueError(f"{source} has no example with an input and a target: give some")
         examples.sort(key=lambda example: (_hash(example.input), example))

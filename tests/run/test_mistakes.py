@@ -8,7 +8,6 @@ import pytest
 
 from minillm import RunConfig, load_config, override, train
 from minillm.cli import main
-from minillm.run.checks import require_read
 
 PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
 
@@ -104,8 +103,10 @@ def test_a_temperature_for_another_way_of_mixing_is_refused(tmp_path, capsys):
 
 
 def test_what_a_file_brings_along_for_another_objective_is_no_mistake(tmp_path):
-    (tmp_path / "my.toml").write_text("[objective]\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n", encoding="utf-8")
-    flags = {"objective.name": "span"}
-    config = load_config(tmp_path / "my.toml", flags)
-    require_read(flags, config)
-    assert config.objective.mask_rate == 0.3
+    small = "preset = 't5-mini'\nd_model = 16\nnum_layers = 1\nnum_heads = 2\nd_ff = 16\nmax_seq_len = 16\n"
+    shared = f"[objective]\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n[tokenizer]\nkind = 'byte'\n[model]\n{small}"
+    (tmp_path / "my.toml").write_text(shared, encoding="utf-8")
+    (tmp_path / "prose.txt").write_text(PROSE, encoding="utf-8")
+    flags = f"--objective.name span --data {tmp_path / 'prose.txt'} --out {tmp_path / 'run'} --train.steps 1"
+    assert main(["train", str(tmp_path / "my.toml"), *flags.split()]) == 0
+    assert load_config(tmp_path / "run" / "config.toml").objective.mask_rate == 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_it_rises_to_one_at_the_end_of_warm_up_and_never_rises_again(case: tuple
     assert all(0 <= factor <= 1 for factor in factors)
     warm = config.warmup_steps
     assert factors[:warm] == [step / warm for step in range(1, min(warm, steps) + 1)]
-    assert all(a >= b - 1e-12 for a, b in zip(factors[max(0, warm - 1) :], factors[warm:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in pairwise(factors[max(0, warm - 1) :]))
 
 
 @pytest.mark.parametrize("name", ENDING)
