@@ -16,8 +16,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from minillm import SampleConfig, generate, load_run
-from minillm.convert.gpt2 import gpt2_rules
-from minillm.convert.rules import export_weights
+from minillm.exchange.gpt2_weights import gpt2_map
+from minillm.exchange.weight_map import export_weights
 
 NEW, ROUNDS = 200, 7
 
@@ -37,11 +37,11 @@ def main() -> None:
     }
     shape |= {"vocab_size": c.vocab_size, "bos_token_id": None, "eos_token_id": None}
     theirs: Any = GPT2LMHeadModel(GPT2Config(**shape)).eval()
-    theirs.load_state_dict(export_weights(run.model.state_dict(), gpt2_rules(c), c.num_layers))
+    theirs.load_state_dict(export_weights(run.model.state_dict(), gpt2_map(c), c.num_layers))
     prompt = torch.from_numpy(run.tokenizer.encode(args.prompt).astype(int))[None]
 
-    def ours_at(temperature: float, read_ahead: int) -> Callable[[], list[int]]:
-        config = SampleConfig(temperature=temperature, max_new_tokens=NEW, read_ahead=read_ahead)
+    def ours_at(temperature: float, num_draft_tokens: int) -> Callable[[], list[int]]:
+        config = SampleConfig(temperature=temperature, max_new_tokens=NEW, num_draft_tokens=num_draft_tokens)
         return lambda: generate(ours, prompt.tolist(), config)[0].ids
 
     def theirs_at(temperature: float) -> Callable[[], list[int]]:

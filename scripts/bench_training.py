@@ -56,7 +56,9 @@ def gpt2(vocab: int = 65, context: int = 256, batch: int = 16, width: int = 384,
     rows = torch.randint(vocab, (batch, context + 1), generator=torch.Generator().manual_seed(0))
 
     def loss(model: Any) -> Tensor:
-        return F.cross_entropy(model(rows[:, :-1]).logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+        logits = model(rows[:, :-1]).logits
+        logits = logits["lm"] if isinstance(logits, dict) else logits  # ours, or the library's
+        return F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
 
     return Work((ours, theirs), (lambda: loss(ours), lambda: loss(theirs)), batch * context)
 

@@ -33,4 +33,4 @@ def test_a_config_builds_a_model_that_reads_a_training_example(name: str):
     sides = 2 if shape.family == "t5" else 1
     with torch.device("meta"):
         output = build_model(shape)(*[torch.zeros(2, length, dtype=torch.long)] * sides)
-    assert output.logits.shape == (2, length, shape.vocab_size)
+    assert output.logits["lm"].shape == (2, length, shape.vocab_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minillm.cli.flags import overrides, with_flags
-from minillm.cli.report import show
+from minillm.cli.output import show
 from minillm.config import RunConfig, override
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from minillm.cli.report import show
+from minillm.cli.output import show
 
 
 def eval(
@@ -58,8 +58,8 @@ def eval(
 
 def score_harness(run: Path | None, tasks: str, *, json: bool) -> None:
     """Print a run's figures on tasks of lm-evaluation-harness, named with commas between them."""
+    from minillm.evaluation.harness import run_harness  # needs a package that is an extra
     from minillm.run import load_run
-    from minillm.run.harness import run_harness  # needs a package that is an extra
 
     loaded = load_run(run)
     print(loaded.describe(), file=sys.stderr)

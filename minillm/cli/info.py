@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from minillm.cli.report import show
+from minillm.cli.output import show
 from minillm.config import load_config
 from minillm.models.presets import PRESETS, preset
 from minillm.nn.config import ModelConfig

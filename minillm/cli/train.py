@@ -72,7 +72,7 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
 
     from minillm import run
     from minillm.run.checks import require_read
-    from minillm.run.parent import inherit
+    from minillm.run.warm_start import inherit
 
     folder = run.find_run(parent)
     settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)

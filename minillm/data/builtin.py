@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from minillm.data.repeats import drop_repeats
+from minillm.data.deduplicate import deduplicate
 
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 """Folders whose source is not the standard library's, or only tests it."""
@@ -44,7 +44,7 @@ def python_stdlib() -> Iterator[str]:
 
 def python_docs() -> Iterator[str]:
     """Language reference topics, then each library file's docstrings, without what is said twice."""
-    return drop_repeats(_all_docs())
+    return deduplicate(_all_docs())
 
 
 def _all_docs() -> Iterator[str]:

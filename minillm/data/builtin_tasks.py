@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.data.builtin import library_files, read_source
-from minillm.data.repeats import MAX_SEEN, shingles
+from minillm.data.deduplicate import MAX_SEEN, shingles
 
 VERSION = 4
 """Part of the fingerprint; raised when the same Python gives other examples."""

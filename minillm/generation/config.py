@@ -28,7 +28,7 @@ class SampleConfig:
     """Completions of each prompt."""
     stop: tuple[str, ...] = ()
     """Strings at which a completion ends; they are not part of it."""
-    read_ahead: int = 1
+    num_draft_tokens: int = 1
     """Tokens guessed from the text so far and read along with the last one; the text stays the same. 0: none."""
     seed: int = 1337
     """Seed of the choices; a completion depends on it, its prompt and its sample number alone."""
@@ -44,7 +44,7 @@ class SampleConfig:
             "repetition_penalty": (0 < self.repetition_penalty < math.inf, "a number above 0 (1 is no penalty)"),
             "num_samples": (self.num_samples >= 1, "at least 1"),
             "stop": (not isinstance(self.stop, str) and all(self.stop), "a list of strings, none of them empty"),
-            "read_ahead": (self.read_ahead >= 0, "at least 0 (0 reads no guesses)"),
+            "num_draft_tokens": (self.num_draft_tokens >= 0, "at least 0 (0 reads no guesses)"),
             "seed": (self.seed >= 0, "at least 0"),
         }
         _require("sample", self, ranges)

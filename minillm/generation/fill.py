@@ -108,7 +108,7 @@ def _scores(model: Encoder, tokenizer: Tokenizer, ids: list[int], gaps: list[int
     """Ids and probabilities (gaps, k) on the CPU, the best first."""
     device = next(model.parameters()).device
     places = torch.tensor([gaps], device=device)
-    logits = model(torch.tensor([ids], device=device), predict_at=places).logits[0].float().cpu()  # (gaps, V)
+    logits = model(torch.tensor([ids], device=device), predict_at=places).logits["lm"][0].float().cpu()  # (gaps, V)
     allowed = allowed_ids(tokenizer, logits.size(-1))
     allowed[tokenizer.eos_id] = False
     shares = logits.masked_fill(~allowed, -torch.inf).softmax(-1)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from minillm.generation.config import SampleConfig
-from minillm.generation.lookup import ReadAhead
 from minillm.generation.network import Network, evaluating
 from minillm.generation.prefixed import Prefixed
+from minillm.generation.prompt_lookup import PromptLookup
 from minillm.generation.sampling import Sampler
 from minillm.nn.cache import KVCache
 
@@ -145,7 +145,7 @@ def _decode(
         allowed=allowed,
     )
     # Guessing pays where a pass over a few tokens costs what one does: for a single row.
-    reader = ReadAhead(texts[0], config.read_ahead) if len(rows) == 1 and config.read_ahead else None
+    reader = PromptLookup(texts[0], config.num_draft_tokens) if len(rows) == 1 and config.num_draft_tokens else None
     for remaining in range(config.max_new_tokens - 1, -1, -1):
         tokens = sampler(logits)  # (B, 1)
         ids = tokens.flatten().tolist()

@@ -33,11 +33,11 @@ _BERT: dict[str, object] = {
     "activation": "gelu",
     "dropout": 0.1,
     "ff_dropout": 0.0,
-    "num_segments": 2,
-    "pair_head": True,
+    "num_token_types": 2,
+    "heads": ("lm", "pair"),
     "residual_init": "plain",
 }
-_BERT_MINI: dict[str, object] = {**_BERT, "max_seq_len": 128, "dropout": 0.0, "pair_head": False}
+_BERT_MINI: dict[str, object] = {**_BERT, "max_seq_len": 128, "dropout": 0.0, "heads": ("lm",)}
 _T5: dict[str, object] = {
     "family": "t5",
     "vocab_size": 32128,

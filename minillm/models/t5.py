@@ -6,38 +6,24 @@ The decoder reads what it is given: that its input is the target shifted right i
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from minillm.models.base import Model
 from minillm.nn.block import Stack
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.embedding import InputEmbedding, LMHead, select
-from minillm.nn.init import init_weights
 from minillm.nn.output import Output
-from minillm.nn.placement import place
+from minillm.nn.token_layout import layout_of
 
 
-class T5(nn.Module):
+class T5(Model):
     """One embedding for two stacks; the decoder reads the encoder's output -> vocabulary head."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed = InputEmbedding(config)
+        super().__init__(config)
         self.encoder = Stack(config, causal=False)
         self.decoder = Stack(config, causal=True, cross=True)
-        self.head = LMHead(config)
-        self.tie_weights()
-
-    def tie_weights(self) -> None:
-        """Let the head use the token table where the config says so; needed again after `to_empty`."""
-        if self.config.tie_embeddings:
-            self.head.proj.weight = self.embed.tokens.weight
-
-    def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Tie, then fill every parameter by the table in `nn/init.py`; one generator state gives one model."""
-        self.tie_weights()
-        init_weights(self, self.config, generator)
+        self.add_heads()
 
     def forward(
         self,
@@ -58,7 +44,7 @@ class T5(nn.Module):
             predict_at: (B, P) indices into T where logits are wanted; None: everywhere.
 
         Returns:
-            Output with logits (B, T, V) or (B, P, V).
+            Output with logits "lm" (B, T, V) or (B, P, V).
 
         Raises:
             ValueError: more tokens than max_seq_len on either side, or shapes that do not fit.
@@ -71,8 +57,8 @@ class T5(nn.Module):
     def encode(self, tokens: Tensor, *, key_valid: Tensor | None = None) -> Tensor:
         """Read sources (B, S), padding where (B, S) `key_valid` is False: (B, S, D) memory for `decode`."""
         self.config.require_length(tokens.size(1))
-        placement = place(tokens, key_valid=key_valid)
-        return self.encoder(self.embed(tokens, placement.positions), placement)
+        layout = layout_of(tokens, key_valid=key_valid)
+        return self.encoder(self.embed(tokens, layout.positions), layout)
 
     def decode(
         self,
@@ -95,10 +81,10 @@ class T5(nn.Module):
             cache: what earlier passes computed; this pass goes on after it and is added to it.
         """
         self.config.require_length(tokens.size(1) + (0 if cache is None else cache.length))
-        placement = place(tokens, key_valid=key_valid, cache=cache)
-        x = self.embed(tokens, placement.positions, cache=cache)
-        hidden = self.decoder(x, placement, memory=memory, memory_valid=memory_valid, cache=cache)
-        return Output(self.head(select(hidden, predict_at)), hidden)
+        layout = layout_of(tokens, key_valid=key_valid, cache=cache)
+        x = self.embed(tokens, layout.positions, cache=cache)
+        hidden = self.decoder(x, layout, memory=memory, memory_valid=memory_valid, cache=cache)
+        return self.predict(hidden, predict_at)
 
     @torch.no_grad()
     def start(
@@ -127,9 +113,9 @@ class T5(nn.Module):
         output = self.decode(
             tokens, memory=memory, memory_valid=memory_valid, key_valid=key_valid, predict_at=last, cache=cache
         )
-        return cache, output.logits[:, 0]
+        return cache, output.logits["lm"][:, 0]
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Append tokens (B, T) to the targets: logits (B, T, V) after each."""
-        return self.decode(tokens, cache=cache).logits
+        return self.decode(tokens, cache=cache).logits["lm"]

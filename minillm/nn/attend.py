@@ -14,13 +14,13 @@ from minillm.nn.mask import ScoreMask, compute_dtype
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dropout: float = 0.0) -> Tensor:
     """Attention of q (B, H, T, K) over k and v (B, G, S, K) -> (B, H, T, K), by the kernel that `mask` names."""
-    if mask.kernel == "plain":
+    if mask.kernel == "eager":
         dtype = compute_dtype(q)  # autocast does not see into a Function's backward pass
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         groups = q.size(1) // k.size(1)
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        y: Tensor = PlainAttention.apply(q if scale == 1 else q * scale, k, v, mask.tensor, dropout)  # type: ignore[assignment]
+        y: Tensor = EagerAttention.apply(q if scale == 1 else q * scale, k, v, mask.tensor, dropout)  # type: ignore[assignment]
     else:
         y = F.scaled_dot_product_attention(
             q,
@@ -35,7 +35,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dr
     return y if mask.alive is None else y * mask.alive
 
 
-class PlainAttention(torch.autograd.Function):
+class EagerAttention(torch.autograd.Function):
     """drop(softmax(q k^T + bias)) v, all in the dtype of q, with the sums of softmax in fp32 inside its kernel.
 
     Written out so that scores become weights, and gradients of weights those of scores, in the memory where they

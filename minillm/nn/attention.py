@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from minillm.nn.attend import attend
-from minillm.nn.cache import KVSlot
+from minillm.nn.cache import LayerKVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.mask import ScoreMask
 from minillm.nn.norm import make_norm
-from minillm.nn.position import Rotation, rotate
+from minillm.nn.position import RotaryAngles, apply_rotary
 
 
 class Attention(nn.Module):
@@ -35,8 +35,8 @@ class Attention(nn.Module):
         *,
         mask: ScoreMask,
         context: Tensor | None = None,
-        rotation: Rotation | None = None,
-        slot: KVSlot | None = None,
+        angles: RotaryAngles | None = None,
+        layer_cache: LayerKVCache | None = None,
         start: int = 0,
     ) -> Tensor:
         """Let every token of `x` read what `mask` shows it.
@@ -45,28 +45,28 @@ class Attention(nn.Module):
             x: (B, T, D) queries.
             mask: what may be read, for all layers of a stack alike.
             context: (B, S, D) what keys and values are made of; None: x itself.
-            rotation: turn of queries and keys by their positions; None: none.
-            slot: keys and values of earlier passes; this pass's are added to it.
-            start: keys in the slot before this pass.
+            angles: turn of queries and keys by their positions; None: none.
+            layer_cache: keys and values of earlier passes; this pass's are added to it.
+            start: keys in the layer_cache before this pass.
 
         Returns:
             (B, T, D).
         """
-        q = self._heads(self.q(x), self.q_norm, rotation)  # (B, H, T, K)
-        if slot is not None and slot.complete:
-            k, v = slot.read()
+        q = self._heads(self.q(x), self.q_norm, angles)  # (B, H, T, K)
+        if layer_cache is not None and layer_cache.complete:
+            k, v = layer_cache.read()
         else:
             source = x if context is None else context
-            k = self._heads(self.k(source), self.k_norm, rotation)  # (B, G, S, K)
+            k = self._heads(self.k(source), self.k_norm, angles)  # (B, G, S, K)
             v = self._heads(self.v(source))
-            if slot is not None:
-                k, v = slot.write(k, v, start)
+            if layer_cache is not None:
+                k, v = layer_cache.write(k, v, start)
         y = attend(q, k, v, mask, scale=self.scale, dropout=self.dropout if self.training else 0.0)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
-    def _heads(self, x: Tensor, norm: nn.Module | None = None, rotation: Rotation | None = None) -> Tensor:
+    def _heads(self, x: Tensor, norm: nn.Module | None = None, angles: RotaryAngles | None = None) -> Tensor:
         """(B, T, H K) -> (B, H, T, K); the -1 leaves the head count to the projection, which may be sharded."""
         heads = x.view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)
         if norm is not None:
             heads = norm(heads)
-        return heads if rotation is None else rotate(heads, rotation)
+        return heads if angles is None else apply_rotary(heads, angles)

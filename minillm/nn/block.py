@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minillm.nn.attention import Attention
-from minillm.nn.cache import KVCache, KVSlot
+from minillm.nn.cache import KVCache, LayerKVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.feedforward import FeedForward
 from minillm.nn.mask import AttentionMask, ScoreMask, compute_dtype, resolve
 from minillm.nn.norm import make_norm
-from minillm.nn.placement import Placement
-from minillm.nn.position import Rotation, relative_position
+from minillm.nn.position import RotaryAngles, relative_position
+from minillm.nn.token_layout import TokenLayout
 
 
-class Residual(nn.Module):
+class SublayerConnection(nn.Module):
     """A sublayer f with its norm, dropout and skip connection; the only place that knows pre-LN from post-LN.
 
     pre: x + drop(f(norm(x)))     post: norm(x + drop(f(x)))
@@ -41,26 +41,26 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, *, cross: bool) -> None:
         super().__init__()
-        self.attn = Residual(Attention(config), config)
-        self.cross = Residual(Attention(config), config) if cross else None
-        self.ffn = Residual(FeedForward(config), config)
+        self.attn = SublayerConnection(Attention(config), config)
+        self.cross = SublayerConnection(Attention(config), config) if cross else None
+        self.ffn = SublayerConnection(FeedForward(config), config)
 
     def forward(
         self,
         x: Tensor,
         *,
         mask: ScoreMask,
-        rotation: Rotation | None = None,
-        slot: KVSlot | None = None,
+        angles: RotaryAngles | None = None,
+        layer_cache: LayerKVCache | None = None,
         start: int = 0,
         memory: Tensor | None = None,
         memory_mask: ScoreMask | None = None,
-        cross_slot: KVSlot | None = None,
+        cross_cache: LayerKVCache | None = None,
     ) -> Tensor:
         """x (B, T, D) -> (B, T, D); `memory` (B, S, D) is what cross-attention reads."""
-        x = self.attn(x, mask=mask, rotation=rotation, slot=slot, start=start)
+        x = self.attn(x, mask=mask, angles=angles, layer_cache=layer_cache, start=start)
         if self.cross is not None:
-            x = self.cross(x, mask=memory_mask, context=memory, slot=cross_slot)
+            x = self.cross(x, mask=memory_mask, context=memory, layer_cache=cross_cache)
         return self.ffn(x)
 
 
@@ -83,7 +83,7 @@ class Stack(nn.Module):
     def forward(
         self,
         x: Tensor,
-        placement: Placement,
+        layout: TokenLayout,
         *,
         prefix_length: Tensor | None = None,
         memory: Tensor | None = None,
@@ -94,7 +94,7 @@ class Stack(nn.Module):
 
         Args:
             x: (B, T, D) embedded tokens.
-            placement: where these tokens stand.
+            layout: where these tokens stand.
             prefix_length: (B,) keys that every query sees although the stack is causal.
             memory: (B, S, D) encoder output; needed where `cross`, but only once with one cache.
             memory_valid: (B, S) bool, False for its padding.
@@ -107,29 +107,29 @@ class Stack(nn.Module):
             memory, memory_valid = cache.recall(memory, memory_valid)
         if self.cross != (memory is not None):
             raise ValueError(f"this stack was built with cross={self.cross}; memory goes with cross=True only")
-        start, num_queries = placement.start, x.size(1)
+        start, num_queries = layout.start, x.size(1)
         if cache is not None:
             cache.require(num_queries)
         bias = None
         if self.position.needs_bias:
-            bias = self.position.bias(placement.positions, placement.key_positions)
-        shown = AttentionMask(self.causal, placement.key_valid, prefix_length, placement.segments)
+            bias = self.position.bias(layout.positions, layout.key_positions)
+        shown = AttentionMask(self.causal, layout.key_valid, prefix_length, layout.document_ids)
         mask = resolve(shown, bias, start=start, num_queries=num_queries, num_keys=start + num_queries, like=x)
         memory_mask = None
         if memory is not None:
             read = AttentionMask(key_valid=memory_valid)
             memory_mask = resolve(read, None, start=0, num_queries=num_queries, num_keys=memory.size(1), like=x)
-        rotation = self.position.rotation(placement.positions, compute_dtype(x))
+        angles = self.position.angles(layout.positions, compute_dtype(x))
         for i, block in enumerate(self.blocks.values()):
             x = block(
                 x,
                 mask=mask,
-                rotation=rotation,
-                slot=None if cache is None else cache.self_slots[i],
+                angles=angles,
+                layer_cache=None if cache is None else cache.self_layers[i],
                 start=start,
                 memory=memory,
                 memory_mask=memory_mask,
-                cross_slot=None if cache is None else cache.cross_slots[i],
+                cross_cache=None if cache is None else cache.cross_layers[i],
             )
         if cache is not None:
             cache.length += num_queries

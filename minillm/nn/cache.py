@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class KVSlot:
+class LayerKVCache:
     """Keys and values of one attention layer.
 
     Storage is allocated at the first write: batch, local head count, device and dtype follow the keys.
@@ -40,8 +40,8 @@ class KVSlot:
         return self.k.narrow(2, 0, stop), self.v.narrow(2, 0, stop)
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """All keys and values of a complete slot, (B, G, S, K) each."""
-        assert self.k is not None and self.v is not None, "a slot is read after it was written"
+        """All keys and values of a complete layer_cache, (B, G, S, K) each."""
+        assert self.k is not None and self.v is not None, "a layer_cache is read after it was written"
         return self.k, self.v
 
     def repeat(self, copies: int) -> None:
@@ -57,7 +57,7 @@ class KVSlot:
 
 
 class KVCache:
-    """One slot for each layer, and what must be known of every cached token: is it real, its document, its position.
+    """One LayerKVCache a layer, and for every cached token whether it is real, its document and its position.
 
     Args:
         num_layers: blocks of the decoder stack.
@@ -74,9 +74,10 @@ class KVCache:
     def reset(self) -> None:
         """Forget everything; the next forward pass is a prefill, of any batch size."""
         self.length = 0
-        self.self_slots = [KVSlot(self.max_len) for _ in range(self.num_layers)]
-        self.cross_slots: list[KVSlot | None] = [
-            None if self.memory_len is None else KVSlot(self.memory_len, fixed=True) for _ in range(self.num_layers)
+        self.self_layers = [LayerKVCache(self.max_len) for _ in range(self.num_layers)]
+        self.cross_layers: list[LayerKVCache | None] = [
+            None if self.memory_len is None else LayerKVCache(self.memory_len, fixed=True)
+            for _ in range(self.num_layers)
         ]
         self.memory: Tensor | None = None
         self.memory_valid: Tensor | None = None
@@ -118,15 +119,15 @@ class KVCache:
 
     def repeat(self, copies: int) -> None:
         """Turn each row of the batch into `copies` rows side by side, as beam search does after the prefill."""
-        for slot in (*self.self_slots, *self.cross_slots):
-            if slot is not None:
-                slot.repeat(copies)
+        for layer_cache in (*self.self_layers, *self.cross_layers):
+            if layer_cache is not None:
+                layer_cache.repeat(copies)
         self._columns = {name: column.repeat_interleave(copies, 0) for name, column in self._columns.items()}
         self.memory = None if self.memory is None else self.memory.repeat_interleave(copies, 0)
         self.memory_valid = None if self.memory_valid is None else self.memory_valid.repeat_interleave(copies, 0)
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from the tokens of row rows[i]; rows (B). Rows that swap must read the same memory."""
-        for slot in self.self_slots:
-            slot.reorder(rows, self.length)
+        for layer_cache in self.self_layers:
+            layer_cache.reorder(rows, self.length)
         self._columns = {name: column[rows] for name, column in self._columns.items()}

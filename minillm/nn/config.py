@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+
+class HeadSpec(NamedTuple):
+    """An output head: its name, and its number of classes where that is not fixed by the name."""
+
+    name: str
+    size: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> HeadSpec:
+        """`lm`, `pair`, `pooler` or `class:N`; ValueError for anything else."""
+        name, _, size = text.partition(":")
+        if text in ("lm", "pair", "pooler"):
+            return cls(name)
+        if name == "class" and size.isdecimal() and int(size) >= 2:
+            return cls(name, int(size))
+        raise ValueError(f"model.heads has {text!r}; a head is lm, pair, pooler or class:N with N of at least 2")
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.size}" if self.size else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +111,11 @@ class ModelConfig:
     """Longest n-gram whose hashed embedding is added to a token's (Pagnoni et al. 2024); 1: none."""
     ngram_rows: int = 2048
     """Rows of each n-gram table."""
-    num_segments: int = 0
+    num_token_types: int = 0
     """Rows of the segment embedding table (BERT has 2); 0: no segment embeddings."""
-    lm_head: bool = True
-    """Whether there is a vocabulary head; a BERT published as an encoder alone has none."""
-    pair_head: bool = False
-    """BERT's pooler and next-sentence head (Devlin et al. 2019, section 3.1)."""
-    pooler: bool = False
-    """BERT's pooler alone, as encoders are published with it; nothing here reads it, and export gives it back."""
+    heads: tuple[str, ...] = ("lm",)
+    """Output heads, set by the objective: lm (vocabulary), pair (next sentence, Devlin et al. 2019, section 3.1),
+    pooler (some encoders are published with it alone), class:N (N classes). All but lm are BERT's."""
     init: Literal["normal", "fan_in"] = "normal"
     """normal: weights start at `init_std` (Radford et al. 2018); fan_in: at one over the root of their inputs (T5)."""
     init_std: float = 0.02
@@ -135,7 +152,7 @@ class ModelConfig:
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ValueError(f"model.{key} is {value}; it must be above 0")
-        for key in ("init_std", "num_segments"):
+        for key in ("init_std", "num_token_types"):
             if getattr(self, key) < 0:
                 raise ValueError(f"model.{key} is {getattr(self, key)}; it must be at least 0")
         if self.head_dim is None and self.d_model % self.num_heads:
@@ -148,7 +165,7 @@ class ModelConfig:
                 f"model.num_heads {self.num_heads} is not divisible by model.num_kv_heads {self.num_kv_heads}"
             )
         if self.position == "rotary" and self.head_width % 2:
-            raise ValueError(f"rotary positions rotate pairs: model.head_dim {self.head_width} must be even")
+            raise ValueError(f"rotary positions apply_rotary pairs: model.head_dim {self.head_width} must be even")
         if self.rope_high_freq_factor <= self.rope_low_freq_factor:
             raise ValueError(
                 f"model.rope_high_freq_factor is {self.rope_high_freq_factor}; it must be above "
@@ -173,21 +190,24 @@ class ModelConfig:
 
     def _check_family(self) -> None:
         """Refuse what the family has no use for, instead of ignoring it."""
-        if self.pair_head and self.family != "bert":
-            raise ValueError(f"model.pair_head is BERT's; a {self.family} model has none: set it to false")
-        if self.family != "bert" and (self.pooler or not self.lm_head):
-            raise ValueError(f"model.pooler and a missing model.lm_head are BERT's; leave them out of a {self.family}")
-        if self.pooler and self.pair_head:
-            raise ValueError("model.pair_head has a pooler already; set model.pooler to false")
-        if self.num_segments and self.family == "t5":
+        if self.family != "bert" and self.heads != ("lm",):
+            raise ValueError(f"model.heads is {list(self.heads)}; a {self.family} model has ['lm'] only")
+        if len({spec.name for spec in self.head_specs}) < len(self.heads):
+            raise ValueError(f"model.heads is {list(self.heads)}; it names a head twice")
+        if self.num_token_types and self.family == "t5":
             raise ValueError(
-                f"model.num_segments is {self.num_segments}, but a t5 model reads no segment ids: set it to 0"
+                f"model.num_token_types is {self.num_token_types}, but a t5 model reads no segment ids: set it to 0"
             )
 
     def require_length(self, length: int) -> None:
         """Raise ValueError where a sequence of `length` tokens is more than the model may see."""
         if length > self.max_seq_len:
             raise ValueError(f"{length} tokens are more than model.max_seq_len {self.max_seq_len}")
+
+    @property
+    def head_specs(self) -> tuple[HeadSpec, ...]:
+        """`heads` parsed; ValueError for one of another name or form."""
+        return tuple(map(HeadSpec.parse, self.heads))
 
     @property
     def biased_projections(self) -> str:

@@ -26,7 +26,7 @@ from minillm.nn.attention import Attention
 from minillm.nn.config import ModelConfig
 from minillm.nn.embedding import InputEmbedding
 from minillm.nn.feedforward import FeedForward
-from minillm.nn.position import BucketPosition
+from minillm.nn.position import T5RelativeBias
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def standard_deviations(model: nn.Module, config: ModelConfig) -> dict[nn.Module
                 stds[module.down] *= residual
             case InputEmbedding() if fan_in and module.scale is not None:
                 stds[module.tokens] /= module.scale
-            case BucketPosition() if fan_in:
+            case T5RelativeBias() if fan_in:
                 stds[module.table] = config.d_model**-0.5
     return stds
 

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Kernel = Literal["fused", "plain"]
-"""fused: torch's scaled_dot_product_attention. plain: matmul, softmax, matmul."""
+Kernel = Literal["fused", "eager"]
+"""fused: torch's scaled_dot_product_attention. eager: matmul, softmax, matmul."""
 
-PLAIN_MAX_KEYS = 512
-"""Up to here the plain form trains faster on CPU, in bf16 or with a trained bias; at 1024 keys its score matrices no
+EAGER_MAX_KEYS = 512
+"""Up to here the eager form trains faster on CPU, in bf16 or with a trained bias; at 1024 keys its score matrices no
 longer fit the caches."""
 
 
@@ -26,7 +26,7 @@ class AttentionMask:
     """(B, S) bool, False for padding, which nobody sees."""
     prefix_length: Tensor | None = None
     """(B,) keys below it are visible to every query, causal or not (Raffel et al. 2020, section 3.2.1)."""
-    segments: Tensor | None = None
+    document_ids: Tensor | None = None
     """(B, S) int, packed documents: only equal ids see each other."""
 
     def dense(self, start: int, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
@@ -41,9 +41,9 @@ class AttentionMask:
             allowed.append(causal)
         if self.key_valid is not None:
             allowed.append(self.key_valid[:, None, :])  # (B, 1, S)
-        if self.segments is not None:
-            own = self.segments[:, start : start + num_queries, None]
-            allowed.append(own == self.segments[:, None, :])  # (B, T, S)
+        if self.document_ids is not None:
+            own = self.document_ids[:, start : start + num_queries, None]
+            allowed.append(own == self.document_ids[:, None, :])  # (B, T, S)
         if not allowed:
             return None
         both = allowed[0]
@@ -80,7 +80,7 @@ def resolve(
     dtype = compute_dtype(like)
     trained_bias = bias is not None and bias.requires_grad
     kernel = choose_kernel(like.device.type, dtype, num_keys, trained_bias=trained_bias)
-    free = bias is None and mask.key_valid is None and mask.prefix_length is None and mask.segments is None
+    free = bias is None and mask.key_valid is None and mask.prefix_length is None and mask.document_ids is None
     if free and (not mask.causal or (num_queries == 1 and num_keys == start + 1)):
         return ScoreMask(kernel=kernel)
     # The fused causal flag is aligned to the top left corner, right only where queries and keys are the same tokens.
@@ -109,7 +109,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
-    """plain while training on CPU over few keys, in bf16, where the fused kernel's backward is four times slower, and
+    """eager while training on CPU over few keys, in bf16, where the fused kernel's backward is four times slower, and
     where the bias is trained (T5's), for which there is no fused kernel."""
     slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
-    return "plain" if slow and num_keys <= PLAIN_MAX_KEYS else "fused"
+    return "eager" if slow and num_keys <= EAGER_MAX_KEYS else "fused"

@@ -8,11 +8,9 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """Result of one forward pass; which heads are present depends on the model, never on the arguments."""
+    """Result of one forward pass; which heads there are depends on the model, never on the arguments."""
 
-    logits: Tensor
-    """(B, T, V), or (B, P, V) where `predict_at` chose P positions."""
     hidden: Tensor
     """(B, T, D) final hidden states, after the last norm."""
-    pair_logits: Tensor | None = None
-    """(B, 2) next-sentence scores of a BERT model that has this head."""
+    logits: dict[str, Tensor]
+    """By head: "lm" (B, T, V), or (B, P, V) where `predict_at` chose P positions; "pair" (B, 2); "class" (B, C)."""

@@ -44,17 +44,17 @@ class SinusoidalPosition(nn.Module):
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[..., : self.d_model]
 
 
-class Rotation(NamedTuple):
+class RotaryAngles(NamedTuple):
     """What rotary positions do to the heads of one forward pass; ready to broadcast over (B, H, T, K)."""
 
     cos: Tensor
     sin: Tensor
 
 
-def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
+def apply_rotary(heads: Tensor, angles: RotaryAngles) -> Tensor:
     """Turn each pair (x_i, x_{i+K/2}) of heads (B, H, T, K) by its angle."""
     half = heads.size(-1) // 2
-    return torch.addcmul(heads * rotation.cos, heads.roll(half, -1), rotation.sin)
+    return torch.addcmul(heads * angles.cos, heads.roll(half, -1), angles.sin)
 
 
 class RelativePosition(nn.Module):
@@ -63,7 +63,7 @@ class RelativePosition(nn.Module):
     needs_bias = False
     """Whether `bias` returns anything; spares the key positions where it does not."""
 
-    def rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation | None:
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> RotaryAngles | None:
         """The turn of queries and keys at `positions` (T) or (B, T), in the dtype of the heads."""
         return None
 
@@ -82,17 +82,17 @@ class RotaryPosition(RelativePosition):
         super().__init__()
         self.head_dim, self.theta, self.scale = head_dim, theta, scale
 
-    def rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> RotaryAngles:
         # fp32: bf16 cannot tell position 257 from 256.
         frequencies = rotary_frequencies(self.head_dim, self.theta, positions.device)
         angle = positions[..., None] * (frequencies if self.scale is None else self.scale(frequencies))  # (..., T, K/2)
         cos, sin = angle.cos(), angle.sin()
         cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)  # (..., T, K)
         cos, sin = cos.unsqueeze(-3).to(dtype), sin.unsqueeze(-3).to(dtype)  # (..., 1, T, K)
-        return Rotation(cos, sin)
+        return RotaryAngles(cos, sin)
 
 
-class BucketPosition(RelativePosition):
+class T5RelativeBias(RelativePosition):
     """T5's learned bias: one number for each head and bucket of distances, the far ones in logarithmic buckets."""
 
     needs_bias = True
@@ -164,7 +164,7 @@ def relative_position(config: ModelConfig, *, bidirectional: bool) -> RelativePo
         case "rotary":
             return RotaryPosition(config.head_width, config.rope_theta, rotary_scale(config))
         case "t5":
-            return BucketPosition(
+            return T5RelativeBias(
                 config.num_heads,
                 bidirectional=bidirectional,
                 num_buckets=config.relative_buckets,

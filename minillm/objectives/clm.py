@@ -21,7 +21,7 @@ class CausalLM:
     """Fills the end of rows shorter than the longest; never a target, since the mask is made from lengths."""
     label_smoothing: float = 0.0
     z_loss: float = 0.0
-    heads: tuple[str, ...] = ("logits",)
+    heads: tuple[str, ...] = ("lm",)
     label_sets: tuple[str, ...] = ("lm",)
     covers_text: bool = True
     guessable: str | None = None
@@ -45,8 +45,8 @@ class CausalLM:
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
         """Sum of -log p(next token), in nats."""
         smoothing, z_loss = (self.label_smoothing, self.z_loss) if training else (0.0, 0.0)
-        return {"lm": cross_entropy_sum(output.logits, labels["lm"], label_smoothing=smoothing, z_loss=z_loss)}
+        return {"lm": cross_entropy_sum(output.logits["lm"], labels["lm"], label_smoothing=smoothing, z_loss=z_loss)}
 
     def correct(self, output: Output, labels: dict[str, Tensor]) -> dict[str, Tensor]:
         """Next tokens that are the model's first choice."""
-        return {"lm": num_correct(output.logits, labels["lm"])}
+        return {"lm": num_correct(output.logits["lm"], labels["lm"])}

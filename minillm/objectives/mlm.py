@@ -35,7 +35,7 @@ class _Row(NamedTuple):
 
     read: np.ndarray
     """(T,) ids that the model sees."""
-    types: np.ndarray
+    token_types: np.ndarray
     """(T,) 0 up to the first [SEP], 1 after it."""
     chosen: np.ndarray
     """(P,) places that are to be predicted."""
@@ -67,7 +67,7 @@ class MaskedLM:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        return ("logits", "pair_logits") if self.pairs else ("logits",)
+        return ("lm", "pair") if self.pairs else ("lm",)
 
     @property
     def label_sets(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class MaskedLM:
     def collate(self, examples: Sequence[Any], rng: RowRNG) -> Batch:
         """Examples to tokens (B, T), predict_at (B, P), labels "mlm" (B, P) and "pair" (B), 0 where B follows A.
 
-        A row of ids comes with the one before it, which is left out. `types` (B, T) come with pairs, `key_valid`
+        A row of ids comes with the one before it, which is left out. `token_types` (B, T) come with pairs, `key_valid`
         (B, T) where a row is short; rows with fewer targets than others point at their place 0, without a label.
         """
         rows = [self._row(example, rng(i)) for i, example in enumerate(examples)]
@@ -95,7 +95,7 @@ class MaskedLM:
         if lengths.min() < lengths.max():
             inputs["key_valid"] = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
         if self.pairs:
-            inputs["types"] = _stack([row.types for row in rows], 0)
+            inputs["token_types"] = _stack([row.token_types for row in rows], 0)
             labels["pair"] = torch.tensor([int(not example.follows) for example in examples])
             counts["pair"] = len(rows)
         return Batch(inputs, labels, counts)
@@ -103,16 +103,16 @@ class MaskedLM:
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
         """Sums of -log p(token) and of -log p(follows or not), in nats."""
         smoothing, z_loss = (self.label_smoothing, self.z_loss) if training else (0.0, 0.0)
-        sums = {"mlm": cross_entropy_sum(output.logits, labels["mlm"], label_smoothing=smoothing, z_loss=z_loss)}
-        if output.pair_logits is not None:
-            sums["pair"] = cross_entropy_sum(output.pair_logits, labels["pair"])
+        sums = {"mlm": cross_entropy_sum(output.logits["lm"], labels["mlm"], label_smoothing=smoothing, z_loss=z_loss)}
+        if self.pairs:
+            sums["pair"] = cross_entropy_sum(output.logits["pair"], labels["pair"])
         return sums
 
     def correct(self, output: Output, labels: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tokens and pairs that are the model's first choice."""
-        right = {"mlm": num_correct(output.logits, labels["mlm"])}
-        if output.pair_logits is not None:
-            right["pair"] = num_correct(output.pair_logits, labels["pair"])
+        right = {"mlm": num_correct(output.logits["lm"], labels["mlm"])}
+        if self.pairs:
+            right["pair"] = num_correct(output.logits["pair"], labels["pair"])
         return right
 
     def _row(self, example: Any, rng: np.random.Generator) -> _Row:
@@ -132,8 +132,8 @@ class MaskedLM:
             replacements=np.flatnonzero(self.ordinary),
             rng=rng,
         )
-        types = (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
-        return _Row(read, types, np.flatnonzero(chosen), tokens[chosen])
+        token_types = (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
+        return _Row(read, token_types, np.flatnonzero(chosen), tokens[chosen])
 
 
 def _stack(rows: Sequence[np.ndarray], fill: int) -> Tensor:

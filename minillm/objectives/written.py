@@ -18,7 +18,7 @@ class WrittenTokens:
     """Fills the end of shorter rows; never a target, since the mask is made from lengths."""
     label_smoothing: float = 0.0
     z_loss: float = 0.0
-    heads: tuple[str, ...] = ("logits",)
+    heads: tuple[str, ...] = ("lm",)
     label_sets: tuple[str, ...] = ("lm",)
     covers_text: bool = False
     guessable: str | None = None
@@ -26,8 +26,8 @@ class WrittenTokens:
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
         """Sum of -log p(token), in nats."""
         smoothing, z_loss = (self.label_smoothing, self.z_loss) if training else (0.0, 0.0)
-        return {"lm": cross_entropy_sum(output.logits, labels["lm"], label_smoothing=smoothing, z_loss=z_loss)}
+        return {"lm": cross_entropy_sum(output.logits["lm"], labels["lm"], label_smoothing=smoothing, z_loss=z_loss)}
 
     def correct(self, output: Output, labels: dict[str, Tensor]) -> dict[str, Tensor]:
         """Number of tokens that are the likeliest where they stand."""
-        return {"lm": num_correct(output.logits, labels["lm"])}
+        return {"lm": num_correct(output.logits["lm"], labels["lm"])}

@@ -13,6 +13,7 @@ from minillm.data.mixture import Mixture, TaskRows, TaskTokens
 from minillm.data.pairs import Pairs
 from minillm.data.tasks import prepare_tasks, read_task_tokens
 from minillm.distributed.runtime import Runtime
+from minillm.evaluation.unigram_baseline import UnigramBaseline, count_tokens, unigram_baseline
 from minillm.generation.prefixed import Prefixed
 from minillm.models.presets import PRESETS
 from minillm.objectives.base import Batch, Objective
@@ -24,7 +25,6 @@ from minillm.objectives.seq2seq import Seq2Seq
 from minillm.objectives.span import SpanCorruption, SpanNoise
 from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.load import build_tokenizer
-from minillm.training.baseline import Guess, count_tokens, guess_by_frequency
 from minillm.training.config import Recipe
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -93,12 +93,9 @@ def with_heads(config: RunConfig) -> RunConfig:
             f"objective.name {name} needs a model of family {' or '.join(FAMILIES[name])}, but model.preset "
             f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or take another preset"
         )
-    if config.objective.next_sentence and config.model.num_segments < 2:
-        raise ValueError("objective.next_sentence tells two passages apart: set model.num_segments to 2")
-    if family != "bert":
-        return config
-    heads = {"model.pair_head": config.objective.next_sentence, "model.pooler": False, "model.lm_head": True}
-    return override(config, heads)
+    if config.objective.next_sentence and config.model.num_token_types < 2:
+        raise ValueError("objective.next_sentence tells two passages apart: set model.num_token_types to 2")
+    return override(config, {"model.heads": ("lm", "pair") if config.objective.next_sentence else ("lm",)})
 
 
 def build_objective(run: RunConfig, tokenizer: Tokenizer) -> Objective:
@@ -188,7 +185,7 @@ def build_loader(config: RunConfig, tokens: Tokens, objective: Objective, runtim
     )
 
 
-def guess_for(config: RunConfig, corpus: Corpus, objective: Objective) -> Guess | None:
+def baseline_for(config: RunConfig, corpus: Corpus, objective: Objective) -> UnigramBaseline | None:
     """What guessing by frequency scores on the whole validation text; None where the objective has no use for it."""
     name = objective.guessable
     if name is None:
@@ -196,7 +193,7 @@ def guess_for(config: RunConfig, corpus: Corpus, objective: Objective) -> Guess 
     tokenizer = corpus.tokenizer
     counts = count_tokens(corpus.train, tokenizer.vocab_size)
     batches = validation_batches(config, corpus.validation, objective, Runtime(), max_tokens=0)
-    return guess_by_frequency(counts, tokenizer.num_bytes > 0, batches, name)
+    return unigram_baseline(counts, tokenizer.num_bytes > 0, batches, name)
 
 
 def validation_batches(

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from minillm.convert.families import to_foreign
-from minillm.convert.files import write_model
-from minillm.convert.tokenizer_out import require_own_cut, role_ids, tokenizer_json, tokenizer_settings
-from minillm.run.card import model_card
-from minillm.run.crosscheck import compare
+from minillm.exchange.architectures import to_foreign
+from minillm.exchange.crosscheck import compare
+from minillm.exchange.files import write_model
+from minillm.exchange.model_card import model_card
+from minillm.exchange.tokenizer_out import require_own_cut, role_ids, tokenizer_json, tokenizer_settings
 from minillm.run.loaded import LoadedRun
 from minillm.training.checkpoint import move_into_place, temporary_for
 
@@ -70,7 +70,7 @@ def _export_gguf(
     say: Callable[[str], None],
 ) -> Path:
     """One file for llama.cpp, which reads models of GPT-2's and Llama's shape."""
-    from minillm.convert.gguf_out import write_gguf  # needs a package that is an extra
+    from minillm.exchange.gguf_out import write_gguf  # needs a package that is an extra
 
     if loaded.config.model.family != "gpt":
         raise ValueError(f"{loaded.folder} is a {loaded.config.model.family} model; only a GPT is written to GGUF")

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from minillm import report
 from minillm.config import RunConfig, override
-from minillm.convert.families import Imported, from_foreign
-from minillm.convert.files import read_config, read_weights
-from minillm.convert.tokenizer import read_tokenizer
 from minillm.data.config import DataConfig
 from minillm.data.hub import fetch_model
+from minillm.exchange.architectures import Imported, from_foreign
+from minillm.exchange.files import read_config, read_weights
+from minillm.exchange.tokenizer_in import read_tokenizer
 from minillm.generation.config import SampleConfig
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
@@ -64,7 +64,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
         model=config,
         tokenizer=TokenizerConfig(kind="imported"),
         data=DataConfig(seq_len=min(config.max_seq_len, WINDOW)),
-        objective=ObjectiveConfig(name=OBJECTIVES[config.family], next_sentence=config.pair_head),  # type: ignore[arg-type]
+        objective=ObjectiveConfig(name=OBJECTIVES[config.family], next_sentence="pair" in config.heads),  # type: ignore[arg-type]
         sample=SampleConfig(prompt=prompt_for(config)),
     )
     state = {"train": asdict(TrainState()), "scaler": {}, "tokenizer": tokenizer.hash, "data": None}
@@ -79,7 +79,7 @@ def read_source(source: str) -> Source:
     """The model and the tokenizer at `source`, as `import_model` takes it."""
     path = Path(source)
     if path.suffix.lower() == ".gguf":
-        from minillm.convert.gguf_in import read_gguf  # needs a package that is an extra
+        from minillm.exchange.gguf_in import read_gguf  # needs a package that is an extra
 
         return Source(*read_gguf(path))
     if (path / CONFIG).is_file():

@@ -21,7 +21,7 @@ from minillm.generation.generate import Completion, Decodable
 from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
 from minillm.models.build import build_model
-from minillm.run.build import as_writer, build_objective, guess_for, prepare_corpus, read_source, validation_batches
+from minillm.run.build import as_writer, baseline_for, build_objective, prepare_corpus, read_source, validation_batches
 from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.show import next_command
 from minillm.tokenizers.base import Tokenizer
@@ -64,7 +64,7 @@ class LoadedRun:
 
     def require_head(self) -> None:
         """ValueError where the model was published as an encoder alone, without a vocabulary head."""
-        if not self.config.model.lm_head:
+        if "lm" not in self.config.model.heads:
             raise ValueError(
                 f"{self.folder} was imported without a vocabulary head, so it predicts no tokens; "
                 f"train one: minillm train --init-from {shlex.quote(str(self.folder))}"
@@ -160,7 +160,7 @@ def evaluate(loaded: LoadedRun, source: str | None = None) -> Evaluation:
     if source is None:
         corpus = prepare_corpus(loaded.config, loaded.tokenizer, runtime)
         require_same_text(loaded.checkpoint, corpus.info.fingerprint, loaded.config.data.source)
-        tokens, guess = corpus.validation, guess_for(loaded.config, corpus, objective)
+        tokens, guess = corpus.validation, baseline_for(loaded.config, corpus, objective)
     else:
         tokens = read_source(loaded.config, source, loaded.tokenizer)
     found = evaluate_model(

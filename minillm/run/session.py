@@ -22,10 +22,10 @@ from minillm.objectives.base import Objective
 from minillm.report import Say
 from minillm.run.build import (
     as_writer,
+    baseline_for,
     build_loader,
     build_objective,
     build_recipe,
-    guess_for,
     prepare_corpus,
     validation_batches,
     with_heads,
@@ -47,8 +47,8 @@ from minillm.run.folder import (
     write_start,
 )
 from minillm.run.loaded import bytes_of_ids
-from minillm.run.parent import adopt_weights
 from minillm.run.show import example_of, next_command
+from minillm.run.warm_start import adopt_weights
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
 from minillm.training.checkpoint import Checkpoint, checkpoints
@@ -199,7 +199,7 @@ def _conclude(
         token_bytes=trainer.token_bytes,
     )
     if trainer.runtime.is_main:
-        whole = replace(whole, guess=guess_for(config, corpus, objective))
+        whole = replace(whole, guess=baseline_for(config, corpus, objective))
         report.conclude(
             say, trainer.folder, corpus, outcome, best.step, whole, next_command(trainer.model, trainer.folder)
         )

@@ -26,6 +26,6 @@ def example_of(model: Any, tokenizer: Tokenizer, config: SampleConfig) -> str:
 def next_command(model: Any, folder: Path) -> str:
     """What to type to see more of what the run in `folder` can do."""
     run = shlex.quote(str(folder))
-    if not model.config.lm_head:
+    if "lm" not in model.config.heads:
         return f"minillm train --init-from {run}"
     return f"minillm sample {run}" if hasattr(model, "step") else f'minillm fill {run} "A text with a [MASK]"'

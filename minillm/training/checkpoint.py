@@ -76,11 +76,23 @@ class Checkpoint:
 
     def model_weights(self) -> dict[str, Tensor]:
         """The model's weights by name, tied ones once."""
-        return load_file(self.path / MODEL)
+        return current_names(load_file(self.path / MODEL))
 
     def load_optimizer(self) -> dict[str, Tensor]:
         """Optimizer state by parameter name."""
-        return load_file(self.path / OPTIMIZER)
+        return current_names(load_file(self.path / OPTIMIZER))
+
+
+def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under today's names of parameters; checkpoints of format 1 had their heads elsewhere."""
+    pooled = "heads.pair." if any(name.startswith("pair_head.proj.") for name in tensors) else "heads.pooler."
+    old = {"head.": "heads.lm.", "pair_head.": pooled, "embed.types.": "embed.token_types."}
+
+    def renamed(name: str) -> str:
+        prefix = next((prefix for prefix in old if name.startswith(prefix)), "")
+        return old.get(prefix, "") + name.removeprefix(prefix)
+
+    return {renamed(name): tensor for name, tensor in tensors.items()}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from minillm.distributed.runtime import Runtime
+from minillm.evaluation.unigram_baseline import UnigramBaseline
 from minillm.objectives.base import IGNORE_INDEX, Batch, Objective
-from minillm.training.baseline import Guess
 from minillm.training.precision import Compute
 
 
@@ -27,7 +27,7 @@ class Evaluation:
     """Targets that were the model's likeliest answer."""
     num_bytes: int | None = None
     """UTF-8 bytes that the targets stand for, special tokens for none; None where they are not the text itself."""
-    guess: Guess | None = None
+    guess: UnigramBaseline | None = None
     """What guessing by frequency alone scores, where that is the thing to beat."""
 
     @property

@@ -86,7 +86,7 @@ class Optimizer:
         """Sort every trainable parameter into exactly one group.
 
         Decayed: everything with two or more dimensions. Not decayed: norms and biases. With `muon`, matrices of
-        linear layers other than the vocabulary head leave AdamW for Muon; embeddings and the head stay.
+        linear layers outside the heads leave AdamW for Muon; embeddings and heads stay.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         hidden = hidden_matrices(model) if config.name == "muon" else []
@@ -168,9 +168,9 @@ STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum"
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of linear layers inside the network: all but embeddings and the vocabulary head."""
-    head = getattr(model, "head", None)
+    """Weights of linear layers inside the network: all but embeddings and what stands under `heads`."""
     outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    outside |= {id(p) for p in head.parameters()} if head is not None else set()
-    linears = (m.weight for m in model.modules() if isinstance(m, nn.Linear))
+    linears = (
+        m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.split(".")[0] != "heads"
+    )
     return [w for w in linears if id(w) not in outside and isinstance(w, nn.Parameter) and w.requires_grad]

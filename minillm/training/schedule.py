@@ -7,7 +7,7 @@ import math
 from minillm.training.config import ScheduleConfig
 
 
-def lr_factor(step: int, config: ScheduleConfig, total_steps: int) -> float:
+def lr_scale(step: int, config: ScheduleConfig, total_steps: int) -> float:
     """Factor on the peak learning rate for the update that ends step `step`.
 
     Args:

@@ -26,7 +26,7 @@ from minillm.training.metrics import MetricsLog, overfits
 from minillm.training.optim import Optimizer
 from minillm.training.precision import Compute, is_out_of_memory
 from minillm.training.progress import Progress
-from minillm.training.schedule import lr_factor
+from minillm.training.schedule import lr_scale
 from minillm.training.state import Outcome, TrainState
 from minillm.training.step import StepFunction, StepResult
 
@@ -136,7 +136,7 @@ class Trainer:
         if stopping:
             return False
         counts = dict(zip(names, sums, strict=True))
-        factor = lr_factor(step, self.recipe.schedule, self.recipe.train.steps)
+        factor = lr_scale(step, self.recipe.schedule, self.recipe.train.steps)
         total = self._gradient_within_memory(step, batches, counts)
         result = self.take_step.update(total, counts=counts, factor=factor)
         state.step = step

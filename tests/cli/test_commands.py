@@ -91,7 +91,7 @@ def test_eval_prints_its_four_figures(command, fake_run):
 
 
 def test_an_infinite_perplexity_is_null_in_json(capsys):
-    from minillm.cli.report import show
+    from minillm.cli.output import show
 
     show({"perplexity": float("inf")}, json=True)
     assert json.loads(capsys.readouterr().out) == {"perplexity": None}

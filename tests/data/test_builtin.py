@@ -5,7 +5,7 @@ import pytest
 
 from minillm.data import builtin
 from minillm.data.builtin import docstrings, library_files, python_docs, python_stdlib
-from minillm.data.repeats import shingles
+from minillm.data.deduplicate import shingles
 from minillm.data.split import split_text
 from minillm.data.text import Section
 

@@ -111,7 +111,7 @@ def written_batches(objective: Objective) -> list[Batch]:
 
 
 def tiny_bert() -> torch.nn.Module:
-    model = build_model(ModelConfig(**tiny.SHAPE, family="bert", num_segments=2, pair_head=True))
+    model = build_model(ModelConfig(**tiny.SHAPE, family="bert", num_token_types=2, heads=("lm", "pair")))
     model.init_weights(torch.Generator().manual_seed(1))
     return model
 

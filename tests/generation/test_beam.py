@@ -31,7 +31,7 @@ def log_probability(model, prompt, ids, source=None):
     """Sum over `ids` of log p, uncached."""
     text = torch.tensor([[*prompt, *ids]])
     output = model(text) if source is None else model(torch.tensor([source]), text)
-    chosen = output.logits.log_softmax(-1)[0, len(prompt) - 1 : -1].gather(-1, torch.tensor(ids)[:, None])
+    chosen = output.logits["lm"].log_softmax(-1)[0, len(prompt) - 1 : -1].gather(-1, torch.tensor(ids)[:, None])
     return chosen.sum().item()
 
 
@@ -99,7 +99,7 @@ def uncached(model, prompt, config, source=None):
         for total, ids in live:
             text = torch.tensor([[*prompt, *ids]])
             output = model(text) if source is None else model(torch.tensor([source]), text)
-            step = output.logits[0, -1].log_softmax(-1).tolist()
+            step = output.logits["lm"][0, -1].log_softmax(-1).tolist()
             grown += [(total + step[token], [*ids, token]) for token in range(VOCAB)]
         grown.sort(reverse=True)
         penalty = ((5 + n) / 6) ** config.length_penalty
@@ -134,8 +134,8 @@ def test_a_cached_ragged_batch_of_sources_finds_what_uncached_runs_find_one_by_o
 def test_short_unlikely_texts_that_end_do_not_end_the_search_of_a_likely_one(alpha):
     model = make_model(max_seq_len=24)
     with torch.no_grad():  # 1 follows everything for certain but that anything may end, at one in a hundred
-        model.head.proj.weight.zero_()
-        model.head.proj.bias = torch.nn.Parameter(torch.tensor([-9.0, 5.0, 0.4, -9.0, -9.0]))
+        model.heads["lm"].proj.weight.zero_()
+        model.heads["lm"].proj.bias = torch.nn.Parameter(torch.tensor([-9.0, 5.0, 0.4, -9.0, -9.0]))
     config = BeamConfig(num_beams=4, num_best=2, length_penalty=alpha, max_new_tokens=10)
     rows = beam_search(model, [[1]], config, eos_id=EOS)
     assert rows[0].ids == [1] * 10 and rows[0].score == pytest.approx(
@@ -194,7 +194,7 @@ def test_no_prompts_and_no_tokens_give_nothing():
 def test_a_diverged_model_is_an_error_instead_of_a_text():
     model = make_model()
     with torch.no_grad():
-        model.head.proj.weight[3, 0] = math.nan
+        model.get_parameter("heads.lm.proj.weight")[3, 0] = math.nan
     with pytest.raises(ValueError, match="logits are not finite"):
         beam_search(model, [[1]], BeamConfig())
 

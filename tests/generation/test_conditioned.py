@@ -27,7 +27,7 @@ def make_t5(**more) -> Any:
 def uncached_greedy(model, source, start, num_tokens):
     text = list(start)
     for _ in range(num_tokens):
-        text.append(int(model(torch.tensor([source]), torch.tensor([text])).logits[0, -1].argmax()))
+        text.append(int(model(torch.tensor([source]), torch.tensor([text])).logits["lm"][0, -1].argmax()))
     return text[len(start) :]
 
 

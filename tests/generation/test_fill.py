@@ -55,7 +55,7 @@ class Oracle(torch.nn.Module):
         for gap, at in enumerate(predict_at[0].tolist()):
             for rank, token in enumerate(self.favourites[at]):
                 logits[0, gap, token] = 9.0 - rank
-        return Output(logits, logits)
+        return Output(logits, {"lm": logits})
 
 
 def test_each_gap_gets_its_likeliest_tokens_in_order():

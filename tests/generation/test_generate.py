@@ -39,7 +39,7 @@ def window_by_hand(text, context):
 @torch.no_grad()
 def uncached_logits(model, text):
     window = window_by_hand(text, model.config.max_seq_len)
-    return model(torch.tensor([window])).logits[0, -1]
+    return model(torch.tensor([window])).logits["lm"][0, -1]
 
 
 def uncached_greedy(model, prompt, num_tokens):
@@ -232,7 +232,7 @@ def test_no_prompts_and_no_tokens_give_nothing():
 def test_a_diverged_model_is_an_error_instead_of_a_text():
     model = make_model()
     with torch.no_grad():
-        model.head.proj.weight[3, 0] = torch.nan
+        model.get_parameter("heads.lm.proj.weight")[3, 0] = torch.nan
     with pytest.raises(ValueError, match="logits are not finite"):
         generate(model, [[1]], greedy())
 

@@ -37,7 +37,7 @@ def uncached_logits(model, prompt, ids):
     text = [*prompt, *ids]
     start = window_start(len(text), model.config.max_seq_len)
     prefix = torch.tensor([max(0, len(prompt) - start)])
-    return model(torch.tensor([text[start:]]), prefix_length=prefix).logits[0, -1]
+    return model(torch.tensor([text[start:]]), prefix_length=prefix).logits["lm"][0, -1]
 
 
 def uncached_greedy(model, prompt, num_tokens):
@@ -52,7 +52,7 @@ def uncached_greedy(model, prompt, num_tokens):
 def test_the_prompt_is_read_as_forward_reads_a_prefix_and_steps_are_causal(position):
     model = make_model(position)
     text, prefix = torch.tensor([[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]]), torch.tensor([4, 4])
-    full = model(text, prefix_length=prefix).logits
+    full = model(text, prefix_length=prefix).logits["lm"]
     cache, logits = Prefixed(model).start(text[:, :4], max_len=7)
     torch.testing.assert_close(logits, full[:, 3], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(Prefixed(model).step(text[:, 4:], cache), full[:, 4:], rtol=1e-4, atol=1e-4)
@@ -78,7 +78,7 @@ def test_reading_ahead_leaves_the_text_as_it_is(ahead):
     model = Prefixed(make_model(context=24, vocab_size=7))
     for temperature in (0, 0.6):
         plain, quick = (
-            generate(model, [[1, 2, 3, 1, 2]], greedy(max_new_tokens=90, read_ahead=n, temperature=temperature))
+            generate(model, [[1, 2, 3, 1, 2]], greedy(max_new_tokens=90, num_draft_tokens=n, temperature=temperature))
             for n in (0, ahead)
         )
         assert plain[0].ids == quick[0].ids

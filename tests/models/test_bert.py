@@ -24,41 +24,45 @@ def make_bert(**changes: Any) -> BERT:
 @torch.no_grad()
 def test_padding_changes_nothing_whatever_stands_in_it(position, norm_order, ngram_order):
     std = 0.5 / ngram_order  # three vectors are added up: larger numbers round more
-    model = make_bert(position=position, norm_order=norm_order, pair_head=True, ngram_order=ngram_order, init_std=std)
-    types = (torch.arange(7) > 2).long().expand(2, 7)
+    model = make_bert(
+        position=position, norm_order=norm_order, heads=("lm", "pair"), ngram_order=ngram_order, init_std=std
+    )
+    token_types = (torch.arange(7) > 2).long().expand(2, 7)
     valid = torch.arange(7) < torch.tensor([[7], [4]])
-    together = model(TOKENS, types=types, key_valid=valid)
+    together = model(TOKENS, token_types=token_types, key_valid=valid)
     for row, length in enumerate((7, 4)):
-        alone = model(TOKENS[row : row + 1, :length], types=types[:1, :length])
-        assert torch.allclose(together.logits[row, :length], alone.logits[0], atol=1e-5)
-        assert torch.allclose(together.pair_logits[row], alone.pair_logits[0], atol=1e-5)
+        alone = model(TOKENS[row : row + 1, :length], token_types=token_types[:1, :length])
+        assert torch.allclose(together.logits["lm"][row, :length], alone.logits["lm"][0], atol=1e-5)
+        assert torch.allclose(together.logits["pair"][row], alone.logits["pair"][0], atol=1e-5)
 
 
 @torch.no_grad()
 def test_every_token_is_read_from_both_sides():
     model = make_bert()
-    before = model(TOKENS).logits
+    before = model(TOKENS).logits["lm"]
     for j in range(7):
         changed = TOKENS.clone()
         changed[:, j] = 9
-        assert (model(changed).logits != before).any(-1).all()
+        assert (model(changed).logits["lm"] != before).any(-1).all()
 
 
 @torch.no_grad()
 def test_packed_documents_do_not_see_each_other():
     model = make_bert()
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 1]]).expand(2, 7)
-    packed = model(TOKENS, segments=documents).logits
-    apart = torch.cat((model(TOKENS[:, :3]).logits, model(TOKENS[:, 3:]).logits), dim=1)
+    packed = model(TOKENS, document_ids=documents).logits["lm"]
+    apart = torch.cat((model(TOKENS[:, :3]).logits["lm"], model(TOKENS[:, 3:]).logits["lm"]), dim=1)
     assert torch.allclose(packed, apart, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_vocabulary_head_runs_at_the_predicted_positions_alone():
     model, at, widths = make_bert(), torch.tensor([[3, 0], [6, 6]]), []
-    everywhere = model(TOKENS).logits
-    model.head.register_forward_hook(lambda module, args, output: widths.append(args[0].shape[:2]))
-    chosen = model(TOKENS, predict_at=at).logits
+    everywhere = model(TOKENS).logits["lm"]
+    model.heads.get_submodule("lm.proj").register_forward_hook(
+        lambda module, args, output: widths.append(args[0].shape[:2])
+    )
+    chosen = model(TOKENS, predict_at=at).logits["lm"]
     assert widths == [(2, 2)]
     assert torch.allclose(chosen, everywhere.take_along_dim(at[..., None], dim=1), atol=1e-6)
 
@@ -66,14 +70,14 @@ def test_the_vocabulary_head_runs_at_the_predicted_positions_alone():
 @torch.no_grad()
 def test_segment_ids_are_zero_unless_given():
     model = make_bert()
-    assert torch.equal(model(TOKENS).logits, model(TOKENS, types=torch.zeros_like(TOKENS)).logits)
-    assert not torch.equal(model(TOKENS).logits, model(TOKENS, types=torch.ones_like(TOKENS)).logits)
+    assert torch.equal(model(TOKENS).logits["lm"], model(TOKENS, token_types=torch.zeros_like(TOKENS)).logits["lm"])
+    assert not torch.equal(model(TOKENS).logits["lm"], model(TOKENS, token_types=torch.ones_like(TOKENS)).logits["lm"])
 
 
 def test_pooler_and_pair_head_exist_only_where_wanted():
     assert not [name for name in make_bert().state_dict() if "pair" in name]
-    assert make_bert()(TOKENS).pair_logits is None
-    assert make_bert(pair_head=True)(TOKENS).pair_logits.shape == (2, 2)
+    assert "pair" not in make_bert()(TOKENS).logits
+    assert make_bert(heads=("lm", "pair"))(TOKENS).logits["pair"].shape == (2, 2)
 
 
 def test_a_sequence_longer_than_the_positions_is_refused():
@@ -83,5 +87,5 @@ def test_a_sequence_longer_than_the_positions_is_refused():
 
 def test_the_first_loss_is_the_logarithm_of_the_vocabulary():
     model = make_bert(vocab_size=1000, d_model=64, num_heads=4, init_std=0.02)
-    loss = torch.nn.functional.cross_entropy(model(TOKENS).logits.flatten(0, 1), TOKENS.flatten())
+    loss = torch.nn.functional.cross_entropy(model(TOKENS).logits["lm"].flatten(0, 1), TOKENS.flatten())
     assert abs(loss.item() - torch.tensor(1000.0).log().item()) < 0.1

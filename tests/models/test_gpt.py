@@ -43,7 +43,7 @@ def test_changing_a_token_moves_nothing_before_it_and_something_after(model):
     for j in range(T):
         changed = ids.clone()
         changed[:, j] = (changed[:, j] + 1) % V
-        before, after = model(ids).logits, model(changed).logits
+        before, after = model(ids).logits["lm"], model(changed).logits["lm"]
         assert torch.equal(before[:, :j], after[:, :j])
         assert (before[:, j:] - after[:, j:]).abs().amax((0, 2)).min() > 0
 
@@ -51,10 +51,10 @@ def test_changing_a_token_moves_nothing_before_it_and_something_after(model):
 @torch.no_grad()
 def test_cached_and_chunked_passes_equal_the_full_one(model):
     ids = tokens(2)
-    full = model(ids).logits
+    full = model(ids).logits["lm"]
     for sizes in ([1] * T, [T], [5, 1, 1, 5], [3, 4, 5]):
         cache = KVCache(2, T)
-        parts = [model(part, cache=cache).logits for part in ids.split(sizes, 1)]
+        parts = [model(part, cache=cache).logits["lm"] for part in ids.split(sizes, 1)]
         assert close(torch.cat(parts, 1), full), sizes
 
 
@@ -64,13 +64,13 @@ def test_a_left_padded_batch_answers_as_its_prompts_alone(model):
     ids, valid = torch.zeros(3, 8, dtype=torch.long), torch.zeros(3, 8, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         ids[row, 8 - prompt.size(1) :], valid[row, 8 - prompt.size(1) :] = prompt[0], True
-    batch = model(ids, key_valid=valid).logits
+    batch = model(ids, key_valid=valid).logits["lm"]
     assert torch.isfinite(batch).all()
     cache, logits = model.start(ids, max_len=T, key_valid=valid)
     growing = prompts
     for _ in range(T - 8 + 1):
         for row, prompt in enumerate(growing):
-            alone = model(prompt).logits
+            alone = model(prompt).logits["lm"]
             assert close(logits[row], alone[0, -1])
             if prompt.size(1) == prompts[row].size(1):
                 assert close(batch[row, 8 - prompt.size(1) :], alone[0])
@@ -83,20 +83,24 @@ def test_a_left_padded_batch_answers_as_its_prompts_alone(model):
 @torch.no_grad()
 def test_right_padding_changes_no_real_token(model):
     ids, valid = tokens(2), torch.arange(T) < torch.tensor([[7], [T]])
-    assert close(model(ids, key_valid=valid).logits[0, :7], model(ids[:1, :7]).logits[0])
+    assert close(model(ids, key_valid=valid).logits["lm"][0, :7], model(ids[:1, :7]).logits["lm"][0])
 
 
 @torch.no_grad()
 def test_packed_documents_answer_as_if_separate_and_nothing_leaks(model):
     lengths = [5, 1, 6]
     documents = [tokens(1, n, seed=n) for n in lengths]
-    packed, segments = torch.cat(documents, 1), torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
-    together = model(packed, segments=segments).logits.split(lengths, 1)
+    packed, document_ids = (
+        torch.cat(documents, 1),
+        torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None],
+    )
+    together = model(packed, document_ids=document_ids).logits["lm"].split(lengths, 1)
     for document, answer in zip(documents, together, strict=True):
-        assert close(answer, model(document).logits)
+        assert close(answer, model(document).logits["lm"])
     cache = KVCache(2, T)
     chunks = [
-        model(packed[:, a:b], segments=segments[:, a:b], cache=cache).logits for a, b in ((0, 4), (4, 8), (8, 12))
+        model(packed[:, a:b], document_ids=document_ids[:, a:b], cache=cache).logits["lm"]
+        for a, b in ((0, 4), (4, 8), (8, 12))
     ]
     assert close(torch.cat(chunks, 1), torch.cat(together, 1))
 
@@ -104,16 +108,16 @@ def test_packed_documents_answer_as_if_separate_and_nothing_leaks(model):
 @torch.no_grad()
 def test_prefix_tokens_see_each_other_both_ways_and_the_rest_stays_causal(model):
     ids, prefix = tokens(2), torch.tensor([5, 0])
-    plain, answer = model(ids).logits, model(ids, prefix_length=prefix).logits
+    plain, answer = model(ids).logits["lm"], model(ids, prefix_length=prefix).logits["lm"]
     assert close(answer[1], plain[1])
     assert (answer[0, :4] - plain[0, :4]).abs().amax(-1).min() > 1e-4
     changed = ids.clone()
     changed[:, 4] = (changed[:, 4] + 1) % V
-    moved = (model(changed, prefix_length=prefix).logits - answer).abs().amax(-1)
+    moved = (model(changed, prefix_length=prefix).logits["lm"] - answer).abs().amax(-1)
     assert moved[0].min() > 1e-6 and moved[1, :4].max() == 0
     changed = ids.clone()
     changed[:, 7] = (changed[:, 7] + 1) % V
-    assert torch.equal(model(changed, prefix_length=prefix).logits[:, :7], answer[:, :7])
+    assert torch.equal(model(changed, prefix_length=prefix).logits["lm"][:, :7], answer[:, :7])
 
 
 @torch.no_grad()
@@ -125,7 +129,7 @@ def test_past_the_window_a_new_prefill_of_the_newest_tokens_equals_the_uncached_
     begin, keep = T + 1 - 8, 8  # five tokens leave at once, so that the next steps need no prefill
     cache, logits = model.start(text[:, begin : begin + keep], max_len=T)
     for stop in range(begin + keep, T + 5):
-        assert close(logits, model(text[:, begin:stop]).logits[:, -1])
+        assert close(logits, model(text[:, begin:stop]).logits["lm"][:, -1])
         logits = model.step(text[:, stop : stop + 1], cache)[:, 0]
 
 
@@ -134,21 +138,21 @@ def test_given_positions_override_the_counted_ones():
     ids = tokens(2, 4)
     for position in ("learned", "rotary", "alibi", "t5"):
         model = gpt(position=position)
-        assert close(model(ids, positions=torch.arange(4)).logits, model(ids).logits)
+        assert close(model(ids, positions=torch.arange(4)).logits["lm"], model(ids).logits["lm"])
         apart = torch.tensor([[0, 2, 5, 9], [0, 1, 2, 3]])
-        logits = model(ids, positions=apart).logits
-        assert close(logits[1], model(ids).logits[1]) and not close(logits[0], model(ids).logits[0])
+        logits = model(ids, positions=apart).logits["lm"]
+        assert close(logits[1], model(ids).logits["lm"][1]) and not close(logits[0], model(ids).logits["lm"][0])
         cache = KVCache(2, 4)
-        parts = [model(ids[:, t : t + 1], positions=apart[:, t : t + 1], cache=cache).logits for t in range(4)]
+        parts = [model(ids[:, t : t + 1], positions=apart[:, t : t + 1], cache=cache).logits["lm"] for t in range(4)]
         assert close(torch.cat(parts, 1), logits)
 
 
 @torch.no_grad()
 def test_predict_at_gives_the_same_logits_at_the_chosen_positions():
     model, ids, at = gpt(), tokens(2), torch.tensor([[0, 11, 3], [4, 4, 5]])
-    full, output = model(ids).logits, model(ids, predict_at=at)
-    assert output.logits.shape == (2, 3, V) and output.hidden.shape == (2, T, 24)
-    assert close(output.logits, full.take_along_dim(at[..., None], 1))
+    full, output = model(ids).logits["lm"], model(ids, predict_at=at)
+    assert output.logits["lm"].shape == (2, 3, V) and output.hidden.shape == (2, T, 24)
+    assert close(output.logits["lm"], full.take_along_dim(at[..., None], 1))
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -158,7 +162,7 @@ def test_the_first_loss_is_about_ln_vocab_size(tie, preset):
     model = build_model(config)
     model.init_weights(torch.Generator().manual_seed(0))
     ids = torch.randint(500, (4, 64), generator=torch.Generator().manual_seed(1))
-    loss = F.cross_entropy(model(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
+    loss = F.cross_entropy(model(ids[:, :-1]).logits["lm"].flatten(0, 1), ids[:, 1:].flatten())
     assert loss.item() == pytest.approx(math.log(500), abs=0.05)
 
 
@@ -170,16 +174,16 @@ def test_construction_on_the_meta_device_then_init_gives_the_same_tied_model():
         late = build_model(config)
     late.to_empty(device="cpu")
     late.init_weights(torch.Generator().manual_seed(5))
-    assert late.head.proj.weight is late.embed.tokens.weight
+    assert late.heads["lm"].proj.weight is late.embed.tokens.weight
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in late.state_dict().items())
-    assert torch.equal(late(tokens(1)).logits, plain(tokens(1)).logits)
+    assert torch.equal(late(tokens(1)).logits["lm"], plain(tokens(1)).logits["lm"])
 
 
 def test_bf16_training_with_the_plain_kernel_stays_near_fp32(model):
     ids, grads = tokens(2), []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            logits = model(ids).logits
+            logits = model(ids).logits["lm"]
         F.cross_entropy(logits.float().flatten(0, 1), ids.roll(-1, 1).flatten()).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         model.zero_grad()
@@ -198,13 +202,13 @@ def test_a_step_continues_a_bf16_model_and_keeps_its_cache_in_bf16():
     model = gpt().bfloat16()
     cache, logits = model.start(tokens(2, 5), max_len=T)
     assert model.step(logits.argmax(-1, keepdim=True), cache).shape == (2, 1, V)
-    keys, _ = cache.self_slots[0].read()
+    keys, _ = cache.self_layers[0].read()
     assert keys.dtype == torch.bfloat16 and keys.shape == (2, 2, T, 6) and cache.length == 6
 
 
 def test_segment_types_reach_the_embedding():
-    model, ids = gpt(num_segments=2), tokens(1)
-    assert not close(model(ids, types=torch.ones_like(ids)).logits, model(ids).logits)
+    model, ids = gpt(num_token_types=2), tokens(1)
+    assert not close(model(ids, token_types=torch.ones_like(ids)).logits["lm"], model(ids).logits["lm"])
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo does so itself
@@ -212,4 +216,4 @@ def test_a_training_pass_has_no_graph_break(model):
     torch._dynamo.reset()  # compiled code of other models counts against the limit of recompilations
     ids = tokens(2)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(ids).logits, model(ids).logits)
+    assert torch.equal(compiled(ids).logits["lm"], model(ids).logits["lm"])

@@ -36,7 +36,7 @@ PUBLISHED = {
 def test_berts_encoder_and_pooler_have_their_published_parameter_count(name, size):
     with torch.device("meta"):
         model = build_model(preset(name))
-    parts = (model.embed, model.encoder, model.pair_head.pooler)
+    parts = (model.embed, model.encoder, model.heads["pair"].pooler)
     assert sum(parameter.numel() for part in parts for parameter in part.parameters()) == size
 
 
@@ -48,8 +48,8 @@ def test_every_preset_builds_and_runs_at_full_size_without_memory_and_has_its_pu
         output = model(*[tokens] * (2 if config.family == "t5" else 1))
     size = sum(parameter.numel() for parameter in model.parameters())
     assert size == PUBLISHED.get(name, size)
-    assert output.logits.shape == (2, 9, config.vocab_size)
-    assert (output.pair_logits is not None) == config.pair_head
+    assert output.logits["lm"].shape == (2, 9, config.vocab_size)
+    assert tuple(output.logits) == config.heads
     assert config.preset == name
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from minillm.models.build import build_model
 from minillm.models.presets import preset
 from minillm.models.t5 import T5
-from minillm.nn.attend import PlainAttention
+from minillm.nn.attend import EagerAttention
 from minillm.nn.config import ModelConfig
 
 POSITIONS = get_args(get_type_hints(ModelConfig)["position"])
@@ -28,16 +28,16 @@ def make_t5(**changes: Any) -> T5:
 @torch.no_grad()
 def test_no_prediction_sees_a_later_target_token_and_each_sees_the_whole_source(position):
     model = make_t5(position=position)
-    before = model(SOURCE, TARGET).logits
+    before = model(SOURCE, TARGET).logits["lm"]
     for j in range(TARGET.size(1)):
         changed = TARGET.clone()
         changed[:, j] = 6
-        moved = (model(SOURCE, changed).logits != before).any(-1)
+        moved = (model(SOURCE, changed).logits["lm"] != before).any(-1)
         assert not moved[:, :j].any() and moved[:, j:].all()
     for j in range(SOURCE.size(1)):
         changed = SOURCE.clone()
         changed[:, j] = 10
-        assert (model(changed, TARGET).logits != before).any(-1).all()
+        assert (model(changed, TARGET).logits["lm"] != before).any(-1).all()
         assert (model.encode(changed) != model.encode(SOURCE)).any(-1).all()
 
 
@@ -46,9 +46,9 @@ def test_no_prediction_sees_a_later_target_token_and_each_sees_the_whole_source(
 @torch.no_grad()
 def test_a_ragged_batch_equals_its_rows_one_by_one(position, ngram_order):
     model = make_t5(position=position, ngram_order=ngram_order)
-    together = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID).logits
+    together = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID).logits["lm"]
     for row, length in enumerate(SOURCE_VALID.sum(1)):
-        alone = model(SOURCE[row : row + 1, :length], TARGET[row : row + 1]).logits[0]
+        alone = model(SOURCE[row : row + 1, :length], TARGET[row : row + 1]).logits["lm"][0]
         assert torch.allclose(together[row], alone, atol=1e-5)
 
 
@@ -56,9 +56,9 @@ def test_a_ragged_batch_equals_its_rows_one_by_one(position, ngram_order):
 def test_padding_on_the_left_of_targets_changes_nothing():
     model = make_t5()
     valid = torch.arange(5) >= torch.tensor([[0], [2], [4]])
-    together = model(SOURCE, TARGET, decoder_valid=valid).logits
+    together = model(SOURCE, TARGET, decoder_valid=valid).logits["lm"]
     for row, start in enumerate((0, 2, 4)):
-        alone = model(SOURCE[row : row + 1], TARGET[row : row + 1, start:]).logits[0]
+        alone = model(SOURCE[row : row + 1], TARGET[row : row + 1, start:]).logits["lm"][0]
         assert torch.allclose(together[row, start:], alone, atol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_cached_decoding_equals_uncached_with_padding_on_both_sides(position, no
     model = make_t5(position=position, norm_order=norm_order, num_kv_heads=1, ngram_order=ngram_order)
     begin_valid = torch.arange(2) >= torch.tensor([[0], [1], [0]])
     valid = torch.cat((begin_valid, torch.ones(3, 3, dtype=torch.bool)), dim=1)
-    expected = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID, decoder_valid=valid).logits
+    expected = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID, decoder_valid=valid).logits["lm"]
     memory = model.encode(SOURCE, key_valid=SOURCE_VALID)
     cache, logits = model.start(
         TARGET[:, :2], memory=memory, memory_valid=SOURCE_VALID, max_len=5, key_valid=begin_valid
@@ -95,9 +95,11 @@ def test_the_sources_keys_and_values_are_computed_once():
 @torch.no_grad()
 def test_the_vocabulary_head_runs_at_the_predicted_positions_alone():
     model, at, widths = make_t5(), torch.tensor([[3], [0], [4]]), []
-    everywhere = model(SOURCE, TARGET).logits
-    model.head.register_forward_hook(lambda module, args, output: widths.append(args[0].shape[:2]))
-    chosen = model(SOURCE, TARGET, predict_at=at).logits
+    everywhere = model(SOURCE, TARGET).logits["lm"]
+    model.heads.get_submodule("lm.proj").register_forward_hook(
+        lambda module, args, output: widths.append(args[0].shape[:2])
+    )
+    chosen = model(SOURCE, TARGET, predict_at=at).logits["lm"]
     assert widths == [(3, 1)]
     assert torch.allclose(chosen, everywhere.take_along_dim(at[..., None], dim=1), atol=1e-6)
 
@@ -121,7 +123,7 @@ def test_logits_start_with_variance_one(name):
     model.init_weights(torch.Generator().manual_seed(0))
     tokens = torch.randint(500, (4, 16), generator=torch.Generator().manual_seed(1))
     other = torch.randint(500, (4, 16), generator=torch.Generator().manual_seed(2))
-    assert 0.8 < model(tokens, other).logits.std() < 1.25
+    assert 0.8 < model(tokens, other).logits["lm"].std() < 1.25
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo does so itself
@@ -131,13 +133,13 @@ def test_a_traced_training_pass_has_the_gradients_of_a_plain_one(monkeypatch):
 
     def gradients(run: Any) -> list[Tensor]:
         model.zero_grad()
-        run(SOURCE, TARGET, encoder_valid=SOURCE_VALID).logits.square().sum().backward()
+        run(SOURCE, TARGET, encoder_valid=SOURCE_VALID).logits["lm"].square().sum().backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     seen: list[Tensor] = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            PlainAttention, "apply", lambda *args, of=PlainAttention.apply: seen.append(of(*args)) or seen[-1]
+            EagerAttention, "apply", lambda *args, of=EagerAttention.apply: seen.append(of(*args)) or seen[-1]
         )
         plain = gradients(model)
     assert len(seen) == 4, "self-attention of encoder and decoder, which have trained biases"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minillm.nn.attend import attend
 from minillm.nn.attention import Attention
-from minillm.nn.cache import KVSlot
+from minillm.nn.cache import LayerKVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.mask import AttentionMask, ScoreMask, resolve
 from minillm.nn.position import RotaryPosition
@@ -91,8 +91,8 @@ def test_self_attention_equals_the_loop_over_heads_queries_and_keys(changes, cau
 @torch.no_grad()
 def test_rotary_attention_equals_the_loop_with_complex_numbers():
     module, x = attention(num_kv_heads=2, qk_norm=True), torch.randn(B, T, D)
-    rotation = RotaryPosition(module.head_dim, theta=50.0).rotation(torch.arange(T), x.dtype)
-    y = module(x, mask=unmasked(T, T, causal=True), rotation=rotation)
+    angles = RotaryPosition(module.head_dim, theta=50.0).angles(torch.arange(T), x.dtype)
+    y = module(x, mask=unmasked(T, T, causal=True), angles=angles)
     allowed = torch.ones(B, T, T, dtype=torch.bool).tril()
     assert torch.allclose(y, naive(module, x, x, allowed, theta=50.0), atol=1e-5)
 
@@ -108,9 +108,9 @@ def test_cross_attention_equals_the_loop_and_reads_only_valid_keys():
 @torch.no_grad()
 def test_a_cross_slot_is_written_once_and_then_read():
     module, x, context = attention(), torch.randn(B, T, D), torch.randn(B, S, D)
-    slot, mask = KVSlot(S, fixed=True), unmasked(T, S)
-    first = module(x, mask=mask, context=context, slot=slot)
-    again = module(x, mask=mask, context=torch.full_like(context, float("nan")), slot=slot)
+    layer_cache, mask = LayerKVCache(S, fixed=True), unmasked(T, S)
+    first = module(x, mask=mask, context=context, layer_cache=layer_cache)
+    again = module(x, mask=mask, context=torch.full_like(context, float("nan")), layer_cache=layer_cache)
     assert torch.equal(first, again)
 
 
@@ -128,7 +128,7 @@ def random_heads(groups: int, dtype: torch.dtype) -> list[Tensor]:
 MASKS = {
     "causal": AttentionMask(causal=True),
     "padded": AttentionMask(causal=True, key_valid=torch.arange(T) >= torch.tensor([[3], [0]])),
-    "packed": AttentionMask(causal=True, segments=torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0] * 7])),
+    "packed": AttentionMask(causal=True, document_ids=torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0] * 7])),
     "prefix": AttentionMask(causal=True, prefix_length=torch.tensor([4, 1])),
     "both ways": AttentionMask(key_valid=torch.arange(T) < torch.tensor([[3], [7]])),
     "all": AttentionMask(),
@@ -141,7 +141,7 @@ MASKS = {
 def test_plain_and_fused_kernels_agree_forward_and_backward(name, groups, biased):
     bias = torch.randn(1, 4, T, T, generator=torch.Generator().manual_seed(5)) if biased else None
     results = []
-    for dtype, kernel in ((torch.float32, "fused"), (torch.bfloat16, "plain")):
+    for dtype, kernel in ((torch.float32, "fused"), (torch.bfloat16, "eager")):
         q, k, v = random_heads(groups, dtype)
         mask = resolve(MASKS[name], bias, start=0, num_queries=T, num_keys=T, like=q)
         assert mask.kernel == kernel
@@ -162,7 +162,7 @@ def test_the_plain_kernels_own_backward_pass_is_the_derivative(bias_size, dropou
 
     def attended(q: Tensor, k: Tensor, v: Tensor, *bias: Tensor) -> Tensor:
         torch.manual_seed(1)  # the same weights are dropped every time
-        mask = ScoreMask(bias[0] if bias else None, kernel="plain")
+        mask = ScoreMask(bias[0] if bias else None, kernel="eager")
         return attend(q, k, v, mask, scale=0.7, dropout=dropout)
 
     assert torch.autograd.gradcheck(attended, (q, k, v, *bias))
@@ -175,7 +175,7 @@ def test_the_plain_kernels_own_backward_pass_is_the_derivative(bias_size, dropou
 def test_the_plain_kernel_trains_heads_in_fp32_under_autocast():
     q, k, v = random_heads(1, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        y = attend(q, k, v, ScoreMask(kernel="plain"), scale=0.3)
+        y = attend(q, k, v, ScoreMask(kernel="eager"), scale=0.3)
     y.float().square().sum().backward()
     assert y.dtype == torch.bfloat16 and all(grad(x).dtype == torch.float32 for x in (q, k, v))
 
@@ -202,7 +202,7 @@ def test_the_plain_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         mask = resolve(AttentionMask(causal=True), None, start=0, num_queries=T, num_keys=T, like=x)
         module(x, mask=mask)
-    assert mask.kernel == "plain" and seen == [torch.bfloat16]
+    assert mask.kernel == "eager" and seen == [torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

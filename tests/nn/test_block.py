@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minillm.nn.block import Block, Residual, Stack
+from minillm.nn.block import Block, Stack, SublayerConnection
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.init import init_weights
 from minillm.nn.mask import ScoreMask
-from minillm.nn.placement import place
-from minillm.nn.position import BucketPosition
+from minillm.nn.position import T5RelativeBias
+from minillm.nn.token_layout import layout_of
 
 B, T, S, D = 2, 6, 5, 16
 
@@ -26,15 +26,15 @@ def stack(shape: ModelConfig, **kind: bool) -> Stack:
 
 
 def run(module: Stack, x: Tensor, **arguments: Any) -> Tensor:
-    where = {name: arguments.pop(name) for name in ("key_valid", "segments") if name in arguments}
-    placement = place(x[..., 0], cache=arguments.get("cache"), **where)
-    return module(x, placement, **arguments)
+    where = {name: arguments.pop(name) for name in ("key_valid", "document_ids") if name in arguments}
+    layout = layout_of(x[..., 0], cache=arguments.get("cache"), **where)
+    return module(x, layout, **arguments)
 
 
 @torch.no_grad()
 def test_pre_and_post_norm_are_the_two_equations():
     x, double = torch.randn(B, T, D), nn.Linear(D, D)
-    pre, post = Residual(double, config()), Residual(double, config(norm_order="post"))
+    pre, post = SublayerConnection(double, config()), SublayerConnection(double, config(norm_order="post"))
     assert torch.equal(pre(x), x + double(pre.norm(x)))
     assert torch.equal(post(x), post.norm(x + double(x)))
 
@@ -42,7 +42,7 @@ def test_pre_and_post_norm_are_the_two_equations():
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_residual_dropout_falls_on_the_sublayer_and_never_on_the_stream(order):
     x = torch.randn(B, T, D)
-    residual = Residual(nn.Identity(), config(dropout=0.5, norm_order=order))
+    residual = SublayerConnection(nn.Identity(), config(dropout=0.5, norm_order=order))
     assert not torch.equal(residual(x), residual(x))
     if order == "pre":
         added = residual(x) - x
@@ -79,7 +79,7 @@ def test_a_decoder_stack_is_causal_and_an_encoder_stack_is_not(position):
 def test_an_encoders_buckets_tell_before_from_after_and_a_decoders_all_look_back():
     for causal in (False, True):
         position = stack(config(position="t5"), causal=causal).position
-        assert isinstance(position, BucketPosition) and position.bidirectional is not causal
+        assert isinstance(position, T5RelativeBias) and position.bidirectional is not causal
 
 
 @pytest.mark.parametrize("position", ["rotary", "t5", "alibi", "none"])

@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from minillm.nn.cache import KVCache, KVSlot
+from minillm.nn.cache import KVCache, LayerKVCache
 
 
 def test_a_slot_takes_batch_heads_and_dtype_from_its_first_write_and_returns_all_so_far():
-    slot, k, v = KVSlot(5), torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 4, 6).double()
-    slot.write(k[:, :, :3], v[:, :, :3], 0)
-    keys, values = slot.write(k[:, :, 3:], v[:, :, 3:], 3)
+    layer_cache, k, v = LayerKVCache(5), torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 4, 6).double()
+    layer_cache.write(k[:, :, :3], v[:, :, :3], 0)
+    keys, values = layer_cache.write(k[:, :, 3:], v[:, :, 3:], 3)
     assert torch.equal(keys, k) and torch.equal(values, v)
-    assert slot.k is not None and slot.k.shape == (2, 3, 5, 6) and slot.k.dtype == torch.float64
+    assert layer_cache.k is not None and layer_cache.k.shape == (2, 3, 5, 6) and layer_cache.k.dtype == torch.float64
 
 
 def test_overflow_names_what_is_held_and_what_is_needed():
@@ -35,23 +35,23 @@ def test_columns_grow_with_the_cache_and_backfill_what_came_before_them():
 
 def test_reset_forgets_tokens_columns_and_batch_size():
     cache = KVCache(2, 4, memory_len=3)
-    cache.self_slots[0].write(torch.ones(2, 1, 2, 4), torch.ones(2, 1, 2, 4), 0)
-    cache.remember("segments", torch.zeros(2, 2, dtype=torch.long), before=0)
+    cache.self_layers[0].write(torch.ones(2, 1, 2, 4), torch.ones(2, 1, 2, 4), 0)
+    cache.remember("document_ids", torch.zeros(2, 2, dtype=torch.long), before=0)
     cache.length = 2
     cache.reset()
-    assert cache.length == 0 and cache.get("segments") is None
-    keys, _ = cache.self_slots[0].write(torch.ones(5, 1, 1, 4), torch.ones(5, 1, 1, 4), 0)
+    assert cache.length == 0 and cache.get("document_ids") is None
+    keys, _ = cache.self_layers[0].write(torch.ones(5, 1, 1, 4), torch.ones(5, 1, 1, 4), 0)
     assert keys.shape == (5, 1, 1, 4)
-    assert cache.cross_slots[1] is not None and cache.cross_slots[1].max_len == 3
+    assert cache.cross_layers[1] is not None and cache.cross_layers[1].max_len == 3
 
 
 def filled_cache() -> KVCache:
     """Two rows of three tokens with a source of two: everything in row r is r + 1."""
     cache, row = KVCache(1, 4, memory_len=2), torch.tensor([1.0, 2.0])
     keys = row[:, None, None, None].expand(2, 1, 3, 4)
-    cache.self_slots[0].write(keys, keys * 10, 0)
-    assert cache.cross_slots[0] is not None
-    cache.cross_slots[0].write(keys[:, :, :2], keys[:, :, :2] * 10, 0)
+    cache.self_layers[0].write(keys, keys * 10, 0)
+    assert cache.cross_layers[0] is not None
+    cache.cross_layers[0].write(keys[:, :, :2], keys[:, :, :2] * 10, 0)
     cache.remember("positions", row.long()[:, None].expand(2, 3), before=0)
     cache.recall(row[:, None, None].expand(2, 2, 4), row[:, None].expand(2, 2) > 1)
     cache.length = 3
@@ -60,7 +60,7 @@ def filled_cache() -> KVCache:
 
 def rows_of(cache: KVCache) -> list[list[int]]:
     """Which row's numbers each row holds: own keys and values, the memory's, columns, memory and its validity."""
-    own, cross = cache.self_slots[0], cache.cross_slots[0]
+    own, cross = cache.self_layers[0], cache.cross_layers[0]
     assert cross is not None and own.k is not None and own.v is not None
     assert cache.memory is not None and cache.memory_valid is not None
     keys, values = cross.read()

@@ -8,13 +8,13 @@ from minillm.nn.config import ModelConfig
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"pair_head": True}, r"model\.pair_head is BERT's; a gpt model has none"),
-        ({"pair_head": True, "family": "t5"}, r"model\.pair_head is BERT's; a t5 model has none"),
-        ({"num_segments": 2, "family": "t5"}, r"model\.num_segments is 2, but a t5 model reads no segment ids"),
+        ({"heads": ("lm", "pair")}, r"model\.heads is \['lm', 'pair'\]; a gpt model has"),
+        ({"heads": ("lm", "pair"), "family": "t5"}, r"model\.heads is \['lm', 'pair'\]; a t5 model has"),
+        ({"num_token_types": 2, "family": "t5"}, r"model\.num_token_types is 2, but a t5 model reads no segment ids"),
         ({"position": "t5", "relative_buckets": 6}, r"model\.relative_buckets is 6; it must be a multiple of 4"),
         ({"position": "t5", "relative_buckets": 0}, r"model\.relative_buckets is 0"),
         ({"init_std": -1.0}, r"model\.init_std is -1\.0; it must be at least 0"),
-        ({"num_segments": -1}, r"model\.num_segments is -1; it must be at least 0"),
+        ({"num_token_types": -1}, r"model\.num_token_types is -1; it must be at least 0"),
         ({"norm_eps": -1e-5}, r"model\.norm_eps is -1e-05; it must be above 0"),
         ({"rope_theta": 0.0}, r"model\.rope_theta is 0\.0; it must be above 0"),
         ({"logit_softcap": 0.0}, r"model\.logit_softcap is 0\.0; it must be above 0"),
@@ -30,8 +30,8 @@ def test_what_a_family_or_a_position_scheme_cannot_honour_is_refused_by_key(wron
 @pytest.mark.parametrize(
     "right",
     [
-        {"pair_head": True, "family": "bert"},
-        {"num_segments": 2, "family": "gpt"},
+        {"heads": ("lm", "pair"), "family": "bert"},
+        {"num_token_types": 2, "family": "gpt"},
         {"position": "rotary", "relative_buckets": 0},
         {"position": "t5", "relative_buckets": 4, "relative_max_distance": 3},
     ],

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from minillm.nn.config import ModelConfig
-from minillm.nn.embedding import InputEmbedding, LMHead, select
+from minillm.nn.embedding import InputEmbedding
+from minillm.nn.heads import LMHead
 from minillm.nn.position import LearnedPosition
 
 TOKENS = torch.tensor([[1, 4, 4], [0, 2, 3]])
@@ -17,19 +18,23 @@ def config(**changes: Any) -> ModelConfig:
 
 @torch.no_grad()
 def test_token_segment_and_position_vectors_are_summed_then_normalised():
-    embed = InputEmbedding(config(num_segments=2, input_norm=True))
-    types = torch.tensor([[0, 1, 1], [0, 0, 1]])
-    x = embed(TOKENS, POSITIONS, types)
-    assert embed.types is not None and isinstance(embed.position, LearnedPosition) and embed.norm is not None
+    embed = InputEmbedding(config(num_token_types=2, input_norm=True))
+    token_types = torch.tensor([[0, 1, 1], [0, 0, 1]])
+    x = embed(TOKENS, POSITIONS, token_types)
+    assert embed.token_types is not None and isinstance(embed.position, LearnedPosition) and embed.norm is not None
     for b in range(2):
         for t in range(3):
-            total = embed.tokens.weight[TOKENS[b, t]] + embed.types.weight[types[b, t]] + embed.position.table.weight[t]
+            total = (
+                embed.tokens.weight[TOKENS[b, t]]
+                + embed.token_types.weight[token_types[b, t]]
+                + embed.position.table.weight[t]
+            )
             assert torch.allclose(x[b, t], embed.norm(total), atol=1e-6)
     assert torch.equal(embed(TOKENS, POSITIONS), embed(TOKENS, POSITIONS, torch.zeros_like(TOKENS)))
 
 
 def test_segment_ids_without_a_segment_table_are_refused():
-    with pytest.raises(ValueError, match=r"model\.num_segments is 0"):
+    with pytest.raises(ValueError, match=r"model\.num_token_types is 0"):
         InputEmbedding(config())(TOKENS, POSITIONS, torch.zeros_like(TOKENS))
 
 
@@ -67,18 +72,17 @@ def test_token_vectors_are_scaled_before_the_position_is_added():
 
 @torch.no_grad()
 def test_berts_head_transforms_first_and_has_a_bias():
-    head, hidden = LMHead(config(activation="relu"), transform=True), torch.randn(2, 3, 8)
+    head, hidden = LMHead(config(activation="relu", family="bert")), torch.randn(2, 3, 8)
     assert head.dense is not None and head.norm is not None
     head.proj.bias.copy_(torch.arange(5))
     expected = head.norm(head.dense(hidden).relu()) @ head.proj.weight.T + torch.arange(5)
     assert torch.allclose(head(hidden), expected, atol=1e-5)
 
 
-def test_select_takes_the_chosen_positions_of_each_row():
-    hidden, at = torch.randn(2, 4, 3), torch.tensor([[3, 0], [1, 1]])
-    chosen = select(hidden, at)
-    assert all(torch.equal(chosen[b, p], hidden[b, at[b, p]]) for b in range(2) for p in range(2))
-    assert select(hidden, None) is hidden
+def test_the_head_scores_the_chosen_positions_of_each_row():
+    head, hidden, at = LMHead(config()), torch.randn(2, 4, 8), torch.tensor([[3, 0], [1, 1]])
+    chosen, everywhere = head(hidden, at), head(hidden)
+    assert all(torch.allclose(chosen[b, p], everywhere[b, at[b, p]]) for b in range(2) for p in range(2))
 
 
 def test_shapes_hold_on_the_meta_device():

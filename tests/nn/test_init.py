@@ -61,7 +61,7 @@ def test_fan_in_queries_make_scores_of_variance_one_whatever_the_attention_scale
 
 
 def test_fan_in_token_vectors_start_at_one_after_their_scale():
-    config = ModelConfig(d_model=64, vocab_size=9, num_segments=2, init="fan_in", embed_scale=8.0)
+    config = ModelConfig(d_model=64, vocab_size=9, num_token_types=2, init="fan_in", embed_scale=8.0)
     embed = InputEmbedding(config)
     assert list(standard_deviations(embed, config).values()) == [1 / 8, 1, 1]
 

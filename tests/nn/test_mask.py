@@ -8,16 +8,16 @@ X = torch.zeros(1)
 
 def test_dense_says_for_each_pair_whether_the_query_may_read_the_key():
     valid = torch.tensor([[False, True, True, True, True], [True] * 5])
-    segments = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
+    document_ids = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
     prefix = torch.tensor([0, 4])
-    mask = AttentionMask(causal=True, key_valid=valid, prefix_length=prefix, segments=segments)
+    mask = AttentionMask(causal=True, key_valid=valid, prefix_length=prefix, document_ids=document_ids)
     dense = mask.dense(2, 3, 5, X.device)
     assert dense is not None and dense.shape == (2, 1, 3, 5)
     for b in range(2):
         for t in range(3):
             for s in range(5):
                 q = 2 + t
-                expected = (s <= q or s < prefix[b]) and valid[b, s] and segments[b, q] == segments[b, s]
+                expected = (s <= q or s < prefix[b]) and valid[b, s] and document_ids[b, q] == document_ids[b, s]
                 assert dense[b, 0, t, s] == expected, (b, t, s)
 
 
@@ -38,11 +38,11 @@ def test_the_fused_causal_flag_is_taken_only_where_queries_and_keys_are_the_same
 
 
 def test_the_plain_kernel_trains_bf16_and_biases_on_cpu_over_few_keys_and_nothing_else():
-    assert choose_kernel("cpu", torch.bfloat16, 512) == "plain"
+    assert choose_kernel("cpu", torch.bfloat16, 512) == "eager"
     assert choose_kernel("cpu", torch.bfloat16, 513) == "fused"
     assert choose_kernel("cpu", torch.float32, 8) == "fused"
     assert choose_kernel("cuda", torch.bfloat16, 8) == "fused"
-    assert choose_kernel("cpu", torch.float32, 512, trained_bias=True) == "plain"
+    assert choose_kernel("cpu", torch.float32, 512, trained_bias=True) == "eager"
     assert choose_kernel("cpu", torch.float32, 513, trained_bias=True) == "fused"
     assert choose_kernel("cuda", torch.float32, 8, trained_bias=True) == "fused"
     with torch.no_grad():

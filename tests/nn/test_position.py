@@ -6,13 +6,13 @@ import torch
 from minillm.nn.config import ModelConfig
 from minillm.nn.position import (
     AlibiPosition,
-    BucketPosition,
     LearnedPosition,
     RotaryPosition,
     SinusoidalPosition,
+    T5RelativeBias,
     absolute_position,
+    apply_rotary,
     relative_position,
-    rotate,
 )
 
 
@@ -36,8 +36,8 @@ def test_rotary_scores_depend_on_distance_alone_and_rotation_keeps_lengths():
     position, q, k = RotaryPosition(8, theta=30.0), torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def turned(head: torch.Tensor, at: int) -> torch.Tensor:
-        rotation = position.rotation(torch.tensor([at]), torch.float32)
-        return rotate(head, rotation)
+        angles = position.angles(torch.tensor([at]), torch.float32)
+        return apply_rotary(head, angles)
 
     near, far = (turned(q, a) * turned(k, b) for a, b in ((5, 2), (105, 102)))
     assert near.sum().item() == pytest.approx(far.sum().item(), abs=1e-4)
@@ -47,10 +47,10 @@ def test_rotary_scores_depend_on_distance_alone_and_rotation_keeps_lengths():
 
 def test_rotary_angles_are_fp32_whatever_the_heads_are():
     position = RotaryPosition(4)
-    low = position.rotation(torch.tensor([256, 257]), torch.bfloat16)
+    low = position.angles(torch.tensor([256, 257]), torch.bfloat16)
     assert low.cos.dtype == torch.bfloat16
     assert low.cos[0, 1, 0].item() == pytest.approx(math.cos(257), abs=4e-3)
-    assert position.to(torch.bfloat16).rotation(torch.tensor([1001]), torch.float32).sin[0, 0, -2].item() == (
+    assert position.to(torch.bfloat16).angles(torch.tensor([1001]), torch.float32).sin[0, 0, -2].item() == (
         pytest.approx(math.sin(1001), abs=1e-4)
     )
 
@@ -65,7 +65,7 @@ def test_alibi_falls_by_the_slope_for_each_token_of_distance():
 
 
 def test_bucket_bias_reads_one_number_for_each_head_and_distance():
-    position = BucketPosition(3, bidirectional=True)
+    position = T5RelativeBias(3, bidirectional=True)
     bias = position.bias(torch.tensor([[4, 5]]), torch.arange(9)[None])
     assert bias.shape == (1, 3, 2, 9)
     for t, q in enumerate((4, 5)):
@@ -75,7 +75,7 @@ def test_bucket_bias_reads_one_number_for_each_head_and_distance():
 
 
 def test_a_causal_bucket_knows_no_future():
-    position = BucketPosition(1, bidirectional=False)
+    position = T5RelativeBias(1, bidirectional=False)
     assert position.bucket(torch.tensor([0, 1, 50])).tolist() == [0, 0, 0]
 
 
@@ -85,7 +85,7 @@ def test_a_causal_bucket_knows_no_future():
         ("learned", "LearnedPosition", "RelativePosition"),
         ("sinusoidal", "SinusoidalPosition", "RelativePosition"),
         ("rotary", "NoneType", "RotaryPosition"),
-        ("t5", "NoneType", "BucketPosition"),
+        ("t5", "NoneType", "T5RelativeBias"),
         ("alibi", "NoneType", "AlibiPosition"),
         ("none", "NoneType", "RelativePosition"),
     ],
@@ -99,7 +99,7 @@ def test_each_scheme_is_either_absolute_or_relative(scheme, absolute, relative):
 def test_bias_shapes_hold_on_the_meta_device():
     with torch.device("meta"):
         positions = torch.arange(5)
-        for module in (AlibiPosition(2), BucketPosition(2, bidirectional=True)):
+        for module in (AlibiPosition(2), T5RelativeBias(2, bidirectional=True)):
             assert module.bias(positions, positions).shape == (1, 2, 5, 5)
         assert SinusoidalPosition(6)(positions).shape == LearnedPosition(9, 6)(positions).shape == (5, 6)
-        assert RotaryPosition(6).rotation(positions, torch.bfloat16).cos.shape == (1, 5, 6)
+        assert RotaryPosition(6).angles(positions, torch.bfloat16).cos.shape == (1, 5, 6)

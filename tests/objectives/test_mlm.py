@@ -28,7 +28,7 @@ SHAPE: dict[str, Any] = {
     "d_model": 16,
     "num_layers": 1,
     "num_heads": 2,
-    "num_segments": 2,
+    "num_token_types": 2,
 }
 
 
@@ -42,8 +42,8 @@ def rng_of(seed: int) -> Callable[[int], np.random.Generator]:
     return lambda row: np.random.default_rng([seed, row])
 
 
-def model(*, pair_head: bool = False):
-    made = build_model(ModelConfig(family="bert", pair_head=pair_head, **SHAPE))
+def model(heads: tuple[str, ...] = ("lm",)):
+    made = build_model(ModelConfig(family="bert", heads=heads, **SHAPE))
     made.init_weights(torch.Generator().manual_seed(0))
     return made
 
@@ -71,9 +71,9 @@ def test_two_passages_have_types_and_a_label_that_is_0_where_the_second_follows(
     objective = MaskedLM(**IDS, mask_rate=0.4, pairs=True)
     batch = objective.collate(pairs, rng_of(0))
     assert restored(batch).tolist() == [[CLS, 1, 2, SEP, 3, SEP], [CLS, 4, SEP, 5, SEP, PAD]]
-    assert batch.inputs["types"].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
+    assert batch.inputs["token_types"].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
     assert batch.labels["pair"].tolist() == [0, 1] and batch.counts["pair"] == 2
-    assert objective.heads == ("logits", "pair_logits") and objective.label_sets == ("mlm", "pair")
+    assert objective.heads == ("lm", "pair") and objective.label_sets == ("mlm", "pair")
 
 
 @settings(max_examples=40, deadline=None)
@@ -151,7 +151,7 @@ def test_no_gradient_reaches_a_place_without_a_label():
     labels = batch.labels["mlm"]
     logits = torch.randn(*labels.shape, VOCAB, generator=torch.Generator().manual_seed(0), requires_grad=True)
     pair = torch.zeros(2, 2, requires_grad=True)
-    sums = objective.loss(Output(logits, logits, pair), batch.labels, training=True)
+    sums = objective.loss(Output(logits, {"lm": logits, "pair": pair}), batch.labels, training=True)
     (sums["mlm"] + sums["pair"]).backward()
     assert logits.grad is not None and (labels == IGNORE_INDEX).any()
     reached = logits.grad.abs().sum(-1) > 0
@@ -170,7 +170,7 @@ def test_a_row_padded_in_a_batch_scores_as_it_does_alone():
 
 @pytest.mark.parametrize("pairs", [False, True])
 def test_one_batch_is_learned_by_heart(pairs: bool):
-    objective, bert = MaskedLM(**IDS, mask_rate=0.3, pairs=pairs), model(pair_head=pairs)
+    objective, bert = MaskedLM(**IDS, mask_rate=0.3, pairs=pairs), model(("lm", "pair") if pairs else ("lm",))
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 20, 12) for _ in range(8)]
     examples = [Passages(row[:6], row[6:], bool(i % 2)) for i, row in enumerate(rows)] if pairs else rows

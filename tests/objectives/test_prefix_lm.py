@@ -60,20 +60,20 @@ def test_no_gradient_comes_from_positions_without_a_label():
     objective = PrefixLM(pad_id=PAD)
     batch = objective.collate([np.arange(12), np.arange(5)], numbered(0))
     output = model(**batch.inputs)
-    output.logits.retain_grad()
+    output.logits["lm"].retain_grad()
     objective.loss(output, batch.labels, training=True)["lm"].backward()
     silent = batch.labels["lm"] == IGNORE_INDEX
-    assert output.logits.grad[silent].eq(0).all() and output.logits.grad[~silent].ne(0).any(-1).all()
+    assert output.logits["lm"].grad[silent].eq(0).all() and output.logits["lm"].grad[~silent].ne(0).any(-1).all()
 
 
 def test_a_prediction_sees_the_whole_prefix_but_nothing_after_itself():
     model = build_model(ModelConfig(vocab_size=52, max_seq_len=16, d_model=16, num_layers=1, num_heads=2))
     model.init_weights(torch.Generator().manual_seed(0))
     tokens, prefix = torch.arange(10)[None], torch.tensor([4])
-    before = model(tokens, prefix_length=prefix).logits[0]
+    before = model(tokens, prefix_length=prefix).logits["lm"][0]
     changed = tokens.clone()
     changed[0, 3] = 40
-    assert not model(changed, prefix_length=prefix).logits[0, 0].allclose(before[0])
+    assert not model(changed, prefix_length=prefix).logits["lm"][0, 0].allclose(before[0])
     changed = tokens.clone()
     changed[0, 7] = 40
-    assert model(changed, prefix_length=prefix).logits[0, :7].allclose(before[:7])
+    assert model(changed, prefix_length=prefix).logits["lm"][0, :7].allclose(before[:7])

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
-from minillm.convert.bert import bert_rules, import_config, modern_names
-from minillm.convert.rules import export_weights, import_weights
+from minillm.exchange.bert_weights import bert_map, import_config, modern_names
+from minillm.exchange.weight_map import export_weights, import_weights
 from minillm.models.build import build_model
 
 LAYERS, VOCAB, B, T = 3, 67, 3, 17
@@ -45,7 +45,7 @@ def config(theirs):
 @pytest.fixture
 def ours(theirs, config):
     model = build_model(config)
-    model.load_state_dict(import_weights(theirs.state_dict(), bert_rules(config), LAYERS))
+    model.load_state_dict(import_weights(theirs.state_dict(), bert_map(config), LAYERS))
     return model.eval()
 
 
@@ -54,60 +54,62 @@ def batch():
     """Rows of 17, 9 and 12 real tokens; three predictions a row, one of them padding."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(VOCAB, (B, T), generator=generator)
-    types = torch.randint(3, (B, T), generator=generator)
+    token_types = torch.randint(3, (B, T), generator=generator)
     valid = torch.arange(T) < torch.tensor([[17], [9], [12]])
     predict_at = torch.tensor([[2, 7, 16], [1, 8, 0], [11, 3, 5]])
     labels = torch.tensor([[5, 66, 3], [4, 9, IGNORE], [1, 0, 8]])
-    return tokens, types, valid, predict_at, labels, torch.tensor([0, 1, 1])
+    return tokens, token_types, valid, predict_at, labels, torch.tensor([0, 1, 1])
 
 
 def test_logits_of_both_heads_equal_transformers_with_padding(theirs, ours, batch, relative):
-    tokens, types, valid, *_ = batch
+    tokens, token_types, valid, *_ = batch
     with torch.no_grad():
-        reference = theirs(tokens, attention_mask=valid.long(), token_type_ids=types)
-        output = ours(tokens, types=types, key_valid=valid)
-    assert relative(output.logits[valid], reference.prediction_logits[valid]) < 1e-5
-    assert relative(output.pair_logits, reference.seq_relationship_logits) < 1e-5
+        reference = theirs(tokens, attention_mask=valid.long(), token_type_ids=token_types)
+        output = ours(tokens, token_types=token_types, key_valid=valid)
+    assert relative(output.logits["lm"][valid], reference.prediction_logits[valid]) < 1e-5
+    assert relative(output.logits["pair"], reference.seq_relationship_logits) < 1e-5
 
 
 def test_loss_and_gradients_equal_transformers_with_padding(theirs, ours, batch, relative, check_gradients):
-    tokens, types, valid, predict_at, labels, pair = batch
+    tokens, token_types, valid, predict_at, labels, pair = batch
     dense = torch.full_like(tokens, IGNORE)
     for row in range(B):
         for at, label in zip(predict_at[row], labels[row], strict=True):
             dense[row, at] = label if label != IGNORE else dense[row, at]
     reference = theirs(
-        tokens, attention_mask=valid.long(), token_type_ids=types, labels=dense, next_sentence_label=pair
+        tokens, attention_mask=valid.long(), token_type_ids=token_types, labels=dense, next_sentence_label=pair
     ).loss
-    output = ours(tokens, types=types, key_valid=valid, predict_at=predict_at)
-    loss = F.cross_entropy(output.logits.flatten(0, 1), labels.flatten()) + F.cross_entropy(output.pair_logits, pair)
+    output = ours(tokens, token_types=token_types, key_valid=valid, predict_at=predict_at)
+    loss = F.cross_entropy(output.logits["lm"].flatten(0, 1), labels.flatten()) + F.cross_entropy(
+        output.logits["pair"], pair
+    )
     assert relative(loss, reference) < 1e-5
     theirs.zero_grad()
     reference.backward()
     loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
-    check_gradients(ours, import_weights(gradients, bert_rules(ours.config), LAYERS))
+    check_gradients(ours, import_weights(gradients, bert_map(ours.config), LAYERS))
 
 
 def test_export_after_import_is_bitwise_and_has_exactly_transformers_keys(theirs, ours):
-    back = export_weights(ours.state_dict(), bert_rules(ours.config), LAYERS)
+    back = export_weights(ours.state_dict(), bert_map(ours.config), LAYERS)
     assert back.keys() == theirs.state_dict().keys()
     for name, weight in theirs.state_dict().items():
         assert torch.equal(back[name], weight), name
 
 
 def test_without_a_pair_head_it_is_their_masked_lm_and_reads_a_pretraining_file_too(theirs, config, batch, relative):
-    tokens, types, valid, *_ = batch
-    config = replace(config, pair_head=False)
+    tokens, token_types, valid, *_ = batch
+    config = replace(config, heads=("lm",))
     model = build_model(config).eval()
-    model.load_state_dict(import_weights(theirs.state_dict(), bert_rules(config), LAYERS))
+    model.load_state_dict(import_weights(theirs.state_dict(), bert_map(config), LAYERS))
     masked = BertForMaskedLM(theirs.config).eval()
-    masked.load_state_dict(export_weights(model.state_dict(), bert_rules(config), LAYERS))
+    masked.load_state_dict(export_weights(model.state_dict(), bert_map(config), LAYERS))
     with torch.no_grad():
-        reference = masked(tokens, attention_mask=valid.long(), token_type_ids=types).logits
-        output = model(tokens, types=types, key_valid=valid)
-    assert relative(output.logits[valid], reference[valid]) < 1e-5
-    assert output.pair_logits is None
+        reference = masked(tokens, attention_mask=valid.long(), token_type_ids=token_types).logits
+        output = model(tokens, token_types=token_types, key_valid=valid)
+    assert relative(output.logits["lm"][valid], reference[valid]) < 1e-5
+    assert "pair" not in output.logits
 
 
 def test_a_file_of_the_first_release_without_tied_weights_imports_the_same(theirs, config):
@@ -118,8 +120,8 @@ def test_a_file_of_the_first_release_without_tied_weights_imports_the_same(their
         if not name.startswith("cls.predictions.decoder")
     }
     old["bert.embeddings.position_ids"] = torch.arange(23)[None]
-    expected = import_weights(full, bert_rules(config), LAYERS)
-    imported = import_weights(modern_names(old), bert_rules(config), LAYERS)
+    expected = import_weights(full, bert_map(config), LAYERS)
+    imported = import_weights(modern_names(old), bert_map(config), LAYERS)
     assert imported.keys() == expected.keys()
     assert all(torch.equal(imported[name], expected[name]) for name in expected)
 
@@ -127,15 +129,15 @@ def test_a_file_of_the_first_release_without_tied_weights_imports_the_same(their
 def test_a_file_whose_two_copies_of_one_weight_differ_is_refused(theirs, config):
     state = {**theirs.state_dict(), "cls.predictions.decoder.bias": torch.zeros(VOCAB)}
     with pytest.raises(ValueError, match=r"'cls\.predictions\.decoder\.bias' differs"):
-        import_weights(state, bert_rules(config), LAYERS)
+        import_weights(state, bert_map(config), LAYERS)
 
 
 def test_dropout_falls_where_theirs_does(batch, dropouts):
-    tokens, types, *_ = batch
+    tokens, token_types, *_ = batch
     foreign = foreign_config(dropout=0.25, attention_dropout=0.125)
-    BertForPreTraining(foreign).train()(tokens, token_type_ids=types)
+    BertForPreTraining(foreign).train()(tokens, token_type_ids=token_types)
     theirs, dropouts[:] = sorted(dropouts), []
-    build_model(import_config(foreign.to_dict())).train()(tokens, types=types)
+    build_model(import_config(foreign.to_dict())).train()(tokens, token_types=token_types)
     assert sorted(dropouts) == theirs
 
 

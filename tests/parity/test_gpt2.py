@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from minillm.convert.gpt2 import gpt2_rules, import_config
-from minillm.convert.rules import Rule, Rules, export_weights, import_weights
+from minillm.exchange.gpt2_weights import gpt2_map, import_config
+from minillm.exchange.weight_map import Rule, WeightMap, export_weights, import_weights
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 
 LAYERS = 3
-RULES = gpt2_rules(ModelConfig())
+RULES = gpt2_map(ModelConfig())
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_logits_loss_and_gradients_equal_transformers(theirs, ours):
     tokens = torch.randint(67, (3, 23), generator=torch.Generator().manual_seed(1))
     reference = theirs(tokens, labels=tokens)
-    logits = ours(tokens).logits
+    logits = ours(tokens).logits["lm"]
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     assert relative(logits, reference.logits) < 1e-5
     assert relative(loss, reference.loss) < 1e-5
@@ -72,7 +72,7 @@ def test_left_padded_batch_equals_transformers(theirs, ours):
     positions = (valid.long().cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         reference = theirs(tokens, attention_mask=valid.long(), position_ids=positions).logits
-        logits = ours(tokens, key_valid=valid).logits
+        logits = ours(tokens, key_valid=valid).logits["lm"]
     assert relative(logits[valid], reference[valid]) < 1e-5
 
 
@@ -103,7 +103,7 @@ def test_missing_and_left_over_keys_are_named(theirs):
     with pytest.raises(ValueError, match="no foreign name, among them extra"):
         export_weights({**ours, "extra": torch.ones(1)}, RULES, LAYERS)
     with pytest.raises(ValueError, match=r"lacks 'a\.weight'"):
-        export_weights({}, Rules((Rule("b.weight", "a.weight"),)), 0)
+        export_weights({}, WeightMap((Rule("b.weight", "a.weight"),)), 0)
 
 
 @pytest.mark.parametrize("key", ["scale_attn_by_inverse_layer_idx", "add_cross_attention"])

@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from minillm.convert.rules import Rule, Rules, export_weights, import_weights
+from minillm.exchange.weight_map import Rule, WeightMap, export_weights, import_weights
 from minillm.models.build import build_model
 from minillm.models.presets import preset
 
 ATTENTION, FEEDFORWARD = "decoder.blocks.{i}.attn", "decoder.blocks.{i}.ffn"
 LAYER = "model.layers.{i}"
-RULES = Rules(
+RULES = WeightMap(
     (
         Rule("model.embed_tokens.weight", "embed.tokens.weight"),
         Rule(f"{LAYER}.input_layernorm.weight", f"{ATTENTION}.norm.weight"),
@@ -24,7 +24,7 @@ RULES = Rules(
         Rule(f"{LAYER}.mlp.up_proj.weight", f"{FEEDFORWARD}.sublayer.up.weight"),
         Rule(f"{LAYER}.mlp.down_proj.weight", f"{FEEDFORWARD}.sublayer.down.weight"),
         Rule("model.norm.weight", "decoder.final_norm.weight"),
-        Rule("lm_head.weight", "head.proj.weight"),
+        Rule("lm_head.weight", "heads.lm.proj.weight"),
     )
 )
 
@@ -57,7 +57,7 @@ def test_logits_and_gradients_equal_transformers_with_grouped_heads_and_another_
 
     tokens = torch.randint(61, (2, 19))
     reference = theirs(tokens, labels=tokens)
-    logits = ours(tokens).logits
+    logits = ours(tokens).logits["lm"]
     scale = reference.logits.abs().max()
     assert ((logits - reference.logits).abs().max() / scale).item() < 1e-5
     reference.loss.backward()

@@ -5,14 +5,14 @@ import torch
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from minillm.nn.position import AlibiPosition, BucketPosition
+from minillm.nn.position import AlibiPosition, T5RelativeBias
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (16, 64), (10, 37)])
 def test_t5_buckets_equal_transformers(bidirectional, num_buckets, max_distance):
     distance = torch.arange(-300, 301)
-    ours = BucketPosition(2, bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance)
+    ours = T5RelativeBias(2, bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance)
     theirs = T5Attention._relative_position_bucket(
         distance, bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance
     )

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from minillm.convert.rules import export_weights, import_weights
-from minillm.convert.t5 import import_config, t5_rules
+from minillm.exchange.t5_weights import import_config, t5_map
+from minillm.exchange.weight_map import export_weights, import_weights
 from minillm.models.build import build_model
 
 LAYERS, VOCAB, B, S, T = 2, 67, 3, 27, 13
@@ -48,7 +48,7 @@ def config(theirs):
 @pytest.fixture
 def ours(theirs, config):
     model = build_model(config)
-    model.load_state_dict(import_weights(theirs.state_dict(), t5_rules(config), LAYERS))
+    model.load_state_dict(import_weights(theirs.state_dict(), t5_map(config), LAYERS))
     return model.eval()
 
 
@@ -68,24 +68,24 @@ def test_logits_loss_and_gradients_equal_transformers_with_padding(theirs, ours,
     source, source_valid, target, target_valid, labels = batch
     reference = theirs(source, attention_mask=source_valid.long(), decoder_input_ids=target, labels=labels)
     output = ours(source, target, encoder_valid=source_valid)
-    assert relative(output.logits[target_valid], reference.logits[target_valid]) < 1e-5
-    loss = F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+    assert relative(output.logits["lm"][target_valid], reference.logits[target_valid]) < 1e-5
+    loss = F.cross_entropy(output.logits["lm"].flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
     assert relative(loss, reference.loss) < 1e-5
     theirs.zero_grad()
     reference.loss.backward()
     loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
-    check_gradients(ours, import_weights(gradients, t5_rules(ours.config), LAYERS))
+    check_gradients(ours, import_weights(gradients, t5_map(ours.config), LAYERS))
 
 
 def test_the_head_is_shared_and_scaled_in_the_first_version_only(theirs, ours):
     first = theirs.config.feed_forward_proj == "relu"
-    assert (ours.head.proj.weight is ours.embed.tokens.weight) == first
+    assert (ours.heads["lm"].proj.weight is ours.embed.tokens.weight) == first
     assert ours.config.head_scale == (30**-0.5 if first else None)
 
 
 def test_export_after_import_is_bitwise_and_has_exactly_transformers_keys(theirs, ours):
-    back = export_weights(ours.state_dict(), t5_rules(ours.config), LAYERS)
+    back = export_weights(ours.state_dict(), t5_map(ours.config), LAYERS)
     assert back.keys() == theirs.state_dict().keys()
     for name, weight in theirs.state_dict().items():
         assert torch.equal(back[name], weight), name
@@ -97,8 +97,8 @@ def test_a_file_without_copies_of_the_shared_table_imports_the_same(theirs, conf
     copies += ["lm_head.weight"] if config.tie_embeddings else []
     short = {name: weight for name, weight in full.items() if name not in copies}
     short["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(8, 5)
-    expected = import_weights(full, t5_rules(config), LAYERS)
-    imported = import_weights(short, t5_rules(config), LAYERS)
+    expected = import_weights(full, t5_map(config), LAYERS)
+    imported = import_weights(short, t5_map(config), LAYERS)
     assert imported.keys() == expected.keys()
     assert all(torch.equal(imported[name], expected[name]) for name in expected)
 

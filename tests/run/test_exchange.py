@@ -12,8 +12,8 @@ import transformers
 
 from minillm import SampleConfig, build_model, evaluate, load_run, override, preset, sample
 from minillm.cli import main
-from minillm.convert.families import to_foreign
-from minillm.convert.tokenizer_out import tokenizer_json
+from minillm.exchange.architectures import to_foreign
+from minillm.exchange.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
 from minillm.run import export_model, exports, fill, import_model, search
 
@@ -102,7 +102,7 @@ def disturbed(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
 
 @pytest.mark.parametrize("next_sentence", [False, True])
 def test_every_head_of_a_bert_is_compared_with_transformers(run_of, tmp_path, monkeypatch, next_sentence):
-    shape = {"model.pair_head": True, "model.lm_head": not next_sentence}
+    shape = {"model.heads": ("pair",) if next_sentence else ("lm", "pair")}
     loaded = load_run(run_of("bert"))
     config = override(loaded.config, shape)
     model = build_model(config.model)

@@ -11,9 +11,9 @@ from minillm import RunConfig, SampleConfig, evaluate, fill, load_run, override,
 from minillm.cli import main
 from minillm.data.corpus import Corpus
 from minillm.distributed.runtime import Runtime
+from minillm.evaluation.unigram_baseline import count_tokens
 from minillm.run.build import build_objective, prepare_corpus, validation_batches, with_heads
 from minillm.run.transfer import compare
-from minillm.training.baseline import count_tokens
 from minillm.training.metrics import read_metrics
 
 SETTINGS: dict[str, object] = {
@@ -97,7 +97,7 @@ def by_hand(corpus: Corpus, config: RunConfig) -> tuple[float, float]:
 
 
 def test_counting_goes_through_the_whole_text(masked_config: RunConfig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("minillm.training.baseline.BLOCK", 7)
+    monkeypatch.setattr("minillm.evaluation.unigram_baseline.BLOCK", 7)
     corpus = prepare_corpus(masked_config, None, Runtime())
     counts = count_tokens(corpus.train, corpus.tokenizer.vocab_size)
     assert counts.sum() == corpus.train.num_tokens and counts[corpus.tokenizer.eos_id] == corpus.info.train.documents
@@ -129,7 +129,7 @@ def test_a_model_that_writes_fills_no_gaps(finished: Path):
     ("changes", "words"),
     [
         ({"objective.name": "clm", "objective.next_sentence": False}, "objective.name clm needs .* gpt.*bert-tiny is"),
-        ({"model.num_segments": 0}, "set model.num_segments to 2"),
+        ({"model.num_token_types": 0}, "set model.num_token_types to 2"),
     ],
 )
 def test_a_model_that_does_not_fit_its_objective_is_refused_by_key(
@@ -146,9 +146,9 @@ def test_a_gpt_cannot_learn_masked_tokens(config: RunConfig, tmp_path: Path):
 
 
 def test_the_pair_head_is_there_where_it_is_trained(masked_config: RunConfig):
-    assert with_heads(masked_config).model.pair_head
-    published = override(masked_config, {"model.pair_head": True, "objective.next_sentence": False})
-    assert not with_heads(published).model.pair_head
+    assert with_heads(masked_config).model.heads == ("lm", "pair")
+    published = override(masked_config, {"model.heads": ("lm", "pair"), "objective.next_sentence": False})
+    assert with_heads(published).model.heads == ("lm",)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def by_hand(model: Any, prompt: list[int], num_tokens: int) -> list[int]:
     for _ in range(num_tokens):
         text, prefix = torch.tensor([[*prompt, *ids]]), torch.tensor([len(prompt)])
         with torch.no_grad():
-            ids.append(int(model(text, prefix_length=prefix).logits[0, -1, :256].argmax()))
+            ids.append(int(model(text, prefix_length=prefix).logits["lm"][0, -1, :256].argmax()))
     return ids
 
 

@@ -58,7 +58,7 @@ def rows(objective: Objective) -> list[Any]:
 
 def gradient(family: str, objective: Objective, split: Sequence[int]) -> tuple[float, torch.Tensor]:
     """Loss and gradient of the rows in micro-batches of these sizes; each row keeps its own generator."""
-    heads = {"num_segments": 2, "pair_head": True} if family == "bert" else {}
+    heads = {"num_token_types": 2, "heads": ("lm", "pair")} if family == "bert" else {}
     model = build_model(ModelConfig(**SHAPE | heads, family=family))  # type: ignore[arg-type]
     model.init_weights(torch.Generator().manual_seed(1))
     examples, batches = rows(objective), list[Batch]()

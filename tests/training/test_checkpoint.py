@@ -53,11 +53,11 @@ def test_tied_weights_are_stored_once_and_stay_tied(make_gpt: GPT, tmp_path: Pat
     nn.init.zeros_(twin.get_parameter("embed.tokens.weight"))
     saved = save_checkpoint(tmp_path, 1, model=model, optimizer={}, state={})
     names = set(module.load_file(saved.path / MODEL))
-    assert "embed.tokens.weight" in names and "head.proj.weight" not in names
+    assert "embed.tokens.weight" in names and "heads.lm.proj.weight" not in names
     saved.load_model(twin)
-    head = twin.get_parameter("head.proj.weight")
+    head = twin.get_parameter("heads.lm.proj.weight")
     assert head is twin.get_parameter("embed.tokens.weight")
-    assert torch.equal(head, model.get_parameter("head.proj.weight"))
+    assert torch.equal(head, model.get_parameter("heads.lm.proj.weight"))
 
 
 def test_weights_that_are_not_contiguous_are_saved(tmp_path: Path):

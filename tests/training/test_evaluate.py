@@ -34,7 +34,7 @@ def by_hand(model: torch.nn.Module, windows: int) -> tuple[float, int, int]:
     for start in range(0, 12 * windows, 12):
         for at in range(start, min(start + 12, 47)):
             context = [ids[start - 1], *ids[start:at]]
-            logits = model(torch.tensor([context])).logits[0, -1].double()
+            logits = model(torch.tensor([context])).logits["lm"][0, -1].double()
             loss -= logits.log_softmax(-1)[ids[at]].item()
             num_bytes += int(BYTES[ids[at]])
             count += 1
@@ -70,7 +70,7 @@ def test_no_gradient_is_left_behind_and_the_model_can_train_after_it(make_gpt: C
     model = make_gpt(position="rotary")
     measure(model)
     assert all(p.grad is None for p in model.parameters())
-    model(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    model(torch.tensor([[1, 2, 3]])).logits["lm"].sum().backward()
 
 
 def test_a_hopeless_loss_has_infinite_perplexity_and_no_overflow():

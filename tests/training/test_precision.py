@@ -66,7 +66,7 @@ def test_decoding_takes_a_copy_in_the_compute_dtype_and_leaves_the_model(make_gp
     small = precision.for_decoding(model, Compute(CPU, torch.bfloat16, compile=False))
     assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert small.get_parameter("head.proj.weight") is small.get_parameter("embed.tokens.weight"), "tied as before"
+    assert small.get_parameter("heads.lm.proj.weight") is small.get_parameter("embed.tokens.weight"), "tied as before"
     assert precision.for_decoding(model, Compute(CPU, torch.float32, compile=False)) is model
 
 

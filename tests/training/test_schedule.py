@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillm.training.config import ScheduleConfig
-from minillm.training.schedule import lr_factor
+from minillm.training.schedule import lr_scale
 
 NAMES: list[Any] = ["constant", "cosine", "linear", "wsd", "inverse_sqrt"]
 ENDING = ["cosine", "linear", "wsd"]
@@ -33,7 +33,7 @@ def schedules(draw: st.DrawFn) -> tuple[ScheduleConfig, int]:
 @given(schedules())
 def test_it_rises_to_one_at_the_end_of_warm_up_and_never_rises_again(case: tuple[ScheduleConfig, int]):
     config, steps = case
-    factors = [lr_factor(step, config, steps) for step in range(1, steps + 1)]
+    factors = [lr_scale(step, config, steps) for step in range(1, steps + 1)]
     assert all(0 <= factor <= 1 for factor in factors)
     warm = config.warmup_steps
     assert factors[:warm] == [step / warm for step in range(1, min(warm, steps) + 1)]
@@ -44,14 +44,14 @@ def test_it_rises_to_one_at_the_end_of_warm_up_and_never_rises_again(case: tuple
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_the_last_step_is_at_the_final_ratio_and_so_is_any_after_it(name: str, warmup: int):
     config = ScheduleConfig(name=name, warmup_steps=warmup, final_ratio=0.25)  # pyright: ignore[reportArgumentType]
-    assert lr_factor(100, config, 100) == pytest.approx(0.25)
-    assert lr_factor(150, config, 100) == pytest.approx(0.25)
-    assert lr_factor(99, config, 100) > 0.25
+    assert lr_scale(100, config, 100) == pytest.approx(0.25)
+    assert lr_scale(150, config, 100) == pytest.approx(0.25)
+    assert lr_scale(99, config, 100) > 0.25
 
 
 def test_the_shapes_have_their_published_values():
     def at(step: int, **config) -> float:
-        return lr_factor(step, ScheduleConfig(**config), 100)
+        return lr_scale(step, ScheduleConfig(**config), 100)
 
     assert at(60, name="cosine", warmup_steps=20, final_ratio=0.1) == pytest.approx(0.1 + 0.9 / 2)
     assert at(40, name="cosine", final_ratio=0.0) == pytest.approx((1 + math.cos(0.4 * math.pi)) / 2)
@@ -63,4 +63,4 @@ def test_the_shapes_have_their_published_values():
 
 def test_a_decay_longer_than_what_warm_up_leaves_begins_where_warm_up_ends():
     config = ScheduleConfig(name="wsd", warmup_steps=90, decay_fraction=0.5, final_ratio=0.0)
-    assert [lr_factor(s, config, 100) for s in (90, 95, 100)] == [1, pytest.approx(0.5), 0]
+    assert [lr_scale(s, config, 100) for s in (90, 95, 100)] == [1, pytest.approx(0.5), 0]

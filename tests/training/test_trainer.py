@@ -14,7 +14,7 @@ import torch
 
 from minillm.training.checkpoint import checkpoints
 from minillm.training.metrics import read_metrics
-from minillm.training.schedule import lr_factor
+from minillm.training.schedule import lr_scale
 from minillm.training.trainer import Trainer
 
 Make = Callable[..., Trainer]
@@ -60,7 +60,7 @@ def test_the_metrics_have_the_promised_keys_and_values(make_trainer: Make, tmp_p
     assert all(list(x) == ["step", "seconds", "val_loss", "bits_per_byte"] for x in evaluated)
     assert [x["step"] for x in trained] == [2, 4, 6, 8] and [x["step"] for x in evaluated] == [4, 8]
     schedule = trainer.recipe.schedule
-    assert [x["lr"] for x in trained] == [3e-3 * lr_factor(s, schedule, 8) for s in (2, 4, 6, 8)]
+    assert [x["lr"] for x in trained] == [3e-3 * lr_scale(s, schedule, 8) for s in (2, 4, 6, 8)]
     # 500 tokens are 41 windows of 12 and one of 8: in 64 rows the short one comes once or twice
     assert 64 * 12 - 8 <= trained[-1]["tokens"] == trainer.state.tokens <= 64 * 12 - 4
     seconds = [x["seconds"] for x in lines]

@@ -1,0 +1,140 @@
+"""Our tokenizers as the files that stock transformers reads with AutoTokenizer: tokenizer.json and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from minillm.exchange.tokenizer_in import ROLES
+from minillm.tokenizers.base import Tokenizer
+from minillm.tokenizers.bpe import BPETokenizer, byte_alphabet
+from minillm.tokenizers.byte import ByteTokenizer
+from minillm.tokenizers.char import CharTokenizer
+from minillm.tokenizers.imported import ImportedTokenizer
+from minillm.tokenizers.merges import QWEN2, cut_pattern, last_merge
+
+Family = Literal["gpt", "bert", "t5"]
+
+_CHARACTER_OF = {value: character for character, value in byte_alphabet().items()}
+
+
+def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
+    """The content of a tokenizer.json with this tokenizer's ids, and the family's layout of special tokens around them.
+
+    One thing differs from ours, as everywhere in that library: the name of a special token in a text becomes the token.
+    """
+    if isinstance(tokenizer, ImportedTokenizer):
+        return tokenizer.model
+    body: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None}
+    if isinstance(tokenizer, CharTokenizer):
+        vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
+        every = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+        # without an unknown token in the vocabulary, a character outside it is an error, as it is here
+        model = {"type": "WordLevel", "vocab": vocabulary | tokenizer.specials, "unk_token": "<unk>"}
+        body |= {"pre_tokenizer": every, "decoder": {"type": "Fuse"}}
+    else:
+        model = _bpe(tokenizer)
+        body |= {"pre_tokenizer": _cut(tokenizer), "decoder": _byte_level(use_regex=True)}
+    added = [
+        {"id": i, "content": name, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for name, i in sorted(tokenizer.specials.items(), key=lambda item: item[1])
+    ]
+    return {**body, "added_tokens": added, "post_processor": _layout(tokenizer, family), "model": model}
+
+
+def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]:
+    """The content of tokenizer_config.json: which token has which role."""
+    names = {i: name for name, i in tokenizer.specials.items()}
+    roles = {f"{theirs}_token": names[i] for theirs, i in role_ids(tokenizer).items()}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_seq_len,
+        "clean_up_tokenization_spaces": False,
+        **roles,
+    }
+
+
+def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The library's name of each role and its id; what texts begin with, bos, is what they began with in training."""
+    ids = {theirs: tokenizer.roles[ours] for theirs, ours in ROLES.items() if ours in tokenizer.roles}
+    return ids | ({"bos": tokenizer.start_id} if "bos" in ids else {})
+
+
+def require_own_cut(model: Mapping[str, Any], model_type: str) -> None:
+    """ValueError where AutoTokenizer would cut text otherwise than this tokenizer.json says.
+
+    Beside a config.json of Qwen2 it takes that model's cut and normalisation, whatever the files say.
+    """
+    if model_type == "qwen2" and (cut_pattern(model["pre_tokenizer"]), model["normalizer"]) != (QWEN2, {"type": "NFC"}):
+        raise ValueError(
+            "model.attention_bias is 'qkv', which is Qwen2's shape, and transformers cuts the text of every Qwen2 as "
+            "Qwen does, which this run's tokenizer does not; train with --model.attention_bias all or none, which is "
+            "Llama's shape"
+        )
+
+
+def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Tokens in GPT-2's printable alphabet, and the merges that make them, recovered from the ranks."""
+    if not isinstance(tokenizer, BPETokenizer | ByteTokenizer):
+        raise ValueError(f"a {tokenizer.kind} tokenizer cannot be exported")
+    ordinary = [i for i in range(tokenizer.vocab_size) if tokenizer.num_bytes[i]]
+    names = {i: "".join(_CHARACTER_OF[value] for value in tokenizer.decode_bytes([i])) for i in ordinary}
+    ranks = {name: i for i, name in names.items()}
+    pairs = [last_merge(name, ranks) for name in names.values() if len(name) > 1]
+    return {
+        "type": "BPE",
+        "vocab": ranks | tokenizer.specials,
+        "merges": [list(pair) for pair in pairs if pair is not None],
+        **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
+        **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
+    }
+
+
+def _cut(tokenizer: Tokenizer) -> dict[str, Any]:
+    """How text is cut into pieces; bytes need no cut."""
+    if not isinstance(tokenizer, BPETokenizer):
+        return _byte_level(use_regex=False)
+    pattern = PATTERNS.get(tokenizer.kind, tokenizer.pattern)
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
+
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "cl100k_base": (
+        rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+        r"|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
+    ),
+    "o200k_base": (
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+        rf"{_CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+"""The published patterns without possessive quantifiers, which the library's regular expressions lack."""
+
+
+def _byte_level(*, use_regex: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _layout(tokenizer: Tokenizer, family: Family) -> dict[str, Any] | None:
+    """BERT reads [CLS] A [SEP] B [SEP], T5 an EOS at the end, GPT the text alone."""
+    roles = {"bert": ("<|cls|>", "<|sep|>"), "t5": (None, "<|eos|>"), "gpt": (None, None)}
+    first, last = roles[family]
+    if last is None:
+        return None
+    begin = [{"SpecialToken": {"id": first, "type_id": 0}}] if first else []
+    parts = [
+        [{"Sequence": {"id": name, "type_id": kind}}, {"SpecialToken": {"id": last, "type_id": kind}}]
+        for name, kind in (("A", 0), ("B", 1))
+    ]
+    used = {name: {"id": name, "ids": [tokenizer.specials[name]], "tokens": [name]} for name in (first, last) if name}
+    return {
+        "type": "TemplateProcessing",
+        "single": [*begin, *parts[0]],
+        "pair": [*begin, *parts[0], *parts[1]],
+        "special_tokens": used,
+    }

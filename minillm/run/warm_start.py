@@ -1,0 +1,53 @@
+"""A run that starts from the weights of another, its parent, which was trained here or imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from minillm.config import RunConfig, override
+from minillm.training.checkpoint import MODEL, Checkpoint, load_weights, weights
+
+HEADS = "heads."
+"""What the names of weights begin with that a new run may have where its parent has none, or the other way round."""
+
+
+def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object], *, own_objective: bool) -> RunConfig:
+    """The config of a run that starts from the weights of another.
+
+    Shape and tokenizer are the parent's, the length of examples too where none is chosen, and the objective unless
+    `own_objective` or the overrides name another; everything else is `config`'s. `overrides` are applied over all that.
+
+    Raises:
+        ValueError: an override of the tokenizer or the preset, which the weights have decided.
+    """
+    for key in overrides:
+        if key in ("model.preset", "model.tie_embeddings") or key.startswith("tokenizer."):
+            raise ValueError(f"{key} comes with the weights that --init-from names; leave it out")
+    data = config.data if config.data.seq_len else replace(config.data, seq_len=parent.data.seq_len)
+    own_objective |= overrides.get("objective.name", parent.objective.name) != parent.objective.name
+    objective = config.objective if own_objective else parent.objective
+    sample = config.sample if own_objective else replace(config.sample, prompt=parent.sample.prompt)
+    inherited = replace(
+        config, model=parent.model, tokenizer=parent.tokenizer, data=data, objective=objective, sample=sample
+    )
+    return override(inherited, {"eval.at_start": True, **overrides})
+
+
+def adopt_weights(model: Any, parent: Checkpoint, say: Callable[[str], None]) -> None:
+    """Fill `model` from another run's checkpoint; heads that the parent lacks keep their new weights, and are named.
+
+    Raises:
+        ValueError: anything but a head is missing, left over or of another shape.
+    """
+    own, given = weights(model), parent.model_weights()
+    new, left = (sorted(name for name in one if name not in other) for one, other in ((own, given), (given, own)))
+    where = parent.path / MODEL
+    if wrong := [name for name in (*new, *left) if not name.startswith(HEADS)]:
+        raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
+    load_weights(model, {name: given.get(name, tensor) for name, tensor in own.items()}, where=where)
+    say(f"starting from the weights of {parent.path}")
+    for names, what in ((new, "not there, so these start anew"), (left, "not needed for this objective")):
+        if names:
+            say(f"  {what}: {', '.join(names)}")

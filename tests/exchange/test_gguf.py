@@ -1,0 +1,203 @@
+"""GGUF: written files read back by the package's own reader, tensor by tensor, and by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from minillm.exchange.architectures import from_foreign, to_foreign
+from minillm.exchange.files import read_config, read_weights
+from minillm.exchange.gguf_in import read_gguf
+from minillm.exchange.gguf_out import write_gguf
+from minillm.exchange.tokenizer_out import tokenizer_json
+from minillm.tokenizers.bpe import BPETokenizer
+from minillm.tokenizers.byte import ByteTokenizer
+from minillm.tokenizers.char import CharTokenizer
+
+TEXT = "The naïve café served 1234 crêpes; wasn't that 世界 fine?\n\n" * 8
+
+
+def write(path: Path, folder: Path, tokenizer: Any, **changes: Any) -> str | None:
+    """The model of a folder, its table widened to the tokenizer's vocabulary and three rows more."""
+    model = from_foreign(read_config(folder), read_weights(folder))
+    rows = tokenizer.vocab_size + 3
+    for key in ("embed.tokens.weight", "heads.lm.proj.weight"):
+        model.weights[key] = torch.randn(rows, model.weights[key].size(1), generator=torch.Generator().manual_seed(0))
+    if model.config.tie_embeddings:
+        model.weights["heads.lm.proj.weight"] = model.weights["embed.tokens.weight"]
+    config, weights = to_foreign(model.config, model.weights)
+    config |= {"vocab_size": rows, "eos_token_id": tokenizer.eos_id, "bos_token_id": tokenizer.bos_id} | changes
+    return write_gguf(path, config, weights, tokenizer_json(tokenizer, "gpt"), "test")
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "llama-3.1", "llama-linear", "qwen2", "qwen3"])
+def test_a_llama_comes_back_bit_for_bit_with_its_tokenizer(name, saved, tmp_path):
+    folder, tokenizer = saved(name), ByteTokenizer()
+    assert write(tmp_path / "x.gguf", folder, tokenizer) is None
+    before = from_foreign(read_config(folder), read_weights(folder))
+    (config, weights), read = read_gguf(tmp_path / "x.gguf")
+    for key in ("position", "rope_scaling", "rope_theta", "qk_norm", "biased_projections", "kv_heads", "head_width"):
+        assert getattr(config, key) == getattr(before.config, key), key
+    assert weights.keys() == before.weights.keys()
+    same = [key for key in weights if "tokens" not in key and "heads.lm.proj" not in key]
+    assert all(torch.equal(weights[key], before.weights[key]) for key in same)
+    assert read.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+    assert (read.eos_id, read.bos_id) == (tokenizer.eos_id, tokenizer.bos_id)
+    assert config.vocab_size is not None and read.vocab_size <= config.vocab_size
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["llama", "qwen2"])  # it takes Qwen3's and an own head_dim for its default
+def test_the_file_read_by_transformers_computes_the_same(name, saved, tmp_path):
+    import transformers
+
+    write(tmp_path / "x.gguf", saved(name), ByteTokenizer())
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=torch.float32).eval()
+    (config, weights), _ = read_gguf(tmp_path / "x.gguf")
+    from minillm.models.build import build_model
+
+    ours = build_model(config).eval()
+    ours.load_state_dict(weights)
+    tokens = torch.randint(200, (2, 19), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        difference = (ours(tokens).logits["lm"] - theirs(tokens).logits).abs().max() / theirs(tokens).logits.abs().max()
+    assert difference < 1e-5
+
+
+def test_a_gpt2_has_every_tensor_as_llama_cpp_wants_it(saved, tmp_path):
+    folder = saved("gpt2")
+    write(tmp_path / "x.gguf", folder, ByteTokenizer())
+    reader = gguf.GGUFReader(tmp_path / "x.gguf")
+    found = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    source = read_weights(folder)
+    assert len(found) == len(source)  # the head is tied
+    for i in range(2):
+        theirs, block = f"transformer.h.{i}", f"blk.{i}"
+        assert np.array_equal(found[f"{block}.attn_qkv.weight"], source[f"{theirs}.attn.c_attn.weight"].t())
+        assert np.array_equal(found[f"{block}.attn_qkv.bias"], source[f"{theirs}.attn.c_attn.bias"])
+        assert np.array_equal(found[f"{block}.attn_output.weight"], source[f"{theirs}.attn.c_proj.weight"].t())
+        assert np.array_equal(found[f"{block}.ffn_up.weight"], source[f"{theirs}.mlp.c_fc.weight"].t())
+        assert np.array_equal(found[f"{block}.ffn_down.weight"], source[f"{theirs}.mlp.c_proj.weight"].t())
+        for ours, name in (("attn_norm", "ln_1"), ("ffn_norm", "ln_2")):
+            assert np.array_equal(found[f"{block}.{ours}.weight"], source[f"{theirs}.{name}.weight"])
+    assert np.array_equal(found["position_embd.weight"], source["transformer.wpe.weight"])
+    assert np.array_equal(found["output_norm.bias"], source["transformer.ln_f.bias"])
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    assert fields["general.architecture"] == "gpt2" and fields["gpt2.attention.head_count"] == 5
+    assert fields["tokenizer.ggml.model"] == "gpt2" and fields["tokenizer.ggml.pre"] == "gpt-2"
+    assert len(fields["tokenizer.ggml.tokens"]) == found["token_embd.weight"].shape[0]
+    assert fields["tokenizer.ggml.tokens"][-1] == f"[PAD{len(fields['tokenizer.ggml.tokens']) - 1}]"
+
+
+def test_queries_lie_in_pairs_as_llama_cpp_turns_them(saved, tmp_path):
+    folder = saved("llama")
+    write(tmp_path / "x.gguf", folder, ByteTokenizer())
+    found = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    half_split = read_weights(folder)["model.layers.0.self_attn.q_proj.weight"].numpy()
+    width = 36 // 6
+    assert np.array_equal(found["blk.0.attn_q.weight"][1], half_split[width // 2])  # row 1 is the partner of row 0
+    assert np.array_equal(found["blk.0.attn_q.weight"][width], half_split[width])
+
+
+def test_a_trained_bpe_is_written_whole_and_the_other_cut_is_said(saved, tmp_path):
+    tokenizer = BPETokenizer.train([TEXT], 420)
+    warning = write(tmp_path / "x.gguf", saved("llama"), tokenizer)
+    assert warning is not None and "numbers above all, gets other ids there" in warning
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "x.gguf").fields.items()}
+    assert fields["tokenizer.ggml.pre"] == "llama-bpe"
+    assert len(fields["tokenizer.ggml.merges"]) == tokenizer.num_ordinary - 256
+    plain = "wasn't that fine? The café"  # cut alike by both
+    assert read_gguf(tmp_path / "x.gguf")[1].encode(plain).tolist() == tokenizer.encode(plain).tolist()
+
+
+def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path):
+    write(tmp_path / "x.gguf", saved("llama-llama3"), ByteTokenizer())
+    with pytest.raises(ValueError, match=r"rope_freqs\.weight holds another scaling than Llama 3's"):
+        read_gguf(tmp_path / "x.gguf")
+
+
+def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match="no byte-level BPE"):
+        write(tmp_path / "x.gguf", saved("llama"), CharTokenizer(TEXT))
+    with pytest.raises(ValueError, match=r"hidden_act is .relu.; llama\.cpp computes a llama model with 'silu'"):
+        write(tmp_path / "x.gguf", saved("qwen2"), ByteTokenizer(), hidden_act="relu", model_type="llama")
+    with pytest.raises(ValueError, match=r"model\.attention_scale is 1; llama\.cpp scales the scores"):
+        write(tmp_path / "x.gguf", saved("gpt2"), ByteTokenizer(), scale_attn_weights=False)
+    with pytest.raises(ValueError, match="qwen3 models have no biases"):
+        write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), attention_bias=True)
+
+
+class Altered(gguf.GGUFReader):
+    """A reader that finds other values, or none, under some keys."""
+
+    changes: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        for key, value in self.changes.items():
+            if value is None:
+                self.fields.pop(key, None)
+            else:
+                self.fields[key] = Field(value)  # type: ignore[assignment]
+
+
+class Field:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def contents(self) -> Any:
+        return self.value
+
+
+@pytest.fixture
+def altered(monkeypatch) -> Any:
+    def alter(**changes: Any) -> None:
+        monkeypatch.setattr(Altered, "changes", {key.replace("__", "."): value for key, value in changes.items()})
+        monkeypatch.setattr(gguf, "GGUFReader", Altered)
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama__block_count", None, "lacks 'llama.block_count', which a llama model is made of"),
+        ("llama__block_count", "two", "cannot be read as a llama model"),
+        ("llama__attention__head_count", 0, "cannot be read as a llama model"),
+        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, which is no id of its \d+ tokens"),
+        ("tokenizer__ggml__merges", "none", "cannot be read as a llama model"),
+    ],
+)
+def test_a_damaged_value_is_one_line_that_names_the_file(saved, tmp_path, altered, key, value, message):
+    write(tmp_path / "x.gguf", saved("llama"), ByteTokenizer())
+    altered(**{key: value})
+    with pytest.raises(ValueError, match=message) as caught:
+        read_gguf(tmp_path / "x.gguf")
+    assert "x.gguf" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cut", "says", "begins"),
+    [("llama-bpe", None, True), ("llama-bpe", False, False), ("gpt-2", None, False), ("gpt-2", True, True)],
+)
+def test_a_text_begins_with_bos_where_llama_cpp_puts_it(saved, tmp_path, altered, cut, says, begins):
+    write(tmp_path / "x.gguf", saved("llama"), ByteTokenizer())
+    altered(tokenizer__ggml__pre=cut, tokenizer__ggml__add_bos_token=says)
+    tokenizer = read_gguf(tmp_path / "x.gguf")[1]
+    assert tokenizer.prefix_ids == ((tokenizer.bos_id,) if begins else ())
+
+
+def test_a_file_that_is_none_or_holds_another_model_is_named(saved, tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF or not")
+    with pytest.raises(ValueError, match=r"x\.gguf is no GGUF file"):
+        read_gguf(tmp_path / "x.gguf")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_gguf(tmp_path / "none.gguf")
+    write(tmp_path / "y.gguf", saved("gpt2"), ByteTokenizer())
+    with pytest.raises(ValueError, match="architecture 'gpt2'; llama, qwen2 and qwen3 can be imported"):
+        read_gguf(tmp_path / "y.gguf")
