@@ -1,4 +1,4 @@
-"""Windows over a token stream, and the loader that deals them out as a pure function of (seed, step).
+"""Windows over a token stream, and the loader that serves them as a pure function of (seed, step).
 
 The stream is a ring: its last token is the EOS that ends the last document, and so stands before the first one as well.
 A window is `seq_len` targets with the one token before them. The ceil(N / seq_len) windows of a ring of N tokens
@@ -21,6 +21,8 @@ BatchT = TypeVar("BatchT")
 Collate = Callable[[Sequence[Any], Callable[[int], np.random.Generator]], BatchT]
 """Makes a batch of examples; the second argument gives the generator of the i-th of them."""
 
+ROWS_NAMED = 8
+"""Rows that a description of a step names."""
 SHUFFLE, EVALUATION = 1, 2
 """Last words of the seeds of the other random streams; a training row's seed ends at its third word, as if by 0."""
 
@@ -110,6 +112,30 @@ class Windows:
         return np.concatenate(ends).astype(np.int64)
 
 
+class BatchSource(Protocol[BatchT]):
+    """All that the trainer sees of data: a step's batches, as a function of (seed, step)."""
+
+    def batches(self, step: int) -> list[BatchT]:
+        """This rank's micro-batches of a step, counted from 0; asked again, it gives the same."""
+        ...
+
+    def describe(self, step: int) -> str:
+        """Names the data of a step, for the message about a bad one."""
+        ...
+
+    def examples_before(self, step: int) -> int:
+        """Examples that all ranks have read before a step."""
+        ...
+
+    def go_on(self, step: int, examples: int) -> None:
+        """Continue at `step` after `examples` examples, whatever the size of the global batch was so far."""
+        ...
+
+    def halve_micro_batch(self) -> int | None:
+        """Cut micro-batches in half, to need less memory: their new size, or None where they are of one row."""
+        ...
+
+
 class Loader(Generic[BatchT]):
     """Training batches: for every step the same global rows, whatever the number of ranks or micro-batches.
 
@@ -149,6 +175,7 @@ class Loader(Generic[BatchT]):
         self.global_batch, self.micro_batch = global_batch, micro_batch
         share = global_batch // world_size
         self.local = range(rank * share, (rank + 1) * share)
+        self._origin = (0, 0)  # a step, and the examples read before it
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def batches(self, step: int) -> list[BatchT]:
@@ -163,9 +190,27 @@ class Loader(Generic[BatchT]):
         """Where the rows of the whole global batch come from, to name the data of a bad step."""
         return [self._row(step, i) for i in range(self.global_batch)]
 
-    def epoch(self, step: int) -> float:
-        """Epochs done before `step`."""
-        return step * self.global_batch / len(self.windows)
+    def describe(self, step: int) -> str:
+        """The tokens that the first rows of a step come from."""
+        rows = self.rows(step)
+        spans = ", ".join(f"{row.start}:{row.stop}" for row in rows[:ROWS_NAMED])
+        more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+        return f"training tokens {spans}{more}"
+
+    def examples_before(self, step: int) -> int:
+        """Examples that all ranks have read before `step`."""
+        return self._origin[1] + (step - self._origin[0]) * self.global_batch
+
+    def go_on(self, step: int, examples: int) -> None:
+        """Continue at `step` after `examples` examples."""
+        self._origin = (step, examples)
+
+    def halve_micro_batch(self) -> int | None:
+        """Half the rows in a micro-batch; None where there is one."""
+        half = min(self.micro_batch, len(self.local)) // 2
+        if half:
+            self.micro_batch = half
+        return half or None
 
     def _batch(self, step: int, global_rows: Sequence[int]) -> BatchT:
         def rng(i: int) -> np.random.Generator:
@@ -175,7 +220,7 @@ class Loader(Generic[BatchT]):
         return self.collate([self.windows.row(s.window, self._order(s.epoch)[1]) for s in sources], rng)
 
     def _row(self, step: int, global_row: int) -> Row:
-        epoch, position = divmod(step * self.global_batch + global_row, len(self.windows))
+        epoch, position = divmod(self.examples_before(step) + global_row, len(self.windows))
         order, offset = self._order(epoch)
         window = int(order[position])
         return Row(epoch, window, *self.windows.span(window, offset))

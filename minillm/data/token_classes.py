@@ -5,6 +5,7 @@ What stands in the gap is hidden, so that its class has to be told from what is 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import keyword
 import tokenize
@@ -13,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minillm.data.builtin import library_files, read_source
+
 CLASSES = ("keyword", "name", "number", "operator", "string")
-"""The classes, in the order of their labels."""
-REACH = 240
-"""Characters of context kept on each side of a gap."""
+REACH, PER_FILE = 100, 20
+"""Characters of context on each side of a gap, and gaps of a file."""
+NAME = "builtin:python-token-classes"
 
 
 class Gap(NamedTuple):
@@ -24,8 +27,15 @@ class Gap(NamedTuple):
 
     before: str
     after: str
-    label: int
-    """Index into CLASSES."""
+    label: str
+    """One of CLASSES."""
+    group: str = ""
+    """Names the file that it comes from, by its content."""
+
+
+def python_token_classes() -> Iterator[Gap]:
+    """Gaps of the standard library's source files."""
+    return gaps((read_source(path) for path in library_files()), PER_FILE, seed=0)
 
 
 def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
@@ -37,10 +47,11 @@ def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
         rng = np.random.default_rng([seed, number])
         found = _by_class(source)
         present = [label for label, spans in enumerate(found) if spans]
+        group = hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest()
         for _ in range(per_source if present else 0):
             label = int(rng.choice(present))
             start, stop = found[label][rng.integers(len(found[label]))]
-            yield Gap(source[max(0, start - REACH) : start], source[stop : stop + REACH], label)
+            yield Gap(source[max(0, start - REACH) : start], source[stop : stop + REACH], CLASSES[label], group)
 
 
 def _by_class(source: str) -> list[list[tuple[int, int]]]:

@@ -131,7 +131,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def save_checkpoint(
-    run: Path, step: int, *, model: nn.Module, optimizer: dict[str, Tensor], state: dict[str, Any]
+    run: Path, step: int, *, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
 ) -> Checkpoint:
     """Write `step-{step}/` so that a crash at any instant leaves either the whole checkpoint or none.
 
@@ -142,7 +142,7 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(_on_cpu(weights(model)), temporary / MODEL)
+        save_file(_on_cpu(model), temporary / MODEL)
         save_file(_on_cpu(optimizer), temporary / OPTIMIZER)
         (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         _seal(temporary)

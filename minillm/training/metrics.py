@@ -48,11 +48,6 @@ def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def overfits(train_loss: float, val_loss: float) -> bool:
-    """Whether training loss is so far below validation loss that the model recites rather than generalises."""
-    return train_loss < 0.7 * val_loss
-
-
 def plot_curve(metrics: Path, picture: Path, *, title: str) -> None:
     """Draw training and validation loss over steps to a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and needed once a run

@@ -23,6 +23,17 @@ class TrainState:
     """Evaluations since the best one."""
     train_loss: float = math.inf
     """Running mean of the training loss, for the warning about overfitting."""
+    start_loss: float = math.inf
+    """Training loss of the first step."""
+    examples: int | None = None
+    """Training examples read so far, over all ranks; None in runs of older versions."""
+    best_value: float | None = None
+    """Primary figure of the best evaluation; None before the first, and in runs of older versions."""
+
+    @property
+    def best(self) -> float | None:
+        """Primary figure of the best evaluation; older versions knew the loss alone."""
+        return self.best_value if self.best_value is not None or self.best_step is None else self.best_loss
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def gradient(
 def compare_gradients(
     runtime: Runtime, make_model: Callable[[], torch.nn.Module], objective: Objective, batches: list[Batch]
 ) -> dict[str, float]:
-    counts = {name: float(sum(batch.counts[name] for batch in batches)) for name in objective.label_sets}
+    counts = {name: float(sum(batch.counts[name] for batch in batches)) for name in objective.targets}
     mine = batches[:2] if runtime.is_main else batches[2:]
     loss, found = gradient(runtime, mine, make_model(), objective, counts)
     expected_loss, expected = gradient(Runtime(), batches, make_model(), objective, counts)

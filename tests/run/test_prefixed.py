@@ -63,7 +63,7 @@ def test_texts_learned_by_heart_are_continued_from_any_prefix():
     for step in range(200):
         batch = objective.collate(rows * 4, lambda i, step=step: np.random.default_rng([step, i]))
         optimizer.zero_grad()
-        loss = objective.loss(model(**batch.inputs), batch.labels, training=True)["lm"] / batch.counts["lm"]
+        loss = objective.loss(model(**batch.inputs), batch.labels, training=True)["lm"].loss / batch.counts["lm"]
         loss.backward()
         optimizer.step()
     # with one token only, two of the texts could go on in two ways

@@ -15,11 +15,10 @@ from typing import Any
 
 from torch import nn
 
-from minillm.config import RunConfig
 from minillm.data.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.tokenizers.base import Tokenizer
-from minillm.training.evaluate import Evaluation
+from minillm.training.evaluation import Evaluation
 from minillm.training.precision import Compute
 from minillm.training.state import Outcome
 
@@ -32,17 +31,17 @@ def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: 
     """Say what is about to happen: the text, the model, and what was chosen for this machine."""
     train, validation = corpus.info.train, corpus.info.validation
     say(
-        f"text: {corpus.info.source}, {train.bytes / 1e6:.2f} MB in {train.tokens:,} tokens to train on "
-        f"({train.bytes / train.tokens:.2f} bytes a token), {validation.bytes / 1e6:.2f} MB to validate on"
+        f"text: {corpus.info.source}, {size(train.bytes)} in {train.tokens:,} tokens to train on "
+        f"({train.bytes / train.tokens:.2f} bytes a token), {size(validation.bytes)} to validate on"
     )
+    for note in corpus.notes:
+        say(f"note: {note}")
     processes = "1 process" if runtime.world_size == 1 else f"{runtime.world_size} processes"
     say(f"model: {num_parameters(model) / 1e6:.2f} M parameters; {compute.describe()}, {processes}")
     say(f"run folder: {folder}")
 
 
-def about_run(
-    config: RunConfig, corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime
-) -> dict[str, Any]:
+def about_run(corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime) -> dict[str, Any]:
     """What run.json holds: the text, the machine, versions and the state of the source."""
     return {
         "text": asdict(corpus.info),
@@ -77,11 +76,9 @@ def conclude(
         + (f"; {state.skipped} steps were not finite and not applied" if state.skipped else "")
     )
     say(f"whole validation text: {whole.describe()}")
-    if whole.guess is not None:
-        say(
-            f"guessing by frequency alone: the unigram model's loss is {whole.guess.loss:.4f}, "
-            f"and the most frequent token is right in {whole.guess.accuracy:.4f}"
-        )
+    if whole.baselines:
+        figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.baselines.items()]
+        say(f"baseline: {', '.join(figures)}")
     if whole.bits_per_byte is not None and corpus.info.validation.bytes <= XZ_LIMIT:
         text = corpus.validation_text_bytes()
         xz = xz_bits_per_byte(text)
@@ -99,6 +96,13 @@ def xz_bits_per_byte(text: bytes) -> float | None:
     if not text:
         return None
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    if num_bytes < 1000:
+        return f"{num_bytes} bytes"
+    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def num_parameters(model: nn.Module) -> int:

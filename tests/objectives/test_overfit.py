@@ -37,8 +37,8 @@ def test_one_batch_is_learned_by_heart(name: str):
     for _ in range(150):
         optimizer.zero_grad()
         output = model(**batch.inputs)
-        loss = objective.loss(output, batch.labels, training=True)["lm"] / batch.counts["lm"]
+        loss = objective.loss(output, batch.labels, training=True)["lm"].loss / batch.counts["lm"]
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
-    assert objective.correct(output, batch.labels)["lm"] == batch.counts["lm"]
+    assert objective.loss(output, batch.labels, training=False)["lm"].correct == batch.counts["lm"]

@@ -1,0 +1,58 @@
+"""Batches made ahead: while a step is computed, a thread makes the next one's, so that no step waits for its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic
+
+from minillm.data.loader import BatchSource, BatchT
+
+
+class Prefetched(Generic[BatchT]):
+    """A BatchSource whose next step is made in a thread. Batches are the same: a function of (seed, step).
+
+    Args:
+        source: where they come from.
+        prepare: called for each batch in the thread, such as copying it to pinned memory; None: nothing.
+    """
+
+    def __init__(self, source: BatchSource[BatchT], prepare: Callable[[BatchT], BatchT] | None = None) -> None:
+        self.source, self.prepare = source, prepare
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[int, Future[list[BatchT]]] | None = None
+
+    def batches(self, step: int) -> list[BatchT]:
+        """The step's batches, which are ready if it is the next one; then those of the step after it are begun."""
+        ahead, self._next = self._next, None
+        found = ahead[1].result() if ahead is not None and ahead[0] == step else self._make(step)
+        self._next = (step + 1, self._thread.submit(self._make, step + 1))
+        return found
+
+    def describe(self, step: int) -> str:
+        return self.source.describe(step)
+
+    def examples_before(self, step: int) -> int:
+        return self.source.examples_before(step)
+
+    def go_on(self, step: int, examples: int) -> None:
+        self._forget()
+        self.source.go_on(step, examples)
+
+    def halve_micro_batch(self) -> int | None:
+        self._forget()
+        return self.source.halve_micro_batch()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _make(self, step: int) -> list[BatchT]:
+        made = self.source.batches(step)
+        return made if self.prepare is None else [self.prepare(batch) for batch in made]
+
+    def _forget(self) -> None:
+        """Drop what was made ahead, once the thread no longer reads the source."""
+        ahead, self._next = self._next, None
+        if ahead is not None and not ahead[1].cancel():
+            ahead[1].exception()  # waits; the error itself, if any, comes again where the step is asked for
