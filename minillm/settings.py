@@ -128,9 +128,9 @@ def convert(value: Any, hint: Any) -> Any:
             return value
         if kind is bool and isinstance(value, bool):
             return value
-        if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+        if kind is int and _is_number(value, Integral):
             return int(value)
-        if kind is float and isinstance(value, Real) and not isinstance(value, bool) and abs(value) < 1e300:
+        if kind is float and _is_number(value, Real) and abs(value) < 1e300:
             return float(value)
         if kind is str and isinstance(value, str | PurePath) and _is_text(str(value)):
             return str(value)
@@ -188,6 +188,11 @@ def typed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return value if isinstance(value, str) and value.strip() else repr(value)
+
+
+def _is_number(value: object, kind: type) -> bool:
+    """Whether it is a number of that kind; a truth value is not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _is_text(value: object) -> bool:
