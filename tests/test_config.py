@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm import config as config_module
-from minillm.config import KEYS, SECTIONS, RunConfig, find_config, load_config, override, save_config
+from minillm import config_files as config_module
+from minillm.config import KEYS, SECTIONS, RunConfig, load_config, override, save_config
+from minillm.config_files import find_config
 from minillm.models.presets import PRESETS, preset
 
 
