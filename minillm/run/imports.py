@@ -9,7 +9,7 @@ from typing import NamedTuple
 from minillm import report
 from minillm.config import RunConfig, override
 from minillm.data.config import DataConfig
-from minillm.data.hub import fetch_model
+from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, from_foreign
 from minillm.exchange.files import read_config, read_weights
 from minillm.exchange.tokenizer_in import read_tokenizer
