@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minillm.data.hub import fetch_model
+from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, model_from_hf
 from minillm.exchange.tokenizer_in import read_json, read_tokenizer
 from minillm.tokenizers.base import Tokenizer

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from minillm.data import text as text_module
 from minillm.data.config import DataConfig
-from minillm.data.text import read_text
+from minillm.data.datasets import text as text_module
+from minillm.data.datasets.text import read_text
 from minillm.tokenizers.bpe import BPETokenizer
 
 

@@ -29,12 +29,12 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from minillm.data.builtin import library_files, read_source
-from minillm.data.deduplicate import MAX_SEEN, shingles
+from minillm.data.sources.builtin import library_files, read_source
+from minillm.data.sources.deduplicate import MAX_SEEN, shingles
+from minillm.data.sources.records import Example
 
 VERSION = 4
 """Part of the fingerprint; raised when the same Python gives other examples."""
@@ -47,16 +47,6 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _CLASSES = {tokenize.OP: "op", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.NAME: "name"}
-
-
-class Example(NamedTuple):
-    """One row of a text-to-text task."""
-
-    input: str
-    """With the task's prefix: `add: 123 + 456`."""
-    target: str
-    group: str
-    """Examples of one group are never split between training and validation."""
 
 
 def python_tasks() -> Iterator[Example]:

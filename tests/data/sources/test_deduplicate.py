@@ -1,4 +1,4 @@
-from minillm.data.deduplicate import deduplicate
+from minillm.data.sources.deduplicate import deduplicate
 
 FIRST = "one two three four five six seven eight nine ten"
 SECOND = "alpha beta gamma delta epsilon zeta eta theta iota kappa"

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minillm.data import builtin_tasks
-from minillm.data.builtin_tasks import Example, add, reverse, summaries, token_classes, words
 from minillm.data.config import DataConfig
+from minillm.data.datasets.tasks import Mixture, TaskRows, TaskTokens, prepare_tasks, read_task_tokens
 from minillm.data.loader import Loader
-from minillm.data.mixture import Mixture, TaskRows, TaskTokens
-from minillm.data.tasks import prepare_tasks, read_task_tokens, split_examples, task_of
+from minillm.data.sources import builtin_tasks
+from minillm.data.sources.builtin_tasks import Example, add, reverse, summaries, token_classes, words
+from minillm.data.sources.records import task_of
+from minillm.data.split import split_examples
 from minillm.tokenizers.byte import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()

@@ -5,8 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minillm.data import files
-from minillm.data.sources import read_documents
+from minillm.data.sources import files, read_documents
 
 
 def test_a_text_file_is_one_document_with_its_line_ends_kept_and_its_byte_order_mark_dropped(tmp_path):

@@ -4,9 +4,9 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from minillm.data import corpus as corpus_module
 from minillm.data.config import DataConfig
-from minillm.data.corpus import Tokens, prepare, read_tokens
+from minillm.data.datasets import corpus as corpus_module
+from minillm.data.datasets.corpus import Tokens, prepare, read_tokens
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
 

@@ -1,7 +1,7 @@
-"""Documents from a data set on the Hugging Face hub, streamed; and models, fetched whole.
+"""Records of a data set on the Hugging Face hub, streamed; and models, downloaded whole.
 
-The hub is asked one question with a time limit before anything else, since its libraries retry for most of a minute
-where it cannot be reached. The answer names the revision, which is then both what is read and the fingerprint.
+First comes one request with a time limit, since the hub's libraries retry for most of a minute if it cannot be
+reached. The answer names the newest revision, which is then read and is the fingerprint.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minillm.data.files import Piece, record_piece
+from minillm.data.sources.records import Columns, Record, pick
 
 MODEL_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"]
 TIMEOUT = 2.0
-"""Seconds in which the hub has to answer."""
+"""Seconds within which the hub must answer."""
 
 
 @dataclass(frozen=True)
@@ -37,34 +37,33 @@ def find_dataset(name: str) -> HubDataset:
     """The data set named NAME, OWNER/NAME, NAME/CONFIG or OWNER/NAME/CONFIG, and its newest revision.
 
     Raises:
-        ValueError: the hub has none of this name that is open to this user.
+        ValueError: the hub has no data set of this name that this user may read.
         OSError: the hub does not answer within TIMEOUT.
     """
     parts = name.split("/")
     if not all(parts) or len(parts) > 3:
-        raise ValueError(f"hf:{name} is no data set name: give hf:NAME, hf:OWNER/NAME or hf:OWNER/NAME/CONFIG")
+        raise ValueError(f"hf:{name} is not a data set's name: give hf:NAME, hf:OWNER/NAME or hf:OWNER/NAME/CONFIG")
     readings: list[tuple[str, str | None]] = [("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)]
     if len(parts) == 2:
         readings.append((parts[0], parts[1]))
     for repo, config in readings:
         if revision := _revision(repo):
             return HubDataset(repo, config, revision)
-    raise ValueError(f"hf:{name} is not on the hub, or not open to you: check the name, or log in with `hf auth login`")
+    raise ValueError(f"hf:{name} is not on the hub, or is private: check the name, or log in with `hf auth login`")
 
 
-def read_hub(dataset: HubDataset, field: str) -> Iterator[Piece]:
-    """The texts of the train split, in order.
+def read_hub(dataset: HubDataset, columns: Columns) -> Iterator[Record]:
+    """The records of the train split, in order.
 
     Raises:
         ValueError: no such configuration, split or field; the message names those there are.
         OSError: the connection breaks.
     """
-    for number, row in enumerate(hub_rows(dataset), start=1):
-        yield from record_piece(row, field, f"hf:{dataset.repo} row {number}")
+    for number, row in enumerate(_rows(dataset), start=1):
+        yield pick(row, columns, f"hf:{dataset.repo} row {number}")
 
 
-def hub_rows(dataset: HubDataset) -> Iterator[dict[str, Any]]:
-    """The rows of the train split, in order; raises as `read_hub`."""
+def _rows(dataset: HubDataset) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
@@ -75,28 +74,28 @@ def hub_rows(dataset: HubDataset) -> Iterator[dict[str, Any]]:
 
 
 def fetch_model(name: str) -> Path:
-    """The files of the model NAME or OWNER/NAME, fetched or found in the hub's own cache: their folder.
+    """The folder with the files of the model NAME or OWNER/NAME, downloaded or found in the hub's own cache.
 
     Raises:
-        ValueError: no such folder here, and the hub has no such model that is open to this user.
+        ValueError: no such folder here, and the hub has no such model that this user may read.
         OSError: the hub does not answer within TIMEOUT, or the connection breaks.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        raise ValueError(f"{name} is no folder here and no model name on the hub, which is NAME or OWNER/NAME")
+        raise ValueError(f"{name} is neither a folder here nor the name of a model on the hub: NAME or OWNER/NAME")
     try:
         revision = _revision(name, "model")
     except OSError:
-        try:  # an earlier download serves where there is no network
+        try:  # without a network, use an earlier download
             return Path(snapshot_download(name, allow_patterns=MODEL_FILES, local_files_only=True))
         except LocalEntryNotFoundError:
             pass
         raise
     if revision is None:
-        raise ValueError(f"{name} is no folder here, and no model on the hub that is open to you: check the name")
-    # the same weights often lie there in several formats: the pickled ones only where there are no others
+        raise ValueError(f"{name} is neither a folder here nor a public model on the hub: check the name")
+    # a repository often has the same weights in several formats; pickled ones are downloaded only if there is no other
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
     if not any(folder.glob("*.safetensors")):
         snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"])
@@ -104,7 +103,7 @@ def fetch_model(name: str) -> Path:
 
 
 def _revision(repo: str, kind: Literal["dataset", "model"] = "dataset") -> str | None:
-    """Newest commit, None where there is no such thing; asked in a thread, as looking up a name has no limit."""
+    """Newest commit; None if there is no such repository. Asks in a thread: looking up a host has no time limit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 

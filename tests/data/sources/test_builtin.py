@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from minillm.data import builtin
-from minillm.data.builtin import docstrings, library_files, python_docs, python_stdlib
-from minillm.data.deduplicate import shingles
+from minillm.data.datasets.text import Section
+from minillm.data.sources import builtin
+from minillm.data.sources.builtin import docstrings, library_files, python_docs, python_stdlib
+from minillm.data.sources.deduplicate import shingles
 from minillm.data.split import split_text
-from minillm.data.text import Section
 
 
 def words_of(section: Section) -> set[int]:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
+from minillm.data.datasets.pairs import Pairs
 from minillm.data.loader import Loader
-from minillm.data.pairs import Pairs
 
 EOS = 9999
 

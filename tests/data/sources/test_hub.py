@@ -6,9 +6,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from minillm.data import hub
-from minillm.data.hub import fetch_model, find_dataset
-from minillm.data.sources import fingerprint, read_documents
+from minillm.data.sources import fingerprint, hub, read_documents
+from minillm.data.sources.hub import fetch_model, find_dataset
 
 
 @pytest.fixture

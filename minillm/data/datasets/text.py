@@ -1,4 +1,4 @@
-"""A source's text, read once and laid down on disk: what splitting and tokenizing work on, in bounded memory."""
+"""A source's text, read once and written to the cache, where it is split and tokenized in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from tqdm import tqdm
 
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
-from minillm.data.files import CHUNK_BYTES, Piece
+from minillm.data.sources.files import CHUNK_BYTES, Piece
+from minillm.data.sources.records import Tally
+
+READING = 2
+"""Part of the cache's keys; raised when the same source gives other text or other notes."""
 
 DOCUMENTS = np.dtype([("end", "<i8"), ("chars", "<i8"), ("hash", "<u8")])
-"""Of each document: the byte after its last, its length in characters, 64 bits of its hash."""
+"""For each document: the byte after its last, its length in characters, 64 bits of its hash."""
 
 _BEFORE_SPACE = re.compile(r"(?s:.*)[^\W_](?=\s)")
 
@@ -32,6 +36,8 @@ class Text:
     """(D,) of DOCUMENTS."""
     fingerprint: str
     """Hash of the source's content."""
+    notes: tuple[str, ...] = ()
+    """What of the source was left out and why, one line each."""
 
     @property
     def spans(self) -> np.ndarray:
@@ -40,12 +46,13 @@ class Text:
         return np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1)
 
     def whole(self) -> Section:
+        """All documents."""
         return Section(self, self.spans)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Some of a text's documents, perhaps the first or the last of them in part: a split."""
+    """A split: some of a text's documents; the split may have cut the first or the last of them."""
 
     text: Text
     spans: np.ndarray
@@ -53,13 +60,14 @@ class Section:
 
     @property
     def num_bytes(self) -> int:
+        """UTF-8 bytes of the text."""
         return int((self.spans[:, 1] - self.spans[:, 0]).sum())
 
     def pieces(self) -> Iterator[Piece]:
         """The documents, long ones in pieces.
 
-        A piece ends between a letter or digit and a space or line break wherever it can. Byte, character and the known
-        BPE patterns never join these two, so that the pieces' tokens are those of the whole document.
+        A piece ends between a letter or digit and a space or line break if it contains such a place. Byte, character
+        and the known BPE tokenizers never join these two, so the pieces' tokens are those of the whole document.
         """
         with self.text.path.open("rb") as file:
             for start, stop in self.spans.tolist():
@@ -75,7 +83,7 @@ class Section:
                 yield Piece(pending, last=True)
 
     def texts(self) -> Iterator[str]:
-        """The pieces' text alone, for those who need no documents."""
+        """The text of the pieces, without the ends of documents."""
         return (piece.text for piece in self.pieces())
 
 
@@ -86,54 +94,60 @@ def read_text(source: str, config: DataConfig, folder: Path, *, progress: bool =
         source: config.source or config.validation.
         config: says which field holds the text and how many documents are read at most.
         folder: the cache.
-        progress: show a bar on standard error.
+        progress: show a bar on standard error, if that is a terminal.
 
     Raises:
-        ValueError, OSError: as `sources.read_documents`; also where no document has any text.
+        ValueError, OSError: like `sources.read_documents`; also if all documents are empty.
     """
     limit = config.max_documents
     fingerprint = sources.fingerprint(source, config.field)
 
     def make(temporary: Path) -> dict[str, Any]:
-        pieces = sources.read_pieces(source, config.field)
-        documents = _write(pieces, temporary / "text.bin", limit=limit, source=source, progress=progress)
-        np.save(temporary / "documents.npy", documents)
-        return {"source": source, "field": config.field, "fingerprint": fingerprint}
+        pieces, tally = sources.read_pieces(source, config.field), Tally("documents")
+        documents = _write(pieces, temporary / "text.bin", tally, limit=limit, progress=progress)
+        if not documents:
+            raise ValueError(f"{source} has no text: give a source with at least one document that is not empty")
+        np.save(temporary / "documents.npy", np.array(documents, DOCUMENTS))
+        return {"source": source, "field": config.field, "fingerprint": fingerprint, "notes": tally.notes()}
 
-    home = folder / f"text-{cache.key(fingerprint, limit)}"
-    cache.entry(home, make)
-    return Text(home / "text.bin", np.load(home / "documents.npy"), fingerprint)
+    home = folder / f"text-{cache.key(fingerprint, limit, READING)}"
+    facts = cache.entry(home, make)
+    notes = (*sources.left_out(source), *(f"{source}: {note}" for note in facts["notes"]))
+    return Text(home / "text.bin", np.load(home / "documents.npy"), fingerprint, notes)
 
 
-def _write(pieces: Iterable[Piece], path: Path, *, limit: int | None, source: str, progress: bool) -> np.ndarray:
-    """Documents of one text after another into one file; those without text are left out."""
+def _write(
+    pieces: Iterable[Piece], path: Path, tally: Tally, *, limit: int | None, progress: bool
+) -> list[tuple[int, int, int]]:
+    """The documents that are not empty, one after another into one file; returns the values of DOCUMENTS."""
     documents: list[tuple[int, int, int]] = []
     end, chars, digest = 0, 0, hashlib.blake2b(digest_size=8)
-    bar = tqdm(desc="reading", unit="B", unit_scale=True, disable=not progress, leave=False)
-    with path.open("wb") as file, bar:
+    with path.open("wb") as file, byte_bar("reading", progress) as bar:
         for text, last in pieces:
-            try:
-                data = text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"document {len(documents) + 1} of {source} is not valid Unicode ({error.reason}): mend or drop it"
-                ) from None
+            data = text.encode("utf-8")
             file.write(data)
             digest.update(data)
             end, chars = end + len(data), chars + len(text)
             bar.update(len(data))
-            if last and chars:
+            if not last:
+                continue
+            tally.total += 1
+            if chars:
                 documents.append((end, chars, int.from_bytes(digest.digest(), "little")))
-            if last:
-                chars, digest = 0, hashlib.blake2b(digest_size=8)
+            else:
+                tally.reasons["empty"] += 1
+            chars, digest = 0, hashlib.blake2b(digest_size=8)
             if len(documents) == limit:
                 break
-    if not documents:
-        raise ValueError(f"{source} has no text: give a source with at least one document that is not empty")
-    return np.array(documents, DOCUMENTS)
+    return documents
+
+
+def byte_bar(what: str, progress: bool, total: int | None = None) -> tqdm:
+    """A bar that counts bytes, on standard error if that is a terminal; `progress` false: none."""
+    return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None if progress else True, leave=False)
 
 
 def _cut(text: str) -> int:
-    """Where a piece may end without changing the tokens; else after the last line; else anywhere."""
+    """Where a piece may end without changing the tokens; else after the last line break; else at its end."""
     match = _BEFORE_SPACE.match(text)
     return match.end() if match else text.rfind("\n") + 1 or len(text)

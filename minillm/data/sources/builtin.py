@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from minillm.data.deduplicate import deduplicate
+from minillm.data.sources.deduplicate import deduplicate
 
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 """Folders whose source is not the standard library's, or only tests it."""

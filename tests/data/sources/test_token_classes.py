@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minillm.data.token_classes import CLASSES, REACH, gaps
+from minillm.data.sources.token_classes import CLASSES, REACH, gaps
 
 SOURCE = 'for name in range(10):\n    print("é", name)  # a comment\n'
 
