@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "nn": set(),
     "models": {"nn"},
     "exchange": {"nn", "models", "tokenizers"},
-    "objectives": {"nn.output"},
+    "objectives": {"nn.output", "nn.kernels"},
     "generation": {"nn.output", "nn.cache", "nn.config"},
     "distributed": {"nn"},
     "tokenizers": set(),
