@@ -23,6 +23,7 @@ from minillm.generation.config import SampleConfig
 from minillm.models.presets import PRESETS, preset
 from minillm.nn.config import ModelConfig
 from minillm.objectives.config import ObjectiveConfig
+from minillm.storage import write_text
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.training.config import EvalConfig, OptimConfig, SaveConfig, ScheduleConfig, TrainConfig
 
@@ -120,7 +121,7 @@ def save_config(config: RunConfig, path: Path) -> None:
                 table[key] = list(value) if isinstance(value, tuple) else value
             elif section == "model" and shape.get(key) is not None:
                 table[key] = "none"
-    path.write_text(tomli_w.dumps(document), encoding="utf-8")
+    write_text(path, tomli_w.dumps(document))
 
 
 def find_config(name: str | Path) -> Path:

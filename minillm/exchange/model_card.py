@@ -7,6 +7,7 @@ from typing import Any
 
 from minillm.run.folder import read_about
 from minillm.run.loaded import LoadedRun
+from minillm.training.state import TrainState
 
 LOADERS = {"gpt": "AutoModelForCausalLM", "bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
 
@@ -14,7 +15,7 @@ LOADERS = {"gpt": "AutoModelForCausalLM", "bert": "AutoModelForMaskedLM", "t5": 
 def model_card(loaded: LoadedRun, architecture: str) -> str:
     """Markdown with the hub's header: data, tokenizer, steps, losses, versions. The licence is left to fill in."""
     about = read_about(loaded.folder)
-    config, state = loaded.config, loaded.checkpoint.state["train"]
+    config, state = loaded.config, loaded.checkpoint.state.train
     loader = LOADERS[config.model.family] if "lm" in config.model.heads else "AutoModel"
     rows = {
         "architecture": f"{architecture}, {about['parameters'] / 1e6:.2f} M parameters",
@@ -49,7 +50,7 @@ AutoTokenizer; in minillm, which wrote these files, it stays text.
 """
 
 
-def _training(loaded: LoadedRun, about: dict[str, Any], state: dict[str, Any]) -> dict[str, str]:
+def _training(loaded: LoadedRun, about: dict[str, Any], state: TrainState) -> dict[str, str]:
     """What the model was trained on, and how well it came out."""
     if "imported_from" in about:
         return {"weights": f"imported from {about['imported_from']}, not trained further"}
@@ -63,7 +64,7 @@ def _training(loaded: LoadedRun, about: dict[str, Any], state: dict[str, Any]) -
         "training": f"{loaded.checkpoint.step:,} steps of {config.train.global_batch} examples with "
         f"{config.optim.name}, {about['compute']}",
     }
-    if state["best_step"] == loaded.checkpoint.step:
-        trained = f", training {state['train_loss']:.4f}" if math.isfinite(state["train_loss"]) else ""
-        rows["loss"] = f"validation {state['best_loss']:.4f}{trained} nats a token"
+    if state.best_step == loaded.checkpoint.step:
+        trained = f", training {state.train_loss:.4f}" if math.isfinite(state["train_loss"]) else ""
+        rows["loss"] = f"validation {state.best_loss:.4f}{trained} nats a token"
     return rows

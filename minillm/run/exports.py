@@ -16,7 +16,7 @@ from minillm.exchange.files import write_model
 from minillm.exchange.model_card import model_card
 from minillm.exchange.tokenizer_out import require_own_cut, role_ids, tokenizer_json, tokenizer_settings
 from minillm.run.loaded import LoadedRun
-from minillm.training.checkpoint import move_into_place, temporary_for
+from minillm.storage import move_into_place, temporary_for
 
 
 def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], None] = print) -> Path:

@@ -22,7 +22,7 @@ from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.training.checkpoint import load_weights, save_checkpoint
 from minillm.training.checkpoint import weights as own_weights
-from minillm.training.state import TrainState
+from minillm.training.state import CheckpointState, TrainState
 
 OBJECTIVES = {"gpt": "clm", "bert": "mlm", "t5": "span"}
 """What each family was trained on when it was published."""
@@ -67,7 +67,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
         objective=ObjectiveConfig(name=OBJECTIVES[config.family], next_sentence="pair" in config.heads),  # type: ignore[arg-type]
         sample=SampleConfig(prompt=prompt_for(config)),
     )
-    state = {"train": asdict(TrainState()), "scaler": {}, "tokenizer": tokenizer.hash, "data": None}
+    state = CheckpointState(TrainState(), scaler={}, tokenizer=tokenizer.hash, data=None, imported=True)
     with claim(out, resume=False):
         save_checkpoint(out, 0, model=model, optimizer={}, state=state)
         about = {"imported_from": source, **report.about_program(model, tokenizer)}
