@@ -23,6 +23,7 @@ from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 from minillm.objectives.config import ObjectiveConfig
 from minillm.settings import convert, hints, parse, shown, unread
+from minillm.storage import write_text
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.training.config import EvalConfig, OptimConfig, SaveConfig, ScheduleConfig, TrainConfig
 
@@ -136,7 +137,7 @@ def save_config(config: RunConfig, path: Path) -> None:
                 table[key] = list(value) if isinstance(value, tuple) else value
             elif section == "model":
                 table[key] = "none"
-    path.write_text(tomli_w.dumps(document), encoding="utf-8")
+    write_text(path, tomli_w.dumps(document))
 
 
 def _known(values: Mapping[str, object], source: str) -> dict[str, _Given]:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from minillm.cli.flags import overrides, with_flags
 from minillm.config import DEFAULT_CONFIG, FINETUNE_CONFIG, SECTIONS, load_config
+from minillm.training.state import Outcome
 
 
 @with_flags(*SECTIONS)
@@ -21,7 +22,7 @@ def train(
     resume: bool = False,
     init_from: Annotated[Path | None, Parameter(metavar="RUN")] = None,
     **given: str,
-) -> None:
+) -> int:
     """Train a model and keep everything it needs in a run folder. Flags outdo the config, the config the preset,
     the preset the defaults shown here.
 
@@ -46,8 +47,7 @@ def train(
         keys["data.source"] = data
 
     if init_from is not None:
-        start_from(init_from, config, keys, out, resume=resume)
-        return
+        return start_from(init_from, config, keys, out, resume=resume)
     source: str | Path = config or DEFAULT_CONFIG
     if resume and config is None:
         from minillm.run import CONFIG, find_run
@@ -60,10 +60,10 @@ def train(
     from minillm.run.checks import require_read
 
     require_read(keys, settings)
-    run.train(settings, out, resume=resume)
+    return exit_code(run.train_run(settings, out, resume=resume))
 
 
-def start_from(parent: Path, config: str | None, keys: dict[str, object], out: Path | None, *, resume: bool) -> None:
+def start_from(parent: Path, config: str | None, keys: dict[str, object], out: Path | None, *, resume: bool) -> int:
     """Train a new run from the weights of `parent`."""
     if resume:
         raise ValueError("--init-from starts a new run, --resume goes on with one; give one of them")
@@ -77,4 +77,9 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
     folder = run.find_run(parent)
     settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)
     require_read(keys, settings)
-    run.train(settings, out, init_from=parent)
+    return exit_code(run.train_run(settings, out, init_from=parent))
+
+
+def exit_code(outcome: Outcome) -> int:
+    """0, or 128 and the number of the signal that stopped the training."""
+    return 128 + outcome.signal if outcome.signal else 0

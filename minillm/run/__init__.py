@@ -7,7 +7,7 @@ from minillm.run.exports import export_model
 from minillm.run.folder import ABOUT, CONFIG, CURVE, METRICS, RUNS, find_run
 from minillm.run.imports import import_model
 from minillm.run.loaded import LoadedRun, evaluate, fill, load_run, sample, search
-from minillm.run.session import train
+from minillm.run.session import train, train_run
 
 __all__ = [
     "ABOUT",
@@ -26,4 +26,5 @@ __all__ = [
     "score_tasks",
     "search",
     "train",
+    "train_run",
 ]

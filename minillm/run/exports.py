@@ -10,7 +10,7 @@ from pathlib import Path
 from minillm.exchange.folder_out import Export, write_folder, write_gguf_file
 from minillm.run.folder import read_about
 from minillm.run.loaded import LoadedRun
-from minillm.training.checkpoint import move_into_place, temporary_for
+from minillm.storage import move_into_place, temporary_for
 
 
 def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], None] = print) -> Path:
@@ -56,7 +56,7 @@ def facts_of(loaded: LoadedRun) -> dict[str, str]:
     versions = {"versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)}
     if "imported_from" in about:
         return {"weights": f"imported from {about['imported_from']}, not trained further", **versions}
-    text, state, step = about["text"], loaded.checkpoint.state["train"], loaded.checkpoint.step
+    text, state, step = about["text"], loaded.checkpoint.state.train, loaded.checkpoint.step
     train, validation = text["train"], text["validation"]
     facts = {"weights": f"started from {about['init_from']}"} if "init_from" in about else {}
     facts |= {
@@ -66,7 +66,7 @@ def facts_of(loaded: LoadedRun) -> dict[str, str]:
         "training": f"{step:,} steps of {config.train.global_batch} examples with "
         f"{config.optim.name}, {about['compute']}",
     }
-    if state["best_step"] == step:
-        loss = f", training {state['train_loss']:.4f}" if math.isfinite(state["train_loss"]) else ""
-        facts["loss"] = f"validation {state['best_loss']:.4f}{loss} nats per token"
+    if state.best_step == step:
+        loss = f", training {state.train_loss:.4f}" if math.isfinite(state.train_loss) else ""
+        facts["loss"] = f"validation {state.best_loss:.4f}{loss} nats per token"
     return facts | versions

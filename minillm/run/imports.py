@@ -20,7 +20,7 @@ from minillm.objectives.config import ObjectiveConfig
 from minillm.run.folder import CONFIG, claim, require_free, write_start
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.training.checkpoint import save_checkpoint
-from minillm.training.state import TrainState
+from minillm.training.state import CheckpointState, TrainState
 
 WINDOW = 512
 """Tokens in an example for evaluation and further training; published models read more than a CPU can train on."""
@@ -54,7 +54,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
         objective=ObjectiveConfig(name=family.objective, next_sentence="pair" in config.heads),  # type: ignore[arg-type]
         sample=SampleConfig(prompt=family.prompt),
     )
-    state = {"train": asdict(TrainState()), "scaler": {}, "tokenizer": tokenizer.hash, "data": None}
+    state = CheckpointState(TrainState(), scaler={}, tokenizer=tokenizer.hash, data=None, imported=True)
     with claim(out, resume=False):
         save_checkpoint(out, 0, model=model, optimizer={}, state=state)
         about = {"imported_from": source, **report.about_program(model, tokenizer)}

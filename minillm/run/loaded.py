@@ -72,9 +72,9 @@ class LoadedRun:
 
     def describe(self) -> str:
         """One line: which run, which step, how good, which tokenizer."""
-        trained = self.checkpoint.state["train"]
-        is_best = trained["best_step"] == self.checkpoint.step
-        loss = f"validation loss {trained['best_loss']:.4f}, " if is_best else ""
+        trained = self.checkpoint.state.train
+        is_best = trained.best_step == self.checkpoint.step
+        loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
         return (
             f"{self.folder}: step {self.checkpoint.step}, {loss}"
             f"{self.tokenizer.kind} tokenizer of {self.tokenizer.vocab_size} ids"

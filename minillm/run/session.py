@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,10 +38,10 @@ from minillm.run.folder import (
     METRICS,
     best_or_last,
     claim,
+    claim_new,
     find_checkpoint,
     find_run_to_resume,
     load_own_tokenizer,
-    new_folder,
     require_same_run,
     require_same_text,
     write_start,
@@ -51,7 +51,7 @@ from minillm.run.show import example_of, next_command
 from minillm.run.warm_start import adopt_weights
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
-from minillm.training.checkpoint import Checkpoint, checkpoints
+from minillm.training.checkpoint import Checkpoint, newest_good
 from minillm.training.evaluate import evaluate as evaluate_model
 from minillm.training.metrics import plot_curve
 from minillm.training.progress import say_on
@@ -62,17 +62,26 @@ from minillm.training.trainer import Trainer
 def train(
     config: RunConfig, out: Path | str | None = None, *, resume: bool = False, init_from: Path | str | None = None
 ) -> Path:
+    """As `train_run`, but returns the run folder alone."""
+    folder = train_run(config, out, resume=resume, init_from=init_from).folder
+    assert folder is not None, "the trainer knows it"
+    return folder
+
+
+def train_run(
+    config: RunConfig, out: Path | str | None = None, *, resume: bool = False, init_from: Path | str | None = None
+) -> Outcome:
     """Train as `config` says, and leave a run folder.
 
     Args:
         config: everything; with `resume` it must describe the run's own model, tokenizer and text.
         out: the run folder; None: a new one under runs/, or with `resume` the latest one.
-        resume: continue from the folder's last checkpoint.
+        resume: continue from the folder's last undamaged checkpoint.
         init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with; `parent.inherit`
             makes the config for it.
 
     Returns:
-        The run folder.
+        How training ended, and the run folder.
 
     Raises:
         ValueError: the folder holds another run, or the run cannot be resumed with this config; TrainingDiverged:
@@ -87,27 +96,31 @@ def train(
         # what `auto` chose goes into the run's config: another rank or a resumed run must not choose anew
         config = override(config, {"train.precision": runtime.broadcast(compute.precision)})
         compute = precision.choose(config.train)
-        folder = None
-        if runtime.is_main:
-            folder = find_run_to_resume(out) if resume else new_folder(config, out)
-        parent = None if init_from is None else find_checkpoint(init_from)
-        return _train(config, runtime.broadcast(folder), compute.on(runtime.device), runtime, parent, resume=resume)
+        parent = None if init_from is None else find_checkpoint(init_from, say_on(runtime.rank))
+        # claimed before the text is read, so that of two runs that start at once neither works in vain
+        with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
+            folder = runtime.broadcast(claimed)
+            assert folder is not None, "the first rank has claimed it"
+            return _train(config, folder, compute.on(runtime.device), runtime, parent, resume=resume)
     finally:
         runtime.close()
 
 
+def _claim(config: RunConfig, out: Path | None, *, resume: bool) -> AbstractContextManager[Path]:
+    return claim(find_run_to_resume(out), resume=True) if resume else claim_new(config, out)
+
+
 def _train(
     config: RunConfig,
-    folder: Path | None,
+    folder: Path,
     compute: precision.Compute,
     runtime: Runtime,
     parent: Checkpoint | None,
     *,
     resume: bool,
-) -> Path:
-    assert folder is not None, "the first rank has chosen it"
+) -> Outcome:
     say = say_on(runtime.rank)
-    last = _last(folder) if resume else None
+    last = _last(folder, say) if resume else None
     known = parent or last
     own = load_own_tokenizer(known.path.parent if known else folder, known) if resume or parent else None
     corpus = prepare_corpus(config, own, runtime)
@@ -138,36 +151,35 @@ def _train(
         identity={"tokenizer": tokenizer.hash, "data": corpus.info.fingerprint},
         on_evaluation=partial(_show_sample, as_writer(model, config.objective), tokenizer, config.sample, compute, say),
     )
-    with claim(folder, resume=resume) if runtime.is_main else nullcontext():
-        if resume:
-            _restore(trainer, config, corpus, last, say)
-        if parent is not None:
-            trainer.save()  # before it is a run, which then goes on from these weights wherever it is stopped
-        if runtime.is_main:
-            about = report.about_run(config, corpus, model, compute, runtime)
-            about |= {} if parent is None else {"init_from": str(parent.path)}
-            write_start(folder, config, tokenizer, about, resume=resume)
-        report.announce(say, folder, corpus, model, compute, runtime)
-        outcome = trainer.fit()
-        if runtime.is_main and outcome.state.step:
-            plot_curve(folder / METRICS, folder / CURVE, title=folder.name)
-        if outcome.reason == "interrupted":
-            command = f"minillm train --resume --out {shlex.quote(str(folder))}"
-            say(f"stopped at step {outcome.state.step}, all saved; go on with: {command}")
-        else:
-            _conclude(trainer, config, corpus, objective, outcome, say)
-    return folder
+    if resume:
+        _restore(trainer, config, corpus, last, say)
+    if parent is not None:
+        trainer.save()  # before it is a run, which then continues from these weights wherever it is stopped
+    if runtime.is_main:
+        about = report.about_run(config, corpus, model, compute, runtime)
+        about |= {} if parent is None else {"init_from": str(parent.path)}
+        write_start(folder, config, tokenizer, about, resume=resume)
+    report.announce(say, folder, corpus, model, compute, runtime)
+    outcome = trainer.fit()
+    if runtime.is_main and outcome.state.step:
+        plot_curve(folder / METRICS, folder / CURVE, title=folder.name)
+    if outcome.reason == "interrupted":
+        command = f"minillm train --resume --out {shlex.quote(str(folder))}"
+        say(f"stopped at step {outcome.state.step}, all saved; go on with: {command}")
+    else:
+        _conclude(trainer, config, corpus, objective, outcome, say)
+    return outcome
 
 
-def _last(folder: Path) -> Checkpoint | None:
-    """The checkpoint that a run goes on from; None before the first."""
-    found = checkpoints(folder)
-    if found and found[-1].state["data"] is None:
+def _last(folder: Path, say: Say) -> Checkpoint | None:
+    """The checkpoint that a run continues from; None before the first."""
+    last = newest_good(folder, say)
+    if last is not None and last.state.imported:
         raise ValueError(
             f"{folder} was imported, not trained, so there is nothing to resume; start a new run from its weights "
             f"with: minillm train --init-from {shlex.quote(str(folder))}"
         )
-    return found[-1] if found else None
+    return last
 
 
 def _restore(trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None, say: Say) -> None:
@@ -188,7 +200,7 @@ def _conclude(
     trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome, say: Say
 ) -> None:
     """Measure the best checkpoint on the whole validation text, and let it write."""
-    best = best_or_last(trainer.folder)
+    best = best_or_last(trainer.folder, say)
     best.load_model(trainer.model)
     whole = evaluate_model(
         trainer.model,

@@ -12,6 +12,8 @@ import pytest
 from minillm import run
 from minillm.cli import main
 from minillm.config import RunConfig, load_config
+from minillm.training.state import Outcome as Ended
+from minillm.training.state import TrainState
 
 
 class Outcome(NamedTuple):
@@ -47,6 +49,7 @@ class FakeRun:
     config: RunConfig
     asked: dict[str, Any]
     continues: bool = True
+    signal: int | None = None
 
     def require_writer(self) -> None:
         self.asked["writer"] = True
@@ -73,9 +76,9 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     config = replace(config, sample=replace(config.sample, prompt="Once", top_k=5))
     fake = FakeRun(tmp_path / "runs" / "fake", config, {})
 
-    def train(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Path:
+    def train_run(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Ended:
         fake.asked |= {"config": config, "out": out, "resume": resume}
-        return fake.folder
+        return Ended(TrainState(), "interrupted" if fake.signal else "finished", fake.signal, fake.folder)
 
     def load_run(folder: Path | None = None) -> FakeRun:
         fake.asked["folder"] = folder
@@ -99,7 +102,7 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
         fake.asked["source"] = source
         return FakeEvaluation(1.5, 4.48, 2.0, 1000)
 
-    for stand_in in (train, load_run, sample, search, fill, evaluate):
+    for stand_in in (train_run, load_run, sample, search, fill, evaluate):
         monkeypatch.setattr(run, stand_in.__name__, stand_in)
     monkeypatch.setattr(run, "find_run", lambda folder: Path(folder or fake.folder))
     return fake

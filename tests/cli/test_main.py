@@ -17,6 +17,7 @@ from minillm.config import KEYS, SECTIONS
 from minillm.data import describe
 from minillm.models import profile
 from minillm.nn.config import ModelConfig
+from minillm.training.interrupt import Terminated
 
 COMMANDS = ["train", "sample", "fill", "eval", "info", "data"]
 
@@ -103,17 +104,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, arguments: list[str], wo
         (PermissionError(13, "Permission denied", "my.txt"), 2, "minillm: error: my.txt: Permission denied"),
         (FileNotFoundError("no run here"), 2, "minillm: error: no run here"),
         (KeyboardInterrupt(), 130, "minillm: interrupted"),
+        (Terminated(), 143, "minillm: terminated"),
         (MemoryError("9 TB"), 2, "minillm: error: out of memory: 9 TB; ask for less, or for a smaller model"),
     ],
 )
 def test_an_exception_becomes_a_line_and_an_exit_code(command, fake_run, monkeypatch, error, code: int, line: str):
-    monkeypatch.setattr(run, "train", lambda *_, **__: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(run, "train_run", lambda *_, **__: (_ for _ in ()).throw(error))
     outcome = command("train")
     assert (outcome.code, outcome.err.strip()) == (code, line)
 
 
 def test_a_bug_shows_its_traceback(command, fake_run, monkeypatch):
-    monkeypatch.setattr(run, "train", lambda: None)
+    monkeypatch.setattr(run, "train_run", lambda: None)
     with pytest.raises(TypeError, match="argument"):
         command("train")
 
