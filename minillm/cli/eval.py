@@ -58,9 +58,8 @@ def eval(
 
 def score_harness(run: Path | None, tasks: str, *, json: bool) -> None:
     """Print a run's figures on tasks of lm-evaluation-harness, named with commas between them."""
-    from minillm.evaluation.harness import run_harness  # needs a package that is an extra
-    from minillm.run import load_run
+    from minillm.run import load_run, score_harness
 
     loaded = load_run(run)
     print(loaded.describe(), file=sys.stderr)
-    show(run_harness(loaded, [task.strip() for task in tasks.split(",") if task.strip()]), json=json)
+    show(score_harness(loaded, [task.strip() for task in tasks.split(",") if task.strip()]), json=json)

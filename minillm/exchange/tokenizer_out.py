@@ -69,7 +69,7 @@ def require_own_pattern(model: Mapping[str, Any], model_type: str) -> None:
     if model_type == "qwen2" and (cut_pattern(model["pre_tokenizer"]), model["normalizer"]) != (QWEN2, {"type": "NFC"}):
         raise ValueError(
             "model.attention_bias is 'qkv', which makes it a Qwen2, and transformers pre-tokenizes text for every "
-            "Qwen2 with Qwen's pattern, which this tokenizer does not use; train with model.attention_bias all or none"
+            "Qwen2 with Qwen's, not with this tokenizer's; set --model.attention_bias to all or none"
         )
 
 

@@ -140,7 +140,7 @@ def test_span_corruption_runs_and_answers_with_its_sentinels(config: RunConfig, 
     loaded = load_run(train(override(replace(config, model=shape), SHAPE | spans), tmp_path / "run"))
     found = evaluate(loaded)
     assert found.bits_per_byte is None and 0 <= found.accuracies["lm"] <= 1
-    with pytest.raises(ValueError, match="has learned span, not seq2seq"):
+    with pytest.raises(ValueError, match="was trained with objective span: it has no tasks"):
         score_tasks(loaded)
     chosen = override(loaded.config, {"sample.max_new_tokens": 40, "sample.temperature": 1.5}).sample
     assert "<|extra_id_" in sample(loaded, chosen)[0].text
