@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minillm.config import RunConfig, load_config, override, save_config
     from minillm.data.config import DataConfig
-    from minillm.data.corpus import Corpus, prepare
+    from minillm.data.datasets.corpus import Corpus, prepare
     from minillm.distributed.config import ParallelConfig
     from minillm.generation.config import SampleConfig
     from minillm.generation.generate import Completion, generate

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from minillm.config import RunConfig
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.tokenizers.base import Tokenizer
 from minillm.training.evaluate import Evaluation

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from minillm.data.datasets.tasks import TaskRows, TaskTokens
 from minillm.data.loader import eval_batches
-from minillm.data.mixture import TaskRows, TaskTokens
-from minillm.data.tasks import task_of
+from minillm.data.sources.records import task_of
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.rouge import rouge_l
 from minillm.generation.config import BeamConfig, SampleConfig

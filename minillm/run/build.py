@@ -7,11 +7,10 @@ from itertools import chain
 from typing import Any
 
 from minillm.config import RunConfig, override
-from minillm.data.corpus import Corpus, Tokens, prepare, read_tokens
+from minillm.data.datasets.corpus import Corpus, Tokens, prepare, read_tokens
+from minillm.data.datasets.pairs import Pairs
+from minillm.data.datasets.tasks import Mixture, TaskRows, TaskTokens, prepare_tasks, read_task_tokens
 from minillm.data.loader import Examples, Loader, Windows, eval_batches
-from minillm.data.mixture import Mixture, TaskRows, TaskTokens
-from minillm.data.pairs import Pairs
-from minillm.data.tasks import prepare_tasks, read_task_tokens
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.unigram_baseline import UnigramBaseline, count_tokens, unigram_baseline
 from minillm.generation.prefixed import Prefixed

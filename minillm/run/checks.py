@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from minillm.config import RunConfig
-from minillm.data.corpus import Corpus
-from minillm.data.mixture import TaskTokens
+from minillm.data.datasets.corpus import Corpus
+from minillm.data.datasets.tasks import TaskTokens
 from minillm.objectives.base import Objective
 from minillm.objectives.seq2seq import Seq2Seq
 from minillm.run.build import seq_len

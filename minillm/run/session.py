@@ -13,7 +13,7 @@ import torch
 
 from minillm import report
 from minillm.config import RunConfig, load_config, override
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import compile_blocks
 from minillm.distributed.runtime import Runtime, start
 from minillm.generation.config import SampleConfig

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minillm.data.sources import read_documents
-from minillm.data.token_classes import CLASSES, Gap, gaps
+from minillm.data.sources.token_classes import CLASSES, Gap, gaps
 from minillm.models.build import build_model
 from minillm.run.loaded import LoadedRun
 from minillm.tokenizers.base import Tokenizer

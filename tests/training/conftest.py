@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Loader, Windows, eval_batches
 from minillm.distributed.runtime import Runtime
 from minillm.models.build import build_model

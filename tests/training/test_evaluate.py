@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Windows, eval_batches
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.clm import CausalLM
