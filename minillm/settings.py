@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
+from math import isfinite
 from numbers import Integral, Real
 from pathlib import PurePath
 from types import NoneType
@@ -188,10 +189,14 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple) and all(map(_is_text, value)) and all(value)
     if kind is str:
         return isinstance(value, str | PurePath) and _is_text(str(value))
-    if kind in (int, float) and not isinstance(value, bool):
-        number: Any = value  # NumPy's numbers are Integral and Real too
-        return isinstance(value, Integral) if kind is int else isinstance(value, Real) and abs(number) < 1e300
-    return kind is bool and isinstance(value, bool)
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, Integral)  # NumPy's integers too
+    try:
+        return kind is float and isinstance(value, Real) and isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _is_text(value: object) -> bool:
