@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
+from math import isfinite
 from numbers import Integral, Real
 from pathlib import PurePath
 from types import NoneType
@@ -124,18 +125,8 @@ def convert(value: Any, hint: Any) -> Any:
     if NoneType in allowed and (value is None or (isinstance(value, str) and value == "none")):
         return None
     for kind in allowed:
-        if get_origin(kind) is Literal and isinstance(value, str) and value in get_args(kind):
-            return value
-        if kind is bool and isinstance(value, bool):
-            return value
-        if kind is int and _is_number(value, Integral):
-            return int(value)
-        if kind is float and _is_number(value, Real) and abs(value) < 1e300:
-            return float(value)
-        if kind is str and isinstance(value, str | PurePath) and _is_text(str(value)):
-            return str(value)
-        if get_origin(kind) is tuple and isinstance(value, list | tuple) and all(map(_is_text, value)) and all(value):
-            return tuple(value)
+        if _fits(value, kind):
+            return tuple(value) if get_origin(kind) is tuple else value if get_origin(kind) else kind(value)
     raise ValueError(described(hint))
 
 
@@ -190,9 +181,22 @@ def typed(value: object) -> str:
     return value if isinstance(value, str) and value.strip() else repr(value)
 
 
-def _is_number(value: object, kind: type) -> bool:
-    """Whether it is a number of that kind; a truth value is not."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether the value is of the kind, or converts to it without loss."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(map(_is_text, value)) and all(value)
+    if kind is str:
+        return isinstance(value, str | PurePath) and _is_text(str(value))
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, Integral)  # NumPy's integers too
+    try:
+        return kind is float and isinstance(value, Real) and isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _is_text(value: object) -> bool:

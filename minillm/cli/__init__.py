@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import keyword
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, Parameter
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 from cyclopts.help import PlainFormatter
 from rich.console import Console
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code or 0
     except CycloptsError as error:
         error.verbose = False
-        return _mistake(f"{error} See minillm --help.")
+        return _mistake(_explained(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its exit
         return 141
@@ -102,6 +103,19 @@ def version() -> str:
         return metadata.version("minillm")
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _explained(error: CycloptsError) -> str:
+    """The parser's message, with the remedy for arguments that the command does not take."""
+    command = " ".join(("minillm", *(error.command_chain or ())))
+    message = str(error)
+    if isinstance(error, UnusedCliTokensError):
+        words = error.unused_tokens or []
+        remedy = "put an argument with spaces in quotes, and give settings by their flags."
+        if command == "minillm sample":
+            remedy = f"give the prompt by its flag: --prompt {shlex.quote(' '.join(words))}."
+        message = f"{command} does not take the argument {shlex.join(words[:1])}; {remedy}"
+    return f"{message} See {command} --help."
 
 
 def _mistake(message: str) -> int:

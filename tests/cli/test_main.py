@@ -13,6 +13,7 @@ import pytest
 
 from minillm import cli, run
 from minillm.cli.flags import docstrings
+from minillm.cli.train import SHOWN
 from minillm.config import KEYS, SECTIONS
 from minillm.data import describe
 from minillm.models import profile
@@ -59,15 +60,35 @@ def test_every_command_explains_itself(command, name: str):
     ) or name == "train"
 
 
-def test_help_shows_every_key_with_its_sentence_and_default(command):
-    lines = command("train", "--help").out.splitlines()
+def test_help_all_shows_every_key_with_its_sentence_and_default(command):
+    lines = command("train", "--help-all").out.splitlines()
     for section, owner in SECTIONS.items():
         assert f"[{section}]:" in lines
         sentences = docstrings(owner)
         for item in fields(owner):
             (line,) = [text for text in lines if text.startswith(f"  --{section}.{item.name} ")]
             assert sentences[item.name] in line and "[default: " in line
-    assert sum(line.lstrip().startswith("--") and "." in line.split()[0] for line in lines) == len(KEYS)
+    assert key_flags(lines) == set(KEYS)
+
+
+def key_flags(lines: list[str]) -> set[str]:
+    """The keys whose flags a help lists."""
+    words = [line.split()[0] for line in lines if line.startswith("  --")]
+    return {word.removeprefix("--") for word in words if "." in word}
+
+
+def test_the_help_of_train_lists_the_keys_that_people_use_first(command):
+    lines = command("train", "--help").out.splitlines()
+    assert key_flags(lines) == SHOWN and len(SHOWN) < 25
+    text = "\n".join(lines)
+    assert all(f"  --{flag}" in text for flag in ("data", "out", "resume", "init-from", "help-all"))
+    assert len(lines) < 60
+
+
+def test_a_key_that_the_help_does_not_list_is_accepted(command, fake_run):
+    assert "optim.beta1" not in SHOWN
+    assert command("train", "--optim.beta1", "0.8").code == 0
+    assert fake_run.asked["config"].optim.beta1 == 0.8
 
 
 @pytest.mark.parametrize(
@@ -80,7 +101,8 @@ def test_help_shows_every_key_with_its_sentence_and_default(command):
         (["train", "--train.steps", "1", "--train.steps", "2"], ["--train.steps", "multiple"]),
         (["train", "nano"], ["'nano'", "gpt-nano"]),
         (["train", "none/such.toml"], ["none/such.toml", "gpt-nano"]),
-        (["train", "gpt-nano", "second"], ["second"]),
+        (["train", "gpt-nano", "second"], ["does not take the argument second", "quotes", "minillm train --help"]),
+        (["sample", "runs/x", "Once", "upon"], ["argument Once", "--prompt 'Once upon'", "minillm sample --help"]),
         (["train", "--data", "a", "--data.source", "b"], ["--data", "--data.source"]),
         (["train", "--model.preset", "gpt3"], ["model.preset", "gpt2"]),
         (["info", "gpt3"], ["gpt3", "gpt2"]),
