@@ -135,6 +135,19 @@ def test_data_reads_the_named_field(command, tmp_path: Path):
     assert (found["documents"], found["bytes"]) == (2, 5)
 
 
+def test_data_shows_text_to_text_examples_and_what_is_left_out(command, tmp_path: Path):
+    (tmp_path / "my.tsv").write_text("question\ttarget\nadd: 1\t2\nadd: 2\t\n", encoding="utf-8")
+    outcome = command("data", "my.tsv", "--input-field", "question", "--tokenizer.kind", "byte")
+    assert outcome.out.splitlines()[1].split() == ["examples", "1"]
+    assert "add: 1 -> 2" in outcome.out and "1 of 2 examples passed over: empty target" in outcome.out
+    found = json.loads(command("data", "builtin:python-tasks", "--tokenizer.kind", "byte", "--json").out)
+    assert {"summarize python", "tag python", "words python", "reverse", "add"} == found["tasks"].keys()
+    both = command("data", "my.tsv", "--field", "question", "--input-field", "question")
+    assert both.code == 2 and "--field is for plain text" in both.err
+    missing = command("data", "my.tsv")
+    assert missing.code == 2 and "Choose the field (data.field)" in missing.err
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

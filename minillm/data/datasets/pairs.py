@@ -1,9 +1,9 @@
 """Pairs of passages for next-sentence prediction (Devlin et al. 2019, section 3.1): half follow, half do not.
 
-A passage here is a stretch of tokens, not a sentence, as in the published code, which fills the sequence. A window of a
-document is cut in two at a random place in its middle half. In half of the examples the second part is then replaced
-by as many tokens of another document, from a random place; among documents that have as many, so that length does not
-give the answer away, if there are others that have.
+A passage is a run of tokens, not a sentence, as in the published code, which fills the sequence. A window of a document
+is cut in two at a random place in its middle half. In half of the examples the second part is then replaced by a random
+run of another document, of the same length, so that length does not give the answer away; if no other document is long
+enough, the run is shorter.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from minillm.data.loader import TokenStream
 
 PAIRS = 3
-"""Third word of the seed of a pair's random choices, which tells them from those of the loader."""
+"""Third word of the seed of a pair's random choices; keeps them apart from the loader's."""
 
 
 class Documents(TokenStream, Protocol):
-    """A token stream that knows its documents; `corpus.Tokens` is one."""
+    """A token stream that knows where its documents start, such as `corpus.Tokens`."""
 
     @property
     def document_starts(self) -> np.ndarray: ...
@@ -33,19 +33,19 @@ class Pair(NamedTuple):
     second: np.ndarray
     """(B,) int64."""
     follows: bool
-    """Whether the second stands right after the first in the text."""
+    """Whether the second directly follows the first in the text."""
 
 
 class Pairs:
-    """One pair for each window of `seq_len` tokens that lies in one document; what a document has left over waits for
-    another offset, which shifts its windows.
+    """One pair for each window of `seq_len` tokens within a document. The offset shifts the windows, so that every
+    token is used in some epoch.
 
     Args:
         tokens: documents, each followed by EOS.
         seq_len: tokens of both passages together, at most; shorter documents give shorter pairs.
 
     Raises:
-        ValueError: there are not two documents of two tokens or more.
+        ValueError: fewer than two documents have two tokens or more.
     """
 
     def __init__(self, tokens: Documents, seq_len: int) -> None:
@@ -56,8 +56,8 @@ class Pairs:
         long_enough = stops - starts >= 2
         if long_enough.sum() < 2:
             raise ValueError(
-                "objective.next_sentence takes wrong pairs from other documents, but a split of this text has only "
-                f"{long_enough.sum()}: give a text of more documents, or set objective.next_sentence to false"
+                "objective.next_sentence takes unrelated passages from other documents, but a split of this text has "
+                f"only {long_enough.sum()}: add documents, or set objective.next_sentence to false"
             )
         self.tokens, self.seq_len = tokens, seq_len
         self._starts, self._stops = starts[long_enough], stops[long_enough]
@@ -93,8 +93,8 @@ class Pairs:
         return Pair(self._read(begin, cut), second, follows)
 
     def _elsewhere(self, document: int, length: int, rng: np.random.Generator) -> np.ndarray:
-        """`length` tokens of another document, fewer where no other has as many."""
-        first = int(np.searchsorted(self._sizes, length))  # of the documents that have as many, this one among them
+        """`length` tokens of another document; fewer if no other is as long."""
+        first = int(np.searchsorted(self._sizes, length))  # of those long enough, perhaps this one too
         if first == len(self._sizes) - 1:
             first = 0
         other = document

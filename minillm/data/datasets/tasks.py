@@ -34,11 +34,7 @@ SPLIT_VERSION = 2
 
 
 def read_examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Example]:
-    """The examples of a source; those without an input or a target are passed over and counted.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: like `sources.read_records`.
-    """
+    """The examples of a source, raising like `sources.read_records`; those with an empty side are only counted."""
     if source.startswith(sources.BUILTIN):
         yield from TASKS[_builtin(source)]()
         return

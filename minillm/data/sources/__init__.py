@@ -17,6 +17,7 @@ from minillm.data.sources.records import READERS, Columns, Record, counted, endi
 
 BUILTIN, HUB = "builtin:", "hf:"
 """Prefixes of the names of sources that are not paths."""
+RECORD_FILES = "records in .jsonl (one a line), .json (an array), .csv, .tsv or .parquet"
 
 
 class Found(NamedTuple):
@@ -86,7 +87,7 @@ def read_records(source: str, columns: Columns) -> Iterator[Record]:
         return
     for path in find_files(source).files:
         if (form := ending(path)) is None:
-            raise ValueError(f"{path} has no fields: text-to-text examples come from {', '.join(READERS)} files")
+            raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
         yield from READERS[form](path, columns)
 
 
@@ -150,7 +151,7 @@ def find_files(source: str) -> Found:
     path = Path(source).expanduser()
     if path.is_file():
         if reason := why_not_text(path):
-            raise ValueError(f"{path} is {reason}: give a text file, or records in {', '.join(READERS)}")
+            raise ValueError(f"{path} is {reason}: give a text file, or {RECORD_FILES}")
         return Found([path], ())
     hidden: list[Path] = []
     if path.is_dir() and source:  # an empty name does not mean the working directory
@@ -160,7 +161,7 @@ def find_files(source: str) -> Found:
     else:
         raise FileNotFoundError(
             f"no file or folder {source} (in {Path.cwd()}): give a text file, folder or glob, "
-            f"a file of records ({', '.join(READERS)}), hf:NAME, or builtin:python-docs"
+            f"{RECORD_FILES}, hf:NAME, or builtin:python-docs"
         )
     files, reasons = [], Counter[str]()
     for path in sorted(paths):

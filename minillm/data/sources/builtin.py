@@ -1,6 +1,6 @@
-"""Text that every CPython carries: real English prose and real source code without a download.
+"""Text that comes with every CPython: real English prose and real source code without a download.
 
-It differs a little from one Python release to the next, so results compare only between equal fingerprints.
+It differs a little from one Python release to the next, so compare results only between equal fingerprints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from minillm.data.sources.deduplicate import deduplicate
 
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-"""Folders whose source is not the standard library's, or only tests it."""
+"""Folders that hold no standard library source, or only its tests."""
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -25,7 +25,7 @@ def library_files() -> list[Path]:
     """The standard library's source files without its tests, sorted.
 
     Raises:
-        FileNotFoundError: this Python carries no source.
+        FileNotFoundError: this Python comes without source files.
     """
     root = Path(sysconfig.get_path("stdlib"))
     found: list[Path] = []
@@ -33,7 +33,7 @@ def library_files() -> list[Path]:
         folders[:] = [name for name in folders if name not in NOT_LIBRARY]
         found += (Path(parent, name) for name in names if name.endswith(".py"))
     if not found:
-        raise FileNotFoundError(f"no library source in {root}: this Python carries none, so give --data a text file")
+        raise FileNotFoundError(f"no library source in {root}: this Python comes without it, so give a text file")
     return sorted(found)
 
 
@@ -43,7 +43,7 @@ def python_stdlib() -> Iterator[str]:
 
 
 def python_docs() -> Iterator[str]:
-    """Language reference topics, then each library file's docstrings, without what is said twice."""
+    """Language reference topics, then each library file's docstrings, without repeated paragraphs."""
     return deduplicate(_all_docs())
 
 
@@ -58,14 +58,18 @@ def _all_docs() -> Iterator[str]:
 
 
 def docstrings(source: str) -> Iterator[str]:
-    """Docstrings of a module, its classes and functions, and their methods; none where it does not parse."""
+    """Docstrings of a module, its classes and functions, and their methods; none if it does not parse."""
+    return _docstrings(parse(source))
+
+
+def parse(source: str) -> ast.Module:
+    """The syntax tree of a module; an empty one if it does not parse."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's own invalid escapes
+        warnings.simplefilter("ignore")  # invalid escapes in the library itself
         try:
-            module = ast.parse(source)
+            return ast.parse(source)
         except SyntaxError:
-            return
-    yield from _docstrings(module)
+            return ast.Module([], [])
 
 
 def _docstrings(node: ast.Module | Definition) -> Iterator[str]:
@@ -78,10 +82,10 @@ def _docstrings(node: ast.Module | Definition) -> Iterator[str]:
 
 
 def read_source(path: Path) -> str:
-    """The text of a source file, whatever encoding it declares (PEP 263)."""
+    """The text of a source file in the encoding that it declares (PEP 263)."""
     with tokenize.open(path) as file:
         return file.read()
 
 
 BUILTINS = {"python-docs": python_docs, "python-stdlib": python_stdlib}
-"""Name after `builtin:` to what yields its documents."""
+"""Name after `builtin:` -> the function that yields its documents."""

@@ -1,17 +1,17 @@
-"""Text-to-text tasks made of what every CPython carries, and two small ones that have a right answer.
+"""Text-to-text tasks from the files of every CPython, and two small ones with one right answer.
 
     summarize python: <a function without its docstring>   ->  the docstring's first paragraph
     tag python: <a line of code>                            ->  the class of each of its tokens
     words python: <the first line of a function>            ->  its name in words: `def getLine(self):` is "get line"
-    reverse: <a short word or some digits>                  ->  the same from the end
-    add: <three digits> + <three digits>                    ->  the sum, its ones first
+    reverse: <a short word or some digits>                  ->  the same characters in reverse order
+    add: <three digits> + <three digits>                    ->  the sum, last digit first
 
-A sum is written in the order in which it is worked out by hand, ones, tens, hundreds: 579 is "975". Each digit then
-needs only those above it and the carry, where the first digit of "579" would need the whole sum (Lee et al. 2023,
-"Teaching arithmetic to small transformers").
+A sum is written in the order in which it is computed by hand, ones, tens, hundreds: 579 is "975". Each digit then
+depends only on the digits above it and the carry, whereas the first digit of "579" depends on the whole sum (Lee et al.
+2023, "Teaching arithmetic to small transformers").
 
-Names in words are there for the sake of the summaries, which mostly say a name again: five thousand summaries alone do
-not teach so small a model to look at the source for it, and it writes fluent sentences about something else.
+The task `words` is there to support the summaries, which mostly repeat a function's name: five thousand summaries alone
+do not teach a small model to copy from the source, and it writes fluent sentences about something else.
 
 The first three tasks differ a little between Python releases; the last two are the same everywhere.
 """
@@ -26,13 +26,12 @@ import re
 import string
 import textwrap
 import tokenize
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
-from minillm.data.sources.builtin import library_files, read_source
+from minillm.data.sources.builtin import library_files, parse, read_source
 from minillm.data.sources.deduplicate import MAX_SEEN, shingles
 from minillm.data.sources.records import Example
 
@@ -66,7 +65,9 @@ def _from_library() -> Iterator[Example]:
 
 
 def _without_repeats(examples: Iterator[Example]) -> Iterator[Example]:
-    """The examples but those whose target, where it is a sentence, or most of whose input stood in an earlier one."""
+    """The examples without those whose input occurred before; of summaries, also those whose target or most of whose
+    input did.
+    """
     inputs: set[str] = set()
     targets: set[str] = set()
     seen: set[int] = set()
@@ -85,7 +86,7 @@ def _without_repeats(examples: Iterator[Example]) -> Iterator[Example]:
 
 
 def summaries(source: str, *, group: str) -> Iterator[Example]:
-    """Each function that has a docstring and does something, and the docstring's first paragraph on one line."""
+    """Each function that has a docstring and a body, and the docstring's first paragraph on one line."""
     lines = source.splitlines()
     for node in _functions(source):
         first = node.body[0]
@@ -120,7 +121,7 @@ def words(source: str, *, group: str) -> Iterator[Example]:
 
 
 def token_classes(line: str) -> list[str]:
-    """The class of each token of a line of code; none where it is no code by itself."""
+    """The class of each token of a line of code; none if the line alone is not valid code."""
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(line).readline))
     except (tokenize.TokenError, SyntaxError):
@@ -133,7 +134,7 @@ def token_classes(line: str) -> list[str]:
 
 
 def reverse() -> Iterator[Example]:
-    """Different random words of 3 to 8 letters, or as many digits, and the same from the end."""
+    """Distinct random strings of 3 to 8 letters or digits, and their reverse."""
     rng = np.random.default_rng(1)
     words: set[str] = set()
     while len(words) < NUM_REVERSE:
@@ -145,7 +146,7 @@ def reverse() -> Iterator[Example]:
 
 
 def add() -> Iterator[Example]:
-    """Different pairs of three-digit numbers, and their sum with the ones first."""
+    """Distinct pairs of three-digit numbers, and their sum with the last digit first."""
     pairs = np.random.default_rng(2).choice(900 * 900, NUM_ADD, replace=False)
     for pair in pairs.tolist():
         a, b = 100 + pair // 900, 100 + pair % 900
@@ -154,15 +155,9 @@ def add() -> Iterator[Example]:
 
 @lru_cache(maxsize=1)
 def _functions(source: str) -> list[Function]:
-    """The functions of a module, with those within others; none where it does not parse."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's own invalid escapes
-        try:
-            module = ast.parse(source)
-        except SyntaxError:
-            return []
-    return [node for node in ast.walk(module) if isinstance(node, Function)]
+    """The functions of a module, including nested ones; none if it does not parse."""
+    return [node for node in ast.walk(parse(source)) if isinstance(node, Function)]
 
 
 TASKS = {"python-tasks": python_tasks}
-"""Name after `builtin:` to what yields its examples."""
+"""Name after `builtin:` -> the function that yields its examples."""

@@ -1,8 +1,8 @@
-"""Near-duplicates: text that says again what an earlier text said.
+"""Removes near-duplicate paragraphs.
 
-Two texts are compared by their shingles, the runs of eight words in them (Broder 1997, "On the resemblance and
-containment of documents"). The hashes of all shingles are kept rather than a sample of them, so this is exact up to
-collisions of 32 bits, and fit for some megabytes of text.
+Texts are compared by their shingles, all runs of eight words (Broder 1997, "On the resemblance and containment of
+documents"). The hashes of all shingles are kept rather than a sample of them, so the comparison is exact up to 32-bit
+hash collisions, and suited to a few megabytes of text.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def shingles(paragraph: str) -> set[int]:
 
 
 def deduplicate(documents: Iterable[str]) -> Iterator[str]:
-    """The documents without the paragraphs that mostly stood in earlier ones, or earlier in the same one.
+    """The documents without paragraphs that mostly repeat earlier ones, of any document.
 
-    Too short a paragraph to have a shingle, such as a heading or a line of code, shares the fate of the one before it.
-    A document that keeps no paragraph of its own is dropped.
+    A paragraph too short to have a shingle, such as a heading or a line of code, is kept or dropped with the paragraph
+    before it. A document in which no paragraph is new is dropped.
     """
     seen: set[int] = set()
     for document in documents:
         kept: list[str] = []
-        keep, own = True, False
+        keep, any_new = True, False
         for paragraph in _BLANK_LINES.split(document):
             if new := shingles(paragraph):
                 keep = len(new & seen) <= MAX_SEEN * len(new)
-                own |= keep
+                any_new |= keep
                 seen |= new if keep else set()
             if keep:
                 kept.append(paragraph)
-        if own:
+        if any_new:
             yield "\n\n".join(kept)

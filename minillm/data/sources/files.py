@@ -34,14 +34,14 @@ def why_not_text(path: Path) -> str | None:
     if name.endswith(UNCHECKED):
         return None
     if NOT_TEXT.search(name):
-        return f"{path.suffix.lower()}, not text"
+        return f"not text ({path.suffix.lower()})"
     with path.open("rb") as file:
         start = file.read(8192)
     # Git's test. UTF-16 has zero bytes too, but counts as text, to be refused with the advice to convert it.
     if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "binary"
     if name.endswith(".json") and not _RECORDS.match(start):
-        return "JSON, but not an array of records"
+        return "JSON but not an array of records"
     return None
 
 

@@ -1,6 +1,6 @@
-"""Gaps in Python source whose token class is known exactly: a real label that costs nothing (the `tokenize` module).
+"""Gaps in Python source, labeled with the class of the missing token: exact labels from the `tokenize` module.
 
-What stands in the gap is hidden, so that its class has to be told from what is around it.
+The token itself is hidden, so its class must be predicted from the context.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ class Gap(NamedTuple):
 
 
 def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
-    """Up to `per_source` gaps from each source, each class as often as another where a source has it.
-
-    A source that Python cannot tokenize gives none.
+    """`per_source` gaps from each source, drawn evenly from the classes that it contains; none if it cannot be
+    tokenized.
     """
     for number, source in enumerate(sources):
         rng = np.random.default_rng([seed, number])

@@ -1,3 +1,5 @@
+import json
+import sys
 from dataclasses import replace
 from itertools import chain
 
@@ -128,7 +130,42 @@ def test_a_text_too_short_to_split_is_refused(tmp_path):
         prepare(DataConfig(source=str(tmp_path / "a.txt"), cache=str(tmp_path / "cache")), BYTE)
 
 
-def test_the_bars_go_to_standard_error_and_only_where_asked_for(config, capsys):
+def test_what_is_passed_over_is_counted_and_said_again_from_the_cache(tmp_path):
+    path = tmp_path / "text" / "a.jsonl"
+    path.parent.mkdir()
+    lines = [json.dumps({"text": text}) for text in ["", None, *(f"document {i}" for i in range(25)), ""]]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    config = DataConfig(source=str(path), cache=str(tmp_path / "cache"))
+    note = f"{path}: 3 of 28 documents passed over: empty"
+    assert prepare(config, BYTE).notes == prepare(config, BYTE).notes == (note,)
+    assert read_tokens(str(path), config, BYTE).notes == (note,)
+    (path.parent / "b.pdf").write_text("%PDF", encoding="utf-8")
+    left_out, passed_over = read_tokens(str(path.parent), config, BYTE).notes
+    assert left_out == f"left out of {path.parent}: 1 not text (.pdf)"
+    assert passed_over == f"{path.parent}: 3 of 28 documents passed over: empty"
+
+
+def test_validation_documents_that_are_trained_on_are_counted(config, jsonl_of):
+    held_out = [f"document {i}, é" for i in range(3)] + [f"new {i}" for i in range(5)]
+    corpus = prepare(replace(config, validation=str(jsonl_of(held_out))), BYTE)
+    assert corpus.notes == ("3 of 8 validation documents (38%) are in the training text too",)
+    corpus = prepare(replace(config, validation=str(jsonl_of(held_out[3:]))), BYTE)
+    assert corpus.notes == ()
+
+
+def test_a_field_that_no_source_has_is_refused_and_a_field_of_either_source_is_not(tmp_path, jsonl_of):
+    (tmp_path / "a.txt").write_text("some text " * 30, encoding="utf-8")
+    plain = DataConfig(source=str(tmp_path / "a.txt"), cache=str(tmp_path / "cache"), field="body")
+    with pytest.raises(ValueError, match=r"data.field body has no effect: .*a.txt has no fields; leave it out"):
+        prepare(plain, BYTE)
+    (tmp_path / "b.jsonl").write_text('{"body": "validation"}', encoding="utf-8")
+    prepare(replace(plain, validation=str(tmp_path / "b.jsonl")), BYTE)
+
+
+def test_the_bars_go_to_standard_error_and_only_to_a_terminal_and_where_asked_for(config, capsys, monkeypatch):
+    prepare(DataConfig(source=config.source, cache=config.cache + "1"), BYTE, progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     prepare(config, BYTE)
     assert capsys.readouterr() == ("", "")
     prepare(DataConfig(source=config.source, cache=config.cache + "2"), BYTE, progress=True)

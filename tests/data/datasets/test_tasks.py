@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_every_example_is_in_one_of_the_two_splits(config: DataConfig):
     assert prepare_tasks(config, TOKENIZER).info == corpus.info
 
 
-@pytest.mark.parametrize("name", ["tasks.csv", "tasks.parquet", "tasks.jsonl"])
+@pytest.mark.parametrize("name", ["tasks.csv", "tasks.tsv", "tasks.parquet", "tasks.jsonl", "tasks.json"])
 def test_all_forms_with_fields_give_the_same_examples(config: DataConfig, tmp_path: Path, name: str):
     import pyarrow as pa
     import pyarrow.csv
@@ -58,6 +59,8 @@ def test_all_forms_with_fields_give_the_same_examples(config: DataConfig, tmp_pa
 
     table = pa.table({"a": [r["input"] for r in RECORDS], "b": [r["target"] for r in RECORDS]})
     pyarrow.csv.write_csv(table, tmp_path / "t.csv")
+    pyarrow.csv.write_csv(table, tmp_path / "t.tsv", pyarrow.csv.WriteOptions(delimiter="\t"))
+    (tmp_path / "t.json").write_text(json.dumps(table.to_pylist()), encoding="utf-8")
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), encoding="utf-8")
     path = tmp_path / name.replace("tasks", "t")
@@ -72,24 +75,43 @@ def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Pat
     with pytest.raises(ValueError, match=r"plain.txt has no fields: .*\.jsonl"):
         read_task_tokens(str(tmp_path / "plain.txt"), config, TOKENIZER)
     with pytest.raises(
-        ValueError, match=r"line 1 has no field 'question', its fields are: input, target; .*--data.input_field"
+        ValueError, match=r"line 1 has no field 'question'; its fields are: input, target. .* \(data.input_field\)"
     ):
         read_task_tokens(config.source, DataConfig(cache=config.cache, input_field="question"), TOKENIZER)
-    with pytest.raises(ValueError, match="builtin:python-docs holds no text-to-text examples: take builtin:python-tas"):
+    with pytest.raises(ValueError, match="builtin:python-docs holds no text-to-text examples: give builtin:python-tas"):
         read_task_tokens("builtin:python-docs", config, TOKENIZER)
     (tmp_path / "number.jsonl").write_text('{"input": "a", "target": 1}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"field 'target' of .*line 1 is int, not text"):
         read_task_tokens(str(tmp_path / "number.jsonl"), config, TOKENIZER)
     for row in ("a: 1", "a: 1,2,3"):
         (tmp_path / "uneven.csv").write_text(f"input,target\nb: 1,2\n{row}\n", encoding="utf-8")
-        with pytest.raises(ValueError, match=r"uneven.csv row 2 has more or fewer fields than the header: mend it"):
+        with pytest.raises(ValueError, match=r"uneven.csv line 3 has . fields, but the header has 2"):
             read_task_tokens(str(tmp_path / "uneven.csv"), config, TOKENIZER)
     (tmp_path / "twice.csv").write_text("input,target,target\na: 1,2,3\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"twice.csv has two columns of one name .* input, target, target: rename one"):
         read_task_tokens(str(tmp_path / "twice.csv"), config, TOKENIZER)
     (tmp_path / "half.jsonl").write_text('{"input": "a: \\ud83d", "target": "1"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"field 'input' of .*half.jsonl line 1 holds half a character"):
+    with pytest.raises(ValueError, match=r"field 'input' of .*half.jsonl line 1 is not valid Unicode"):
         read_task_tokens(str(tmp_path / "half.jsonl"), config, TOKENIZER)
+
+
+def test_examples_with_an_empty_side_are_counted_and_said_again_from_the_cache(config: DataConfig, tmp_path: Path):
+    path = tmp_path / "gaps.csv"
+    path.write_text("input,target\n" + "a: 1,\n" * 45 + "".join(f"a: {n},x\n" for n in range(50)), encoding="utf-8")
+    config = DataConfig(source=str(path), cache=config.cache)
+    note = f"{path}: 45 of 95 examples passed over: empty target"
+    assert prepare_tasks(config, TOKENIZER).notes == prepare_tasks(config, TOKENIZER).notes == (note,)
+    assert read_task_tokens(str(path), config, TOKENIZER).notes == (note,)
+    path.write_text("input,target\n,x\na: 1,\na: 2,\na: 3,y\n", encoding="utf-8")
+    note = f"{path}: 3 of 4 examples passed over: 1 empty input, 2 empty target"
+    assert read_task_tokens(str(path), config, TOKENIZER).notes == (note,)
+
+
+def test_validation_examples_that_are_trained_on_are_counted(config: DataConfig, tmp_path: Path):
+    held_out = [*RECORDS[:4], {"input": "count: 1", "target": "another"}, {"input": "count: 99", "target": "100"}]
+    (tmp_path / "held.json").write_text(json.dumps(held_out), encoding="utf-8")
+    corpus = prepare_tasks(replace(config, validation=str(tmp_path / "held.json")), TOKENIZER)
+    assert corpus.notes == ("4 of 6 validation examples (67%) are in the training text too",)
 
 
 def test_a_group_is_never_split():

@@ -64,7 +64,7 @@ def test_a_source_without_text_and_one_that_is_not_unicode_are_refused_by_name(t
     with pytest.raises(ValueError, match=r"a.jsonl has no text: give a source with at least one document"):
         read_text(str(path), DataConfig(), tmp_path / "cache")
     path.write_text('{"text": "fine"}\n{"text": "\\ud800"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"document 2 of .*a.jsonl is not valid Unicode"):
+    with pytest.raises(ValueError, match=r"field 'text' of .*a.jsonl line 2 is not valid Unicode"):
         read_text(str(path), DataConfig(), tmp_path / "cache")
 
 

@@ -56,10 +56,10 @@ def test_the_fingerprint_follows_name_configuration_and_field(fake_hub):
 @pytest.mark.parametrize(
     ("name", "field", "message"),
     [
-        ("hf:owner/none", "text", r"hf:owner/none is not on the hub, or not open to you: check the name"),
-        ("hf:a/b/c/d", "text", r"hf:a/b/c/d is no data set name"),
-        ("hf:", "text", r"hf: is no data set name"),
-        ("hf:lone", "body", r"hf:lone row 1 has no field 'body'; its fields are: text, id. Choose one"),
+        ("hf:owner/none", "text", r"hf:owner/none is not on the hub, or is private: check the name"),
+        ("hf:a/b/c/d", "text", r"hf:a/b/c/d is not a data set's name"),
+        ("hf:", "text", r"hf: is not a data set's name"),
+        ("hf:lone", "body", r"hf:lone row 1 has no field 'body'; its fields are: text, id. Choose the field"),
         ("hf:lone", "id", r"field 'id' of hf:lone row 1 is int, not text"),
         ("hf:lone/wrong", "text", r"hf:lone: .*Available: \['default', 'small'\]"),
     ],
