@@ -65,6 +65,6 @@ def _training(loaded: LoadedRun, about: dict[str, Any], state: TrainState) -> di
         f"{config.optim.name}, {about['compute']}",
     }
     if state.best_step == loaded.checkpoint.step:
-        trained = f", training {state.train_loss:.4f}" if math.isfinite(state["train_loss"]) else ""
+        trained = f", training {state.train_loss:.4f}" if math.isfinite(state.train_loss) else ""
         rows["loss"] = f"validation {state.best_loss:.4f}{trained} nats a token"
     return rows

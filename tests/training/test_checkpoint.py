@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from minillm.training import checkpoint as module
 from minillm.storage import MANIFEST, seal
+from minillm.training import checkpoint as module
 from minillm.training.checkpoint import (
     MODEL,
     OPTIMIZER,

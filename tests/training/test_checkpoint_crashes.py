@@ -14,8 +14,8 @@ import pytest
 from safetensors import SafetensorError
 
 from minillm import storage
-from minillm.training import checkpoint as module
 from minillm.storage import write_text
+from minillm.training import checkpoint as module
 from minillm.training.checkpoint import remove_old
 
 Save = Callable[[Path, int, float], None]
