@@ -24,9 +24,13 @@ _FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.EN
 
 def write_text(file: Path, text: str) -> None:
     """Replace a text file in one step."""
-    with writing(file):
-        temporary_for(file).write_text(text, encoding="utf-8")
-        move_into_place(file)
+    temporary = temporary_for(file)
+    try:
+        with writing(file):
+            temporary.write_text(text, encoding="utf-8")
+            move_into_place(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def temporary_for(path: Path) -> Path:

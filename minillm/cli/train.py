@@ -55,7 +55,7 @@ def train(
         from minillm.cli import build_app
 
         print_help(build_app(), "train", train)
-        return
+        return 0
     keys = overrides(given)
     if data is not None:
         if "data.source" in keys:

@@ -136,6 +136,21 @@ def test_an_exception_becomes_a_line_and_an_exit_code(command, fake_run, monkeyp
     assert (outcome.code, outcome.err.strip()) == (code, line)
 
 
+@pytest.mark.parametrize(("signal", "code"), [(None, 0), (2, 130), (15, 143)])
+def test_a_training_that_a_signal_stopped_says_which_by_its_exit_code(command, fake_run, signal: int | None, code: int):
+    fake_run.signal = signal
+    assert command("train").code == code
+
+
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "9"}, {"KMP_BLOCKTIME": "1"}])
+def test_threads_that_wait_sleep_unless_the_user_has_chosen_otherwise(chosen: dict[str, str]):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {key: value for key, value in os.environ.items() if key not in names} | chosen
+    code = f"import os, minillm.__main__; print({{key: os.environ[key] for key in {names} if key in os.environ}})"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(chosen or {"OMP_WAIT_POLICY": "passive"})
+
+
 def test_a_bug_shows_its_traceback(command, fake_run, monkeypatch):
     monkeypatch.setattr(run, "train_run", lambda: None)
     with pytest.raises(TypeError, match="argument"):

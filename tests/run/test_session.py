@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minillm import RunConfig, load_config, override, train
+from minillm.data.corpus import Corpus
+from minillm.run import folder as folder_module
+from minillm.run import session
 from minillm.run.folder import claim
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.training.checkpoint import checkpoints
@@ -157,6 +161,24 @@ def test_a_run_whose_last_checkpoint_is_damaged_says_so_and_continues_from_the_o
     said = [line for line in capsys.readouterr().err.splitlines() if "instead" in line]
     assert len(said) == 1 and str(last / name) in said[0] and "left as it is, using step-000004 instead" in said[0]
     assert newest(run) == expected and lines(run) == expected_lines, "the damaged step was done again"
+
+
+def test_two_runs_that_start_in_the_same_second_get_a_folder_each(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder_module.time, "strftime", lambda _: "20260101-000000")
+    prepare, inner = session.prepare_corpus, []
+
+    def meanwhile(*args: Any) -> Corpus:
+        monkeypatch.setattr(session, "prepare_corpus", prepare)
+        inner.append(train(config))  # starts while the first one prepares its text
+        return prepare(*args)
+
+    monkeypatch.setattr(session, "prepare_corpus", meanwhile)
+    folders = [train(config), *inner]
+    assert [folder.name for folder in folders] == ["gpt2-20260101-000000", "gpt2-20260101-000000-2"]
+    assert newest(folders[0]) == newest(folders[1])
 
 
 def test_two_trainings_do_not_share_a_folder(config: RunConfig, copy_of_run: Copy, tmp_path: Path):

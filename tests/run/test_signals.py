@@ -61,9 +61,7 @@ def test_in_every_phase_it_ends_with_the_signals_code(
     else:
         assert said.splitlines()[-1] == WORDS[number]
     assert "Traceback" not in said and signal.getsignal(signal.SIGTERM) is before
-    assert run.exists() == (command == "train" and phase != "tokenizing"), (
-        "nothing is left of a start that did not begin"
-    )
+    assert run.exists() == (command == "train" and phase != "tokenizing"), "nothing is left before a start"
 
 
 IMPORTING = """
