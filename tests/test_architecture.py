@@ -33,7 +33,7 @@ BANNED = {"transformers"}  # the oracle of the tests, never a dependency
 CROSSCHECK = Path("exchange/crosscheck")  # the one place that asks it, where a user has it, whether an export is right
 ONLY_TORCH = {"nn", "models"}  # the blocks are torch and nothing else
 TORCH_FREE = ["config", "cli", "models.presets", *(f"{r}.config" for r in ("nn", "data", "training", "tokenizers"))]
-TORCH_FREE += [f"{r}.config" for r in ("objectives", "distributed", "generation")]
+TORCH_FREE += [f"{r}.config" for r in ("objectives", "distributed", "generation")] + ["generation.printable"]
 TORCH_FREE += [
     f"cli.{name}"
     for name in ("train", "sample", "fill", "eval", "info", "data", "import_", "export", "flags", "output")

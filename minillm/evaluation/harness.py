@@ -21,14 +21,11 @@ from typing import Any, cast
 import torch
 from tqdm import tqdm
 
-from minillm.generation.begin import allowed_ids
+from minillm.generation.adapters import evaluating, padded
 from minillm.generation.config import SampleConfig
-from minillm.generation.generate import generate, padded, require_finite
-from minillm.generation.network import evaluating
-from minillm.generation.prefixed import Prefixed
-from minillm.generation.text import TextStream
+from minillm.generation.generate import generate, require_finite
+from minillm.generation.text import TextStream, allowed_ids
 from minillm.models.gpt import GPT
-from minillm.run.build import as_writer
 from minillm.run.loaded import LoadedRun
 
 try:
@@ -130,7 +127,7 @@ class HarnessLM(TemplateLM):
         if shape.family != "gpt":
             raise ValueError(f"{loaded.folder} is a {shape.family} model; the harness's tasks are for a gpt, a decoder")
         self.model, self.ids, self._device = cast(GPT, loaded.model), loaded.tokenizer, loaded.compute.device
-        self.writer = as_writer(self.model, loaded.config.objective)  # not `loaded.decoder`, which may be in bf16
+        self.prefix = loaded.prefix
         self.allowed = allowed_ids(self.ids, shape.vocab_size or self.ids.vocab_size)
         self.max_length = shape.max_seq_len
 
@@ -186,8 +183,8 @@ class HarnessLM(TemplateLM):
         ends = torch.tensor([[len(ids) - 1] for ids, _ in rows], device=self._device)  # (B, 1)
         at = ends + torch.arange(-targets.size(1), 0, device=self._device)  # (B, P)
         context = torch.tensor([len(ids) - count for ids, count in rows], device=self._device)  # (B)
-        read = {"prefix_length": context} if isinstance(self.writer, Prefixed) else {}
-        logits = self.model(tokens, predict_at=at.clamp(min=0), **read).logits["lm"]  # (B, P, V)
+        prefix_length = context if self.prefix else None
+        logits = self.model(tokens, predict_at=at.clamp(min=0), prefix_length=prefix_length).logits["lm"]  # (B, P, V)
         found = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)  # (B, P)
         require_finite(found)
         likeliest = logits.argmax(-1) == targets
@@ -234,7 +231,8 @@ class HarnessLM(TemplateLM):
         def stops(row: int, token: int) -> bool:
             return streams[row].push(self.ids.decode_bytes([token]))
 
-        written = generate(self.writer, prompts, config, eos_id=self.ids.eos_id, allowed=self.allowed, on_token=stops)
+        options: Any = {"prefix": self.prefix, "eos_id": self.ids.eos_id, "allowed": self.allowed, "on_token": stops}
+        written = generate(self.model, prompts, config, **options)  # not `loaded.decoder`, which may be in bf16
         # Cut as HFLM cuts, which shows where stop strings overlap and where the last character is incomplete.
         texts = [self.ids.decode(completion.ids) for completion in written]
         for stop in config.stop:

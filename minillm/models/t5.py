@@ -19,6 +19,8 @@ from minillm.nn.token_layout import layout_of
 class T5(Model):
     """One embedding for two stacks; the decoder reads the encoder's output -> vocabulary head."""
 
+    writes = "answer"
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Stack(config, causal=False)

@@ -51,7 +51,7 @@ def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], Non
         write_model(temporary, config | ids, weights)
         _write(temporary / "tokenizer.json", model)
         _write(temporary / "tokenizer_config.json", tokenizer_settings(tokenizer, shape.max_seq_len))
-        if hasattr(loaded.model, "step"):
+        if loaded.model.writes != "nothing":
             _write(temporary / "generation_config.json", ids | suppressed(loaded))
         (temporary / "README.md").write_text(model_card(loaded, config["architectures"][0]), encoding="utf-8")
         say(compare(loaded, temporary, config["architectures"][0]))
@@ -90,13 +90,13 @@ def special_ids(loaded: LoadedRun) -> dict[str, int]:
     """The ids that the library's models and generation know by role."""
     ids = role_ids(loaded.tokenizer)
     wanted = {f"{role}_token_id": ids[role] for role in ("bos", "eos", "pad") if role in ids}
-    return wanted | ({"decoder_start_token_id": loaded.tokenizer.pad_id} if hasattr(loaded.model, "encode") else {})
+    return wanted | ({"decoder_start_token_id": loaded.tokenizer.pad_id} if loaded.model.writes == "answer" else {})
 
 
 def suppressed(loaded: LoadedRun) -> dict[str, list[int]]:
     """Ids that generation here never writes: special tokens but EOS, padding of the table; a T5 writes sentinels."""
     tokenizer, rows = loaded.tokenizer, loaded.config.model.vocab_size or 0
-    written = {tokenizer.eos_id, *(tokenizer.extra_ids if hasattr(loaded.model, "encode") else ())}
+    written = {tokenizer.eos_id, *(tokenizer.extra_ids if loaded.model.writes == "answer" else ())}
     never = (set(tokenizer.special_ids) | set(range(tokenizer.vocab_size, rows))) - written
     return {"suppress_tokens": sorted(never)} if never else {}
 
