@@ -38,7 +38,7 @@ CONFIG_READERS = {"run", "evaluation", "exchange", "report", "cli", "__init__"}
 BANNED = {"transformers"}  # the oracle of the tests, never a dependency
 CROSSCHECK = Path("exchange/crosscheck")  # the one place that asks it, where a user has it, whether an export is right
 ONLY_TORCH = {"nn", "models"}  # the blocks are torch and nothing else
-TORCH_FREE = ["config", "config_files", "settings", "storage", "training.interrupt", "cli", "models.presets"]
+TORCH_FREE = ["config", "config_files", "settings", "storage", "training.interrupt", "cli", "models.presets", "generation.printable"]
 TORCH_FREE += [
     f"{r}.config" for r in ("nn", "data", "training", "tokenizers", "objectives", "distributed", "generation")
 ]

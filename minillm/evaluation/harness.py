@@ -21,12 +21,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minillm.generation.begin import allowed_ids
+from minillm.generation.adapters import evaluating, padded
 from minillm.generation.config import SampleConfig
-from minillm.generation.generate import generate, padded, require_finite
-from minillm.generation.network import evaluating
-from minillm.generation.prefixed import Prefixed
-from minillm.generation.text import TextStream
+from minillm.generation.generate import generate, require_finite
+from minillm.generation.text import TextStream, allowed_ids
 from minillm.tokenizers.base import Tokenizer
 
 try:
@@ -223,14 +221,12 @@ class HarnessLM(TemplateLM):
 
     def _write(self, prompts: list[list[int]], config: SampleConfig) -> list[str]:
         streams = [TextStream(config.stop, lambda _: None) for _ in prompts]
-        completions = generate(
-            Prefixed(self.model) if self.prefix else self.model,
-            prompts,
-            config,
-            eos_id=self.ids.eos_id,
-            allowed=self.allowed,
-            on_token=lambda row, token: streams[row].push(self.ids.decode_bytes([token])),
-        )
+
+        def stops(row: int, token: int) -> bool:
+            return streams[row].push(self.ids.decode_bytes([token]))
+
+        options: Any = {"prefix": self.prefix, "eos_id": self.ids.eos_id, "allowed": self.allowed, "on_token": stops}
+        completions = generate(self.model, prompts, config, **options)
         # Cut at stop strings as HFLM does, which matters if they overlap or if the last character is incomplete.
         texts = [self.ids.decode(completion.ids) for completion in completions]
         for stop in config.stop:

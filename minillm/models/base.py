@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,8 @@ from minillm.nn.output import Output
 class Model(nn.Module):
     """A model with an input embedding and heads; subclasses add stacks. Weights are undefined until `init_weights`."""
 
+    writes: ClassVar[Literal["continuation", "answer", "nothing"]]
+    """The text that the model generates: a continuation of its prompt, an answer to it, or none."""
     heads: nn.ModuleDict
 
     def __init__(self, config: ModelConfig) -> None:

@@ -14,6 +14,8 @@ from minillm.nn.token_layout import layout_of
 class BERT(Model):
     """embed -> encoder stack -> the heads that the config lists."""
 
+    writes = "nothing"
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Stack(config, causal=False)

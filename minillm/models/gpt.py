@@ -16,6 +16,8 @@ from minillm.nn.token_layout import layout_of
 class GPT(Model):
     """embed -> decoder stack -> vocabulary head."""
 
+    writes = "continuation"
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.decoder = Stack(config, causal=True)

@@ -19,6 +19,8 @@ from minillm.nn.token_layout import layout_of
 class T5(Model):
     """embed -> encoder stack; embed -> decoder stack with cross-attention to the encoder -> vocabulary head."""
 
+    writes = "answer"
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Stack(config, causal=False)

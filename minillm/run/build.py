@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any
 
 from minillm.config import RunConfig, override
 from minillm.data.datasets.corpus import Corpus, Tokens, prepare, read_tokens
@@ -13,7 +12,6 @@ from minillm.data.datasets.tasks import Mixture, TaskRows, TaskTokens, prepare_t
 from minillm.data.loader import Examples, Loader, Windows, eval_batches
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.unigram_baseline import UnigramBaseline, count_tokens, unigram_baseline
-from minillm.generation.prefixed import Prefixed
 from minillm.models.presets import PRESETS
 from minillm.objectives.base import Batch, Objective
 from minillm.objectives.clm import CausalLM
@@ -135,13 +133,9 @@ def build_objective(run: RunConfig, tokenizer: Tokenizer) -> Objective:
     return SpanCorruption(**shared, sentinels=tokenizer.extra_ids, noise=noise)
 
 
-def as_writer(model: Any, config: ObjectiveConfig) -> Any:
-    """The model as generation uses it: after prefix language modelling a decoder reads its prompts in both directions.
-
-    An encoder-decoder does so by itself; a model that does not write is returned as it is.
-    """
-    decoder = hasattr(model, "step") and not hasattr(model, "encode")
-    return Prefixed(model) if decoder and config.name == "prefix_lm" else model
+def reads_prefix(config: ObjectiveConfig) -> bool:
+    """Whether a model trained by this objective reads its prompts in both directions."""
+    return config.name == "prefix_lm"
 
 
 def seq_len(config: RunConfig) -> int:

@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minillm.config import RunConfig, load_config
 from minillm.distributed.runtime import Runtime
+from minillm.generation.adapters import Decodable
 from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.fill import Encoder, Filled
-from minillm.generation.fill import fill as fill_gaps
-from minillm.generation.generate import Completion, Decodable
+from minillm.generation.fill import Filled, MaskedModel, fill_gaps
+from minillm.generation.generate import Completion
 from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
+from minillm.models.base import Model
 from minillm.models.build import build_model
-from minillm.run.build import as_writer, baseline_for, build_objective, prepare_corpus, read_source, validation_batches
+from minillm.run.build import (
+    baseline_for,
+    build_objective,
+    prepare_corpus,
+    read_source,
+    reads_prefix,
+    validation_batches,
+)
 from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.show import next_command
 from minillm.tokenizers.base import Tokenizer
@@ -39,24 +47,22 @@ class LoadedRun:
     checkpoint: Checkpoint
     config: RunConfig
     tokenizer: Tokenizer
-    model: nn.Module
+    model: Model
     compute: precision.Compute
 
     @cached_property
     def decoder(self) -> Decodable:
-        """The model as decoding wants it: its weights in the dtype that the run computes in, its prompts read as it
-        has learned to read them.
-        """
-        return as_writer(precision.for_decoding(self.model, self.compute), self.config.objective)
+        """The model with its weights in the dtype that the run computes in."""
+        return cast(Decodable, precision.for_decoding(self.model, self.compute))
 
     @property
-    def continues(self) -> bool:
-        """Whether what the model writes goes on after the prompt; an encoder-decoder answers it instead."""
-        return not hasattr(self.model, "encode")
+    def prefix(self) -> bool:
+        """Whether the model reads its prompts in both directions, as it was trained to."""
+        return reads_prefix(self.config.objective)
 
     def require_writer(self) -> None:
         """ValueError where the model does not write text."""
-        if not hasattr(self.model, "step"):
+        if self.model.writes == "nothing":
             raise ValueError(
                 f"{self.folder} is a {self.config.model.family} model, which writes no text but fills gaps in one: "
                 + next_command(self.model, self.folder)
@@ -120,13 +126,13 @@ def sample(
         ValueError: the model does not write, or the prompt cannot be encoded.
     """
     loaded.require_writer()
-    return complete(loaded.decoder, loaded.tokenizer, [config.prompt], config, on_text=on_text)
+    return complete(loaded.decoder, loaded.tokenizer, config.prompt, config, prefix=loaded.prefix, on_text=on_text)
 
 
 def search(loaded: LoadedRun, prompt: str, config: BeamConfig) -> list[Completion]:
     """The likeliest continuations of `prompt`, or answers to it, that a beam finds; raises as `sample`."""
     loaded.require_writer()
-    return search_text(loaded.decoder, loaded.tokenizer, [prompt], config)
+    return search_text(loaded.decoder, loaded.tokenizer, prompt, config, prefix=loaded.prefix)
 
 
 def fill(loaded: LoadedRun, text: str, *, top_k: int = 5) -> Filled:
@@ -143,7 +149,7 @@ def fill(loaded: LoadedRun, text: str, *, top_k: int = 5) -> Filled:
         )
     loaded.require_head()
     with loaded.compute.autocast():
-        return fill_gaps(cast(Encoder, loaded.model), loaded.tokenizer, text, top_k=top_k)
+        return fill_gaps(cast(MaskedModel, loaded.model), loaded.tokenizer, text, top_k=top_k)
 
 
 def evaluate(loaded: LoadedRun, source: str | None = None) -> Evaluation:

@@ -16,17 +16,16 @@ from minillm.config import RunConfig, load_config, override
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import compile_blocks
 from minillm.distributed.runtime import Runtime, start
-from minillm.generation.config import SampleConfig
 from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.report import Say
 from minillm.run.build import (
-    as_writer,
     baseline_for,
     build_loader,
     build_objective,
     build_recipe,
     prepare_corpus,
+    reads_prefix,
     validation_batches,
     with_heads,
     with_vocab_size,
@@ -149,7 +148,7 @@ def _train(
         runtime=runtime,
         folder=folder,
         identity={"tokenizer": tokenizer.hash, "data": corpus.info.fingerprint},
-        on_evaluation=partial(_show_sample, as_writer(model, config.objective), tokenizer, config.sample, compute, say),
+        on_evaluation=partial(_show_sample, model, tokenizer, config, compute, say),
     )
     if resume:
         _restore(trainer, config, corpus, last, say)
@@ -215,14 +214,13 @@ def _conclude(
         report.conclude(
             say, trainer.folder, corpus, outcome, best.step, whole, next_command(trainer.model, trainer.folder)
         )
-        writer = as_writer(trainer.model, config.objective)
-        _show_sample(writer, corpus.tokenizer, config.sample, trainer.compute, say)
+        _show_sample(trainer.model, corpus.tokenizer, config, trainer.compute, say)
 
 
-def _show_sample(model: Any, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say) -> None:
+def _show_sample(model: Any, tokenizer: Tokenizer, config: RunConfig, compute: precision.Compute, say: Say) -> None:
     try:
         with compute.autocast():
-            shown = example_of(model, tokenizer, config)
+            shown = example_of(model, tokenizer, config.sample, prefix=reads_prefix(config.objective))
     except ValueError as error:  # a prompt that is too long; no reason to end a training
         shown = f"sample.prompt cannot be shown: {error}"
     if shown:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -38,7 +39,9 @@ def command(capsys, monkeypatch, tmp_path: Path) -> Callable[..., Outcome]:
 class Completion(NamedTuple):
     text: str
     finish_reason: str
-    score: float | None = None
+    score: float | None
+    prompt_ids: tuple[int, ...]
+    prompt_tokens_cut: int
 
 
 @dataclass
@@ -48,8 +51,10 @@ class FakeRun:
     folder: Path
     config: RunConfig
     asked: dict[str, Any]
-    continues: bool = True
     signal: int | None = None
+    model: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(writes="continuation"))
+    text: tuple[str, ...] = (" upon", " a time")
+    cut: int = 0
 
     def require_writer(self) -> None:
         self.asked["writer"] = True
@@ -87,13 +92,15 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     def sample(loaded: FakeRun, config: Any, on_text: Any = None) -> list[Completion]:
         fake.asked["sample"] = config
         if on_text is not None:
-            for piece in (" upon", " a time"):
+            for piece in fake.text:
                 on_text(0, piece)
-        return [Completion(" upon a time", "length")] * config.num_samples
+        ids = (0,) * (900 if fake.cut else 3)
+        return [Completion("".join(fake.text), "length", None, ids, fake.cut)] * config.num_samples
 
     def search(loaded: FakeRun, prompt: str, config: Any) -> list[Completion]:
         fake.asked["search"] = (prompt, config)
-        return [Completion(f" text {rank}", "eos", -float(rank)) for rank in range(config.num_best)]
+        ids = (0,) * (900 if fake.cut else 3)
+        return [Completion(f" text {rank}", "eos", -float(rank), ids, fake.cut) for rank in range(config.num_best)]
 
     def fill(loaded: FakeRun, text: str, *, top_k: int = 5) -> None:
         raise ValueError("runs/fake fills no gaps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,30 @@ def test_flags_that_beam_search_or_sampling_would_ignore_are_refused(command, fa
     assert command("sample", "--num-beams", 2, "--num-best", 3).code == 2
 
 
+def test_control_characters_are_escaped_on_the_terminal_and_raw_in_json(command, fake_run):
+    fake_run.config = replace(fake_run.config, sample=replace(fake_run.config.sample, prompt="a\x1bb"))
+    assert command("sample").out == "a\\x1bb upon a time\n"
+    assert command("sample", "--num-samples", 2).out.splitlines()[1] == "a\\x1bb upon a time"
+    assert json.loads(command("sample", "--json").out)["prompt"] == "a\x1bb"
+
+
+def test_a_streamed_control_character_is_escaped(command, fake_run):
+    fake_run.text = ("a\x1b", "[31m")
+    assert command("sample").out == "Oncea\\x1b[31m\n"
+
+
+@pytest.mark.parametrize("flags", [[], ["--num-samples", 2], ["--num-beams", 2]])
+def test_what_is_cut_from_a_long_prompt_is_said(command, fake_run, flags):
+    fake_run.cut = 704
+    context = fake_run.config.model.max_seq_len
+    said = f"the prompt has 900 tokens and the model reads {context}: its first 704 are not read\n"
+    assert command("sample", *flags).err.endswith(said)
+    found = command("sample", *flags, "--json")
+    assert json.loads(found.out)["prompt_tokens_cut"] == 704 and found.err.endswith(said)
+
+
 def test_an_answer_does_not_repeat_the_question(command, fake_run):
-    fake_run.continues = False
+    fake_run.model.writes = "answer"
     assert command("sample").out == " upon a time\n"
 
 
@@ -127,6 +150,12 @@ def test_data_describes_a_text(command, tmp_path: Path):
     found = json.loads(outcome.out)
     assert (found["documents"], found["bytes"], found["tokens"]) == (1, 17 * 40, 17 * 40)
     assert found["bytes_per_token"] == 1 and found["sample"].startswith("Grüße")
+
+
+def test_data_shows_control_characters_as_escapes(command, tmp_path: Path):
+    (tmp_path / "my.txt").write_bytes(b"a\x1b[2Jb\n" * 40)
+    outcome = command("data", "my.txt", "--tokenizer.kind", "byte")
+    assert "\x1b" not in outcome.out and "a\\x1b[2Jb" in outcome.out
 
 
 def test_data_reads_the_named_field(command, tmp_path: Path):
