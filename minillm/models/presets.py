@@ -96,6 +96,20 @@ PRESETS: dict[str, dict[str, object]] = {
         "ngram_order": 3,
         "ngram_rows": 4096,
     },
+    # Qwen3's parts (Yang et al. 2025) for CPUs, which export and GGUF take. With a fixed time on two cores, two layers
+    # that read more text beat three and four that read less.
+    "qwen3-nano": {
+        **_LLAMA,
+        "qk_norm": True,
+        "residual_init": "zero",
+        "tie_embeddings": False,
+        "max_seq_len": 128,
+        "num_layers": 2,
+        "d_model": 192,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "d_ff": 512,
+    },
     "gpt-mini": {**_MODERN, "max_seq_len": 512, "num_layers": 6, "d_model": 384, "num_heads": 6},
     # Devlin et al. 2019, section 3; 110.1 M and 336.2 M parameters with both heads.
     "bert-base": {**_BERT, "vocab_size": 30522, "num_layers": 12, "d_model": 768, "num_heads": 12},

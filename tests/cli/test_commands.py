@@ -135,9 +135,7 @@ def test_info_of_a_preset_without_a_vocabulary_says_which_it_assumes(command):
 
 def test_info_of_a_run_counts_that_runs_model(command, fake_run):
     fake_run.folder.mkdir(parents=True)
-    save_config(
-        load_config(overrides={"model.vocab_size": 100, "model.ngram_order": 1}), fake_run.folder / "config.toml"
-    )
+    save_config(load_config(overrides={"model.vocab_size": 100}), fake_run.folder / "config.toml")
     explicit, latest = command("info", fake_run.folder, "--json"), command("info", "--json")
     assert explicit.out == latest.out and str(fake_run.folder) in latest.err
     counted = json.loads(latest.out)["parameters"]

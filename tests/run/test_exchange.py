@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from minillm import SampleConfig, build_model, evaluate, load_run, override, preset, sample
+from minillm import SampleConfig, build_model, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
 from minillm.exchange import folder_out
 from minillm.exchange.architectures import model_to_hf
@@ -148,6 +148,19 @@ def test_nothing_is_left_of_an_export_that_fails(run_of, tmp_path, monkeypatch):
     (tmp_path / "taken").mkdir()
     with pytest.raises(ValueError, match="taken exists; choose another name"):
         export_model(loaded, tmp_path / "taken")
+
+
+def test_the_default_recipe_is_exported_by_one_command_each_way(text, tmp_path, capsys):
+    small = {"tokenizer.vocab_size": 400, "train.steps": 5, "train.global_batch": 2, "train.precision": "fp32"}
+    here = {"data.source": str(text), "data.cache": str(tmp_path / "cache"), "train.device": "cpu"}
+    run = train(load_config(overrides=small | here), tmp_path / "run")
+    ours = load_run(run).model
+    for out, said in (("out", "checked with transformers"), ("out.gguf", "")):
+        capsys.readouterr()
+        assert main(["export", str(run), str(tmp_path / out)]) == 0
+        assert said in capsys.readouterr().out
+        back = load_run(import_model(str(tmp_path / out), tmp_path / f"from-{out}")).model
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), back.parameters(), strict=True))
 
 
 def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of, tmp_path, capsys, monkeypatch):
