@@ -42,7 +42,7 @@ PREPARED = {
     "my.txt": "Once upon a time there was a small model that read the same story again and again.\n" * 60,
     "tinyshakespeare.txt": "ROMEO:\nO, she doth teach the torches to burn bright!\n" * 100,
     "reviews.csv": "review\n" + "I liked the old story best.\nThe new one is too long for me.\n" * 80,
-    "labels.csv": "text,label\n" + "".join(f"The film {n} was good.,yes\nThe film {n} was dull.,no\n" for n in range(40)),
+    "labels.csv": "text,label\n" + "".join(f"Film {n} was good.,yes\nFilm {n} was dull.,no\n" for n in range(40)),
 }
 """Files of the reader's own that the commands name."""
 
