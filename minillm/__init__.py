@@ -10,12 +10,19 @@ The public names, each fetched from its room at its first use, so that `import m
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# OpenMP's threads spin while they wait for work, which makes training 15 times slower as soon as another process needs
+# the cores. The library reads its settings when torch is loaded, and every entry point imports this file before torch:
+# the command, scripts, tests. So this one default is set on import, unless the user has chosen something.
+if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}):
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 if TYPE_CHECKING:
     from minillm.config import RunConfig, load_config, override, save_config
     from minillm.data.config import DataConfig
-    from minillm.data.corpus import Corpus, prepare
+    from minillm.data.datasets.corpus import Corpus, prepare
     from minillm.distributed.config import ParallelConfig
     from minillm.generation.config import SampleConfig
     from minillm.generation.generate import Completion, generate
@@ -24,7 +31,12 @@ if TYPE_CHECKING:
     from minillm.models.presets import PRESETS, preset
     from minillm.models.profile import profile
     from minillm.nn.config import ModelConfig
-    from minillm.objectives.config import ObjectiveConfig
+    from minillm.objectives.classify import ClassifyConfig
+    from minillm.objectives.clm import CausalConfig
+    from minillm.objectives.mlm import MaskedConfig
+    from minillm.objectives.prefix_lm import PrefixConfig
+    from minillm.objectives.seq2seq import Seq2SeqConfig
+    from minillm.objectives.span import SpanConfig
     from minillm.run import LoadedRun, evaluate, fill, find_run, load_run, sample, train
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
@@ -44,7 +56,12 @@ _ROOMS = {
     "models.presets": ("PRESETS", "preset"),
     "models.profile": ("profile",),
     "nn.config": ("ModelConfig",),
-    "objectives.config": ("ObjectiveConfig",),
+    "objectives.classify": ("ClassifyConfig",),
+    "objectives.clm": ("CausalConfig",),
+    "objectives.mlm": ("MaskedConfig",),
+    "objectives.prefix_lm": ("PrefixConfig",),
+    "objectives.seq2seq": ("Seq2SeqConfig",),
+    "objectives.span": ("SpanConfig",),
     "run": ("LoadedRun", "evaluate", "fill", "find_run", "load_run", "sample", "train"),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
@@ -57,19 +74,24 @@ _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "GPT",
     "PRESETS",
+    "CausalConfig",
+    "ClassifyConfig",
     "Completion",
     "Corpus",
     "DataConfig",
     "EvalConfig",
     "LoadedRun",
+    "MaskedConfig",
     "ModelConfig",
-    "ObjectiveConfig",
     "OptimConfig",
     "ParallelConfig",
+    "PrefixConfig",
     "RunConfig",
     "SampleConfig",
     "SaveConfig",
     "ScheduleConfig",
+    "Seq2SeqConfig",
+    "SpanConfig",
     "Tokenizer",
     "TokenizerConfig",
     "TrainConfig",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -45,14 +45,15 @@ class DatasetSpec:
     """`(DataConfig, tokenizer or its builder, *, progress) -> Corpus`: training and validation split."""
     read: str
     """`(source, DataConfig, tokenizer, *, progress) -> tokens`: all of another source, to evaluate on."""
-    min_windows: int = field(default=0)
-    """Training examples' worth of tokens that a corpus must hold; 0: one example of any length is enough."""
+    windows: bool = False
+    """Whether examples are windows of one text, which must hold two of them; else one example is enough."""
 
 
+_DATA = "minillm.data.datasets"
 DATASETS: dict[str, DatasetSpec] = {
-    "text": DatasetSpec("minillm.data.corpus:prepare", "minillm.data.corpus:read_tokens", min_windows=2),
-    "tasks": DatasetSpec("minillm.data.tasks:prepare_tasks", "minillm.data.tasks:read_task_tokens"),
-    "labelled": DatasetSpec("minillm.data.labelled:prepare_labelled", "minillm.data.labelled:read_labelled"),
+    "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
+    "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
+    "labelled": DatasetSpec(f"{_DATA}.labelled:prepare_labelled", f"{_DATA}.labelled:read_labelled"),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {

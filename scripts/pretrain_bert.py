@@ -12,7 +12,7 @@ import minillm
 from minillm import (
     DataConfig,
     EvalConfig,
-    ObjectiveConfig,
+    MaskedConfig,
     OptimConfig,
     RunConfig,
     SampleConfig,
@@ -38,7 +38,7 @@ def main() -> None:
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=4096),
         data=DataConfig(source=args.text),
         # Whole words instead of pieces; next_sentence=True adds the second task of Devlin et al. 2019.
-        objective=ObjectiveConfig(name="mlm", mask_rate=0.15, whole_words=False, next_sentence=False),
+        objective=MaskedConfig(mask_rate=0.15, whole_words=False, next_sentence=False),
         optim=OptimConfig(name="muon", muon_lr=0.02, lr=5e-3, weight_decay=0.01),
         schedule=ScheduleConfig(name="linear", warmup_steps=20, final_ratio=0.0),
         train=TrainConfig(steps=args.steps, global_batch=32),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minillm.config import config_names, load_config, save_config
+from minillm.config import load_config, save_config
+from minillm.config_files import config_names
 from minillm.models.build import build_model
 
 NAMES = config_names()

@@ -16,7 +16,7 @@ def import_(source: str, run: Path, /) -> None:
         Run folder to make.
     """
     from minillm.run import import_model, load_run
-    from minillm.run.show import next_command
+    from minillm.run.preview import next_command
 
     folder = import_model(source, run)
     loaded = load_run(folder)

@@ -1,4 +1,4 @@
-"""How a command's result is printed: as lines for people, or as one JSON object."""
+"""How a command's result is printed: as lines of text, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import math
 import textwrap
 from collections.abc import Mapping
 
+from minillm.generation.printable import printable
+
 
 def show(result: Mapping[str, object], *, json: bool) -> None:
-    """Print the result: its keys as words before aligned values, or unchanged as JSON. A nested mapping is indented."""
+    """Print the result as JSON, or its keys as words before aligned values, with nested mappings indented."""
     if json:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
-        print(jsonlib.dumps(finite))  # JSON knows no infinity
+        print(jsonlib.dumps(finite))  # JSON has no infinity
         return
-    print("\n".join(lines(result)))
+    print(printable("\n".join(lines(result))))
 
 
 def lines(result: Mapping[str, object], indent: str = "") -> list[str]:
-    """The result as text, one line a value."""
+    """The result as text, one line per value."""
     text = []
     for key, value in result.items():
         label = indent + key.replace("_", " ")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minillm.cli.flags import overrides, with_flags
 from minillm.config import override
 from minillm.generation.config import BeamConfig
+from minillm.generation.printable import printable
+
+if TYPE_CHECKING:
+    from minillm.generation.generate import Completion
 
 
 @with_flags("sample", prefix=False)
@@ -22,14 +27,14 @@ def sample(
     json: bool = False,
     **given: str,
 ) -> None:
-    """Let a trained model go on with a prompt, or answer it. What is not given, the run's [sample] section decides.
+    """Let a trained model continue a prompt or answer it. The run's [sample] section supplies what is left out.
 
     Parameters
     ----------
     run
         Run folder; the latest under runs/ if left out.
     num_beams
-        Search the likeliest text with so many beams, instead of drawing one.
+        Find the likeliest text by beam search with this many beams, instead of sampling.
     num_best
         Texts that beam search returns, the likeliest first.
     length_penalty
@@ -43,10 +48,14 @@ def sample(
     loaded = load_run(run)
     loaded.require_writer()
     settings = override(loaded.config, overrides(given)).sample
+    prompt = settings.prompt or ""
+    shown_prompt = prompt if loaded.model.writes == "continuation" else ""
     print(loaded.describe(), file=sys.stderr)
 
     if num_beams is not None:
-        refuse(given, "beam search draws nothing", allowed=("sample__prompt", "sample__max_new_tokens", "sample__stop"))
+        refuse(
+            given, "beam search does not sample", allowed=("sample__prompt", "sample__max_new_tokens", "sample__stop")
+        )
         penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
         beams = BeamConfig(
             num_beams=num_beams,
@@ -55,26 +64,40 @@ def sample(
             stop=settings.stop,
             **penalty,
         )
-        completions = search(loaded, settings.prompt, beams)
+        completions = search(loaded, prompt, beams)
     elif num_best != 1 or length_penalty is not None:
         raise ValueError("--num-best and --length-penalty belong to beam search; give --num-beams too")
     elif settings.num_samples == 1 and not json:
-        print(settings.prompt if loaded.continues else "", end="", flush=True)
-        complete(loaded, settings, on_text=lambda _, piece: print(piece, end="", flush=True))
+        print(printable(shown_prompt), end="", flush=True)
+        (only,) = complete(loaded, settings, on_text=lambda _, piece: print(printable(piece), end="", flush=True))
         print()
+        say_what_is_cut(only, loaded.config.model.max_seq_len)
         return
     else:
         completions = complete(loaded, settings)
+    first = completions[0]
+    say_what_is_cut(first, loaded.config.model.max_seq_len)
     if json:
         texts = [
             {"text": c.text, "finish_reason": c.finish_reason} | ({} if c.score is None else {"score": c.score})
             for c in completions
         ]
-        print(jsonlib.dumps({"run": str(loaded.folder), "prompt": settings.prompt, "completions": texts}))
+        about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": first.prompt_tokens_cut}
+        print(jsonlib.dumps(about | {"completions": texts}))
         return
     for number, completion in enumerate(completions, 1):
         heading = f"--- {number} of {len(completions)}\n" if len(completions) > 1 else ""
-        print(f"{heading}{settings.prompt if loaded.continues else ''}{completion.text}")
+        print(heading + printable(shown_prompt + completion.text))
+
+
+def say_what_is_cut(completion: Completion, context: int) -> None:
+    """Say on stderr how much of a prompt that is longer than the context was not read."""
+    if completion.prompt_tokens_cut:
+        print(
+            f"the prompt has {len(completion.prompt_ids)} tokens and the model reads {context}: "
+            f"its first {completion.prompt_tokens_cut} are not read",
+            file=sys.stderr,
+        )
 
 
 def refuse(given: dict[str, str], why: str, *, allowed: tuple[str, ...]) -> None:

@@ -131,6 +131,10 @@ class BatchSource(Protocol[BatchT]):
         """Continue at `step` after `examples` examples, whatever the size of the global batch was so far."""
         ...
 
+    def close(self) -> None:
+        """End what makes batches ahead."""
+        ...
+
     def halve_micro_batch(self) -> int | None:
         """Cut micro-batches in half, to need less memory: their new size, or None where they are of one row."""
         ...
@@ -204,6 +208,9 @@ class Loader(Generic[BatchT]):
     def go_on(self, step: int, examples: int) -> None:
         """Continue at `step` after `examples` examples."""
         self._origin = (step, examples)
+
+    def close(self) -> None:
+        """Nothing is made ahead."""
 
     def halve_micro_batch(self) -> int | None:
         """Half the rows in a micro-batch; None where there is one."""

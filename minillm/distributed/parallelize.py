@@ -1,8 +1,8 @@
 """Spread a model over ranks, from outside. The model learns nothing of this.
 
-The order is: `build_model` on the meta device, `parallelize`, `materialize`, then the optimizer. A model that is sharded
-before it has memory never needs the memory of one device. There is one mesh axis so far, "data", which shards nothing;
-FSDP, tensor and pipeline axes belong in `parallelize`.
+The order is: `build_model` on the meta device, `parallelize`, `materialize`, then the optimizer. A model that is
+sharded before it has memory never needs the memory of one device. There is one mesh axis so far, "data", which shards
+nothing; FSDP, tensor and pipeline axes belong in `parallelize`.
 """
 
 from __future__ import annotations

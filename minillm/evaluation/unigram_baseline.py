@@ -1,4 +1,4 @@
-"""What a model that ignores its input would score: the figures that a masked-language model has to beat."""
+"""Scores of a model that ignores its input, as a baseline for masked language models."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.data.loader import TokenStream
+from minillm.evaluation.evaluator import Measurement
 from minillm.objectives.base import IGNORE_INDEX, Batch
 
 BLOCK = 1 << 22
-"""Tokens counted at a time."""
+"""Tokens per block while counting."""
 
 
 class UnigramBaseline(NamedTuple):
-    """Scores of guessing by frequency alone."""
+    """Scores of predicting by token frequency only."""
 
     loss: float
-    """Nats per target of the unigram model: the frequencies of the training text, one added to each."""
+    """Nats per target of the unigram model: the token counts of the training text, plus one each."""
     accuracy: float
-    """Share of right answers of always saying the training text's most frequent token."""
+    """Accuracy of always predicting the most frequent token of the training text."""
 
 
 def count_tokens(tokens: TokenStream, vocab_size: int) -> np.ndarray:
-    """(V,) how often each id occurs."""
+    """Number of occurrences of each id: (V,)."""
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, tokens.num_tokens, BLOCK):
         block = tokens.slice(start, min(start + BLOCK, tokens.num_tokens))
@@ -33,18 +34,27 @@ def count_tokens(tokens: TokenStream, vocab_size: int) -> np.ndarray:
 
 
 def unigram_baseline(counts: np.ndarray, possible: np.ndarray, batches: Iterable[Batch], name: str) -> UnigramBaseline:
-    """Score the guess on the targets of label set `name`.
+    """Score the baseline on the targets of label set `name`.
 
     Args:
-        counts: (V,) of the training text.
-        possible: (V,) bool, the ids that can be targets at all.
-        batches: at least one target among them.
+        counts: (V,) token counts of the training text.
+        possible: (V,) bool, the ids that can be targets.
+        batches: with at least one target.
     """
     weights = np.where(possible, counts + 1, 0)
-    found = np.zeros(len(weights), np.int64)
+    targets = np.zeros(len(weights), np.int64)
     for batch in batches:
         labels = batch.labels[name].numpy()
-        found += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(weights))
-    seen = found > 0
-    loss = -(found[seen] * np.log(weights[seen] / weights.sum())).sum() / found.sum()
-    return UnigramBaseline(float(loss), float(found[weights.argmax()] / found.sum()))
+        targets += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(weights))
+    seen = targets > 0
+    loss = -(targets[seen] * np.log(weights[seen] / weights.sum())).sum() / targets.sum()
+    return UnigramBaseline(float(loss), float(targets[weights.argmax()] / targets.sum()))
+
+
+def unigram_figures(measured: Measurement) -> dict[str, float]:
+    """Both baselines of the first label set, as figures."""
+    tokenizer = measured.tokenizer
+    counts = count_tokens(measured.train, tokenizer.vocab_size)
+    name = next(iter(measured.objective.targets))
+    found = unigram_baseline(counts, tokenizer.num_bytes > 0, measured.batches(), name)
+    return {"unigram_loss": found.loss, "most_frequent_accuracy": found.accuracy}

@@ -1,4 +1,4 @@
-"""BERT under the names of Hugging Face's BertForPreTraining, BertForMaskedLM without a pair head, or bare BertModel."""
+"""BERT (Devlin et al. 2019) under Hugging Face's names: BertForPreTraining, BertForMaskedLM or BertModel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from minillm.exchange.weight_map import (
     CLASSIC_PARTS,
     Rule,
     WeightMap,
-    activation_of,
-    foreign_activation,
+    activation_from_hf,
+    activation_to_hf,
     read_settings,
     refuse_keys,
-    require_parts,
+    require_settings,
 )
 from minillm.nn.config import ModelConfig
 
@@ -32,11 +32,11 @@ _CLASSES = {
     (): "BertModel",
     ("pair",): "BertForNextSentencePrediction",
 }
-"""Our heads to the class that has them."""
+"""Our heads -> the class that has them."""
 
 
 def _part_rows(part: str) -> tuple[Rule, ...]:
-    """Rows of everything but tables and heads, for its weights or its biases."""
+    """Rows of the weights or of the biases, embedding tables and heads excluded."""
     attention, feed_forward = f"{_BLOCK}.attn.sublayer", f"{_BLOCK}.ffn.sublayer"
     names = {
         f"{_EMBEDDINGS}.LayerNorm": "embed.norm",
@@ -49,18 +49,18 @@ def _part_rows(part: str) -> tuple[Rule, ...]:
         f"{_LAYER}.output.dense": f"{feed_forward}.down",
         f"{_LAYER}.output.LayerNorm": f"{_BLOCK}.ffn.norm",
     }
-    return tuple(Rule(f"{foreign}.{part}", f"{ours}.{part}") for foreign, ours in names.items())
+    return tuple(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in names.items())
 
 
 def bert_map(config: ModelConfig) -> WeightMap:
-    """The table for a model of this config. Without a pair head, a file's pooler and pair scores are ignored."""
+    """The table for a model of this config. Without a pair head, a file's pooler and pair head are ignored."""
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
     word = f"{_EMBEDDINGS}.word_embeddings.weight"
     names = {f"{_HEAD}.transform.dense": "heads.lm.dense", f"{_HEAD}.transform.LayerNorm": "heads.lm.norm"}
     head = (
-        *(Rule(f"{theirs}.{part}", f"{ours}.{part}") for theirs, ours in names.items() for part in ("weight", "bias")),
+        *(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in names.items() for part in ("weight", "bias")),
         Rule(f"{_HEAD}.bias", "heads.lm.proj.bias"),
         Rule(f"{_HEAD}.decoder.bias", "heads.lm.proj.bias", tied_to=f"{_HEAD}.bias"),
         Rule(f"{_HEAD}.decoder.weight", "heads.lm.proj.weight", tied_to=word if config.tie_embeddings else None),
@@ -73,11 +73,7 @@ def bert_map(config: ModelConfig) -> WeightMap:
             *_part_rows("weight"),
             *_part_rows("bias"),
             *(head if "lm" in config.heads else ()),
-            *(
-                Rule(f"{theirs}.{part}", f"{ours}.{part}")
-                for theirs, ours in present.items()
-                for part in ("weight", "bias")
-            ),
+            *(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in present.items() for part in ("weight", "bias")),
         ),
         ignored=(
             r"bert\.embeddings\.position_ids",
@@ -87,7 +83,7 @@ def bert_map(config: ModelConfig) -> WeightMap:
 
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published files' first names for a norm's weight and bias, gamma and beta, replaced by today's."""
+    """The weights, with the gamma and beta of the first published files renamed to weight and bias."""
     today = {"gamma": "weight", "beta": "bias"}
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
@@ -110,58 +106,58 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def import_config(foreign: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm", "pair")) -> ModelConfig:
-    """Our config of a BertConfig's dictionary; it does not say which heads the file has.
+def config_from_hf(config: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm", "pair")) -> ModelConfig:
+    """Our config from a BertConfig's dictionary, which does not say which `heads` the file has.
 
     Raises:
-        ValueError: it asks for arithmetic that this model does not have.
+        ValueError: it has a feature that is not supported here.
     """
-    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
-    refuse_keys(foreign, "is_decoder", "add_cross_attention")
-    positions = foreign.get("position_embedding_type", "absolute")
+    settings = read_settings(config, _KINDS, _DEFAULTS)
+    refuse_keys(settings, "is_decoder", "add_cross_attention")
+    positions = settings.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
     return ModelConfig(
         preset="bert-base",
         family="bert",
-        vocab_size=foreign["vocab_size"],
-        max_seq_len=foreign["max_position_embeddings"],
-        d_model=foreign["hidden_size"],
-        num_layers=foreign["num_hidden_layers"],
-        num_heads=foreign["num_attention_heads"],
-        d_ff=foreign["intermediate_size"],
+        vocab_size=settings["vocab_size"],
+        max_seq_len=settings["max_position_embeddings"],
+        d_model=settings["hidden_size"],
+        num_layers=settings["num_hidden_layers"],
+        num_heads=settings["num_attention_heads"],
+        d_ff=settings["intermediate_size"],
         norm_order="post",
-        norm_eps=foreign["layer_norm_eps"],
+        norm_eps=settings["layer_norm_eps"],
         input_norm=True,
-        activation=activation_of(foreign, "hidden_act"),
-        dropout=foreign["hidden_dropout_prob"],
-        attention_dropout=foreign["attention_probs_dropout_prob"],
+        activation=activation_from_hf(settings, "hidden_act"),
+        dropout=settings["hidden_dropout_prob"],
+        attention_dropout=settings["attention_probs_dropout_prob"],
         ff_dropout=0.0,
-        tie_embeddings=foreign.get("tie_word_embeddings", True),
-        num_token_types=foreign["type_vocab_size"],
+        tie_embeddings=settings.get("tie_word_embeddings", True),
+        num_token_types=settings["type_vocab_size"],
         heads=heads,
-        init_std=foreign.get("initializer_range", 0.02),
+        init_std=settings.get("initializer_range", 0.02),
         residual_init="plain",
     )
 
 
 def heads_of(names: Collection[str]) -> tuple[str, ...]:
-    """Which heads a file has, by the names of its weights."""
+    """The heads of a file, derived from the names of its weights."""
     pair, pooler = f"{_PAIR}.weight" in names, f"{_POOLER}.weight" in names
-    found = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}
-    return tuple(head for head, there in found.items() if there)
+    present = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}
+    return tuple(head for head in present if present[head])
 
 
-def export_config(config: ModelConfig) -> dict[str, Any]:
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The dictionary of a BertConfig.
 
     Raises:
-        ValueError: the model has parts that BERT lacks; the message names the first.
+        ValueError: BERT cannot hold the model; the message lists every key that differs.
     """
     name = _CLASSES.get(tuple(sorted({*config.heads} - {"pooler"})))
     if name is None:
-        raise ValueError(f"model.heads is {list(config.heads)}; no class of transformers has these together")
-    require_parts(
+        raise ValueError(f"model.heads is {list(config.heads)}; no transformers class has this combination")
+    require_settings(
         config,
         name,
         family="bert",
@@ -173,7 +169,7 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         attention_scale=None,
     )
     if not config.num_token_types:
-        raise ValueError(f"model.num_token_types is 0; {name} has segment embeddings: at least 1")
+        raise ValueError(f"model.num_token_types is 0; {name} needs at least 1")
     return {
         "architectures": [name],
         "model_type": "bert",
@@ -185,7 +181,7 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         "intermediate_size": config.ff_width,
         "type_vocab_size": config.num_token_types,
         "layer_norm_eps": config.norm_eps,
-        "hidden_act": foreign_activation(config.activation),
+        "hidden_act": activation_to_hf(config.activation),
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_drop,
         "position_embedding_type": "absolute",

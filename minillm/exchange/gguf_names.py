@@ -1,8 +1,8 @@
-"""GGUF's names of weights, tokens and cuts; `gguf_out.py` writes them and `gguf_in.py` reads them.
+"""GGUF's names of weights, tokens and pre-tokenizers, for `gguf_in.py` and `gguf_out.py`.
 
-Each row is one of Hugging Face's names and GGUF's; the tables of `gpt2.py` and `llama.py` do the rest. llama.cpp
-turns neighbouring components by one rotary angle in a `llama` model, where Hugging Face turns the two halves of a head;
-their rows are reordered. The `gguf` package, an extra, reads and writes.
+The tables map Hugging Face's names to GGUF's; `gpt2_weights.py` and `llama_weights.py` map those to ours. In a `llama`
+model llama.cpp rotates pairs of neighboring components, where Hugging Face pairs the two halves of a head, so the rows
+of queries and keys are reordered. Files are read and written by the `gguf` package, an extra.
 """
 
 from __future__ import annotations
@@ -40,18 +40,19 @@ _GPT2 = {"transformer.wte": "token_embd", "transformer.wpe": "position_embd", "t
 _GPT2 |= {"lm_head": "output"}
 
 CUTS = {GPT2: "gpt-2", SINGLE_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
-"""llama.cpp's names of the ways to cut text that both know."""
+"""Pre-tokenization pattern -> llama.cpp's name of it, for the patterns that both support."""
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-"""Kinds of tokens."""
+"""Token types."""
 ROLE_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
-"""Keys of the ids that have a role."""
+"""Role -> key of its id."""
 NEVER = "À Á"
-"""Of two bytes that no UTF-8 has: llama.cpp wants a merge, and a tokenizer of bytes has none."""
+"""A merge of two bytes that never occur in UTF-8: llama.cpp needs at least one, and a byte tokenizer has none."""
 ROPE_FACTORS = "rope_freqs.weight"
-"""What each rotary frequency is divided by; how llama3 scaling is written down."""
+"""Divisors of the rotary frequencies, which is how GGUF stores llama3 scaling."""
 
 
 def library() -> Any:
+    """The gguf package; OSError if it is not installed."""
     try:
         import gguf
     except ImportError:
@@ -60,17 +61,17 @@ def library() -> Any:
 
 
 def weight_names(arch: str, num_layers: int) -> dict[str, str]:
-    """GGUF's name of each weight, and Hugging Face's."""
+    """GGUF's name of each weight -> Hugging Face's."""
     whole, block, layer = (
         (_GPT2, _GPT2_BLOCK, "transformer.h") if arch == "gpt2" else (_LLAMA, _LLAMA_BLOCK, "model.layers")
     )
-    modules = {ours: theirs for theirs, ours in whole.items()}
-    modules |= {f"blk.{i}.{ours}": f"{layer}.{i}.{theirs}" for i in range(num_layers) for theirs, ours in block.items()}
-    return {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in modules.items() for part in ("weight", "bias")}
+    modules = {name: hf for hf, name in whole.items()}
+    modules |= {f"blk.{i}.{name}": f"{layer}.{i}.{hf}" for i in range(num_layers) for hf, name in block.items()}
+    return {f"{name}.{part}": f"{hf}.{part}" for name, hf in modules.items() for part in ("weight", "bias")}
 
 
 def interleave(name: str, weight: Tensor, config: Mapping[str, Any], *, back: bool = False) -> Tensor:
-    """Rows of queries and keys: the two halves of each head, one component of each in turn."""
+    """Queries' and keys' rows with the two halves of each head interleaved; `back`: the inverse. Others unchanged."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}.get(name.split(".")[-2])
     if heads is None:
         return weight

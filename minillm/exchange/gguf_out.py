@@ -1,4 +1,4 @@
-"""A model of Llama's or GPT-2's shape as a GGUF file, which llama.cpp runs."""
+"""Writes a model of the Llama or GPT-2 architecture as a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from minillm.exchange.gguf_names import (
     library,
     weight_names,
 )
-from minillm.exchange.llama_weights import import_config
+from minillm.exchange.llama_weights import config_from_hf
 from minillm.exchange.tokenizer_in import prefix_of
 from minillm.nn.position import rotary_frequencies, rotary_scale
 from minillm.tokenizers.merges import GPT2, LLAMA3, cut_pattern
@@ -35,17 +35,17 @@ def write_gguf(
 
     Args:
         path: the file.
-        config: Hugging Face's, of a model of Llama's or GPT-2's shape, with the ids of its special tokens.
-        weights: under Hugging Face's names, tied copies left out.
+        config: the content of Hugging Face's config.json, with the ids of the special tokens.
+        weights: under Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
         name: of the model.
 
     Returns:
-        A warning where llama.cpp will cut text otherwise than the tokenizer does; None where it cuts alike.
+        A warning if llama.cpp will pre-tokenize text differently; otherwise None.
 
     Raises:
         OSError: it cannot be written, or the gguf package is not installed.
-        ValueError: llama.cpp has no such activation or tokenizer.
+        ValueError: llama.cpp lacks the activation or the kind of tokenizer.
     """
     arch = config["model_type"]
     _require_arithmetic(config)
@@ -53,8 +53,8 @@ def write_gguf(
     writer.add_name(name)
     _write_shape(writer, arch, config)
     warning = _write_tokenizer(writer, config, tokenizer)
-    for theirs, weight in _tensors(arch, config, weights).items():
-        writer.add_tensor(theirs, weight.to(torch.float32).contiguous().numpy())
+    for tensor, weight in _tensors(arch, config, weights).items():
+        writer.add_tensor(tensor, weight.to(torch.float32).contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -63,10 +63,12 @@ def write_gguf(
 
 
 def _require_arithmetic(config: Mapping[str, Any]) -> None:
-    """llama.cpp decides the activation and what else there is by the architecture."""
+    """ValueError for what llama.cpp cannot compute: its architectures have fixed activations, scales and biases."""
     key, only = ("activation_function", "gelu_new") if config["model_type"] == "gpt2" else ("hidden_act", "silu")
     if config[key] != only:
-        raise ValueError(f"{key} is {config[key]!r}; llama.cpp computes a {config['model_type']} model with {only!r}")
+        raise ValueError(
+            f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {config['model_type']} model"
+        )
     if not config.get("scale_attn_weights", True):
         raise ValueError("model.attention_scale is 1; llama.cpp scales the scores of a gpt2 model by head_dim ** -0.5")
     if config["model_type"] == "qwen3" and config["attention_bias"]:
@@ -74,7 +76,7 @@ def _require_arithmetic(config: Mapping[str, Any]) -> None:
 
 
 def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
-    """The numbers that the model is built from."""
+    """The hyperparameters."""
     if arch == "gpt2":
         writer.add_context_length(config["n_positions"])
         writer.add_embedding_length(config["n_embd"])
@@ -102,10 +104,10 @@ def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
 
 
 def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> str | None:
-    """A byte-level BPE as llama.cpp keeps it."""
+    """A byte-level BPE in llama.cpp's form; returns a warning as `write_gguf`."""
     model, decoder = tokenizer["model"], tokenizer["decoder"] or {}
     if model["type"] != "BPE" or decoder.get("type") != "ByteLevel":
-        raise ValueError("its tokenizer is no byte-level BPE, the only kind that is written to GGUF")
+        raise ValueError("its tokenizer is not a byte-level BPE, the only kind that can be written to GGUF")
     rows = config["vocab_size"]
     names, kinds = [f"[PAD{i}]" for i in range(rows)], [UNUSED] * rows
     for token, i in model["vocab"].items():
@@ -113,7 +115,7 @@ def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[
     for token in tokenizer["added_tokens"]:
         names[token["id"]], kinds[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    pattern = cut_pattern(tokenizer["pre_tokenizer"]) if merges else GPT2  # single bytes need no cut
+    pattern = cut_pattern(tokenizer["pre_tokenizer"]) if merges else GPT2  # single bytes need no pre-tokenization
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(CUTS.get(pattern or "", CUTS[LLAMA3]))
     writer.add_token_list(names)
@@ -126,24 +128,24 @@ def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[
     if pattern in CUTS:
         return None
     return (
-        "llama.cpp does not know how this tokenizer cuts text and will cut as Llama 3 does: "
-        "some text, numbers above all, gets other ids there"
+        "llama.cpp lacks this tokenizer's pre-tokenization pattern and will use Llama 3's: "
+        "some text, mostly numbers, gets different ids there"
     )
 
 
 def _tensors(arch: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as GGUF has them."""
+    """The weights under GGUF's names and in its layout."""
     names = weight_names(arch, config["n_layer"] if arch == "gpt2" else config["num_hidden_layers"])
-    found = {ours: weights[theirs] for ours, theirs in names.items() if theirs in weights}
-    assert len(found) == len(weights), "a weight without a name in GGUF"
+    tensors = {name: weights[hf] for name, hf in names.items() if hf in weights}
+    assert len(tensors) == len(weights), "a weight without a name in GGUF"
     if arch == "gpt2":  # (in, out) there, (out, in) here
         matrices = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
-        return {name: w.t() if name.endswith(matrices) else w for name, w in found.items()}
+        return {name: w.t() if name.endswith(matrices) else w for name, w in tensors.items()}
     if arch == "llama":
-        found = {name: interleave(name, weight, config) for name, weight in found.items()}
-    shape = import_config(config)
+        tensors = {name: interleave(name, weight, config) for name, weight in tensors.items()}
+    shape = config_from_hf(config)
     scale = rotary_scale(shape)
     if shape.rope_scaling == "llama3" and scale is not None:
         plain = rotary_frequencies(shape.head_width, shape.rope_theta)
-        found[ROPE_FACTORS] = plain / scale(plain)
-    return found
+        tensors[ROPE_FACTORS] = plain / scale(plain)
+    return tensors

@@ -1,4 +1,4 @@
-"""GPT-2 under the names of Hugging Face's GPT2LMHeadModel (Radford et al. 2019)."""
+"""GPT-2 (Radford et al. 2019) under the names of Hugging Face's GPT2LMHeadModel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from minillm.exchange.weight_map import (
     CLASSIC_PARTS,
     Rule,
     WeightMap,
-    activation_of,
-    foreign_activation,
+    activation_from_hf,
+    activation_to_hf,
     read_settings,
     refuse_keys,
-    require_parts,
+    require_settings,
 )
 from minillm.nn.config import ModelConfig
 
@@ -22,7 +22,7 @@ _BLOCK = "decoder.blocks.{i}"
 
 
 def _layer_rows(part: str) -> tuple[Rule, ...]:
-    """Rows of one block for its weights or its biases."""
+    """Rows of one block's weights or of its biases."""
     attention = f"{_BLOCK}.attn.sublayer"
     return (
         Rule(f"{_LAYER}.ln_1.{part}", f"{_BLOCK}.attn.norm.{part}"),
@@ -35,7 +35,7 @@ def _layer_rows(part: str) -> tuple[Rule, ...]:
 
 
 def gpt2_map(config: ModelConfig) -> WeightMap:
-    """The table: linear weights are stored (in, out) there, with queries, keys and values side by side."""
+    """The table. They store linear weights as (in, out), and queries, keys and values in one matrix."""
     tokens = "transformer.wte.weight"
     return WeightMap(
         rows=(
@@ -65,40 +65,40 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
-    """Our config of a GPT2Config's dictionary.
+def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
+    """Our config from a GPT2Config's dictionary.
 
     Raises:
-        ValueError: it asks for arithmetic that this model does not have.
+        ValueError: it has a feature that is not supported here.
     """
-    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
-    refuse_keys(foreign, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
+    settings = read_settings(config, _KINDS, _DEFAULTS)
+    refuse_keys(settings, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     return ModelConfig(
         preset="gpt2",
-        vocab_size=foreign["vocab_size"],
-        max_seq_len=foreign["n_positions"],
-        d_model=foreign["n_embd"],
-        num_layers=foreign["n_layer"],
-        num_heads=foreign["n_head"],
-        d_ff=foreign.get("n_inner"),
-        norm_eps=foreign["layer_norm_epsilon"],
-        activation=activation_of(foreign, "activation_function"),
-        dropout=foreign["resid_pdrop"],
-        attention_dropout=foreign["attn_pdrop"],
+        vocab_size=settings["vocab_size"],
+        max_seq_len=settings["n_positions"],
+        d_model=settings["n_embd"],
+        num_layers=settings["n_layer"],
+        num_heads=settings["n_head"],
+        d_ff=settings.get("n_inner"),
+        norm_eps=settings["layer_norm_epsilon"],
+        activation=activation_from_hf(settings, "activation_function"),
+        dropout=settings["resid_pdrop"],
+        attention_dropout=settings["attn_pdrop"],
         ff_dropout=0.0,
-        attention_scale=None if foreign.get("scale_attn_weights", True) else 1.0,
-        tie_embeddings=foreign.get("tie_word_embeddings", True),
-        init_std=foreign.get("initializer_range", 0.02),
+        attention_scale=None if settings.get("scale_attn_weights", True) else 1.0,
+        tie_embeddings=settings.get("tie_word_embeddings", True),
+        init_std=settings.get("initializer_range", 0.02),
     )
 
 
-def export_config(config: ModelConfig) -> dict[str, Any]:
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The dictionary of a GPT2Config.
 
     Raises:
-        ValueError: the model has parts that GPT2LMHeadModel lacks; the message names the first.
+        ValueError: GPT2LMHeadModel cannot hold the model; the message lists every key that differs.
     """
-    require_parts(
+    require_settings(
         config,
         "GPT2LMHeadModel",
         family="gpt",
@@ -110,7 +110,7 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         num_token_types=0,
     )
     if config.attention_scale not in (None, 1.0):
-        raise ValueError(f"model.attention_scale is {config.attention_scale}; GPT2LMHeadModel has none or 1 only")
+        raise ValueError(f"model.attention_scale is {config.attention_scale}; GPT2LMHeadModel allows none or 1")
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -121,7 +121,7 @@ def export_config(config: ModelConfig) -> dict[str, Any]:
         "n_head": config.num_heads,
         "n_inner": config.ff_width,
         "layer_norm_epsilon": config.norm_eps,
-        "activation_function": foreign_activation(config.activation),
+        "activation_function": activation_to_hf(config.activation),
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.attention_drop,

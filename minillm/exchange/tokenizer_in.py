@@ -1,4 +1,4 @@
-"""Published tokenizers from a folder in Hugging Face's layout: the vocabulary, and what its special tokens are for."""
+"""Reads published tokenizers from a folder in Hugging Face's layout: vocabulary, and roles of special tokens."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from minillm.tokenizers.imported import ImportedTokenizer, runner
 from minillm.tokenizers.merges import GPT2, SINGLE_DIGITS
 
 ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "sep")}
-"""Hugging Face's name, without `_token` or `_token_id`, of each role that a token may have, and ours."""
+"""Hugging Face's name of each role, without `_token` or `_token_id` -> ours."""
 CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "<pad>": "pad", "</s>": "eos"}
-"""What tokens of these names are for where no file says so."""
+"""Roles of tokens with these names, if no file gives them one."""
 UNKNOWN = ("<unk>", "[UNK]")
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
-"""Of a tokenizer.json, which may lack them."""
+"""Optional keys of a tokenizer.json."""
 
 
 def read_tokenizer(folder: Path) -> ImportedTokenizer:
     """The tokenizer of a folder in Hugging Face's layout.
 
     Args:
-        folder: with tokenizer.json; or vocab.json and merges.txt, as GPT-2 came; or vocab.txt, as BERT came. What the
-            special tokens are for is read in tokenizer_config.json, special_tokens_map.json and config.json.
+        folder: with tokenizer.json; or vocab.json and merges.txt, as published for GPT-2; or vocab.txt, as for BERT.
+            Roles of special tokens are read from tokenizer_config.json, special_tokens_map.json and config.json.
 
     Raises:
-        OSError: none of these is there.
-        ValueError: a file that is damaged, or a kind of tokenizer that is not known.
+        OSError: there is none of these.
+        ValueError: a file is damaged, or the kind of tokenizer is not supported.
     """
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
         return from_model(read_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
     remedy = (
-        "write a tokenizer.json beside it, once, with "
+        "create a tokenizer.json next to it with "
         f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
     )
     for name, read in (("vocab.json", _gpt2_model), ("vocab.txt", _bert_model)):
         if (folder / name).is_file() and (name == "vocab.txt" or (folder / "merges.txt").is_file()):
             if (folder / "added_tokens.json").is_file() or (name == "vocab.json" and _family(folder) != "gpt2"):
-                raise ValueError(f"{folder / name} alone does not tell how this model's text is cut; {remedy}")
+                raise ValueError(f"{folder / name} alone does not say how this model pre-tokenizes text; {remedy}")
             try:
                 model = read(folder)
-            except Exception as error:  # the library raises nothing more exact
+            except Exception as error:  # the library raises nothing more specific
                 reason = str(error).partition("\n")[0]
-                raise ValueError(f"{folder / name} is damaged, or not of its kind ({reason}); fetch it again") from None
+                raise ValueError(f"{folder / name} is damaged or not supported ({reason}); download it again") from None
             return from_model(model, named_roles(folder), where=folder / name)
     found = next((name for name in ("spiece.model", "tokenizer.model") if (folder / name).is_file()), None)
     if found:
-        raise ValueError(f"{folder / found} is SentencePiece's own format; {remedy}")
+        raise ValueError(f"{folder / found} is in SentencePiece's format, which cannot be read; {remedy}")
     raise FileNotFoundError(
         f"{folder} holds no tokenizer: no tokenizer.json, nor vocab.json and merges.txt, nor vocab.txt"
     )
@@ -62,13 +62,13 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
 def from_model(
     model: dict[str, Any], named: Mapping[str, str | int], *, where: Path, prefix: list[int] | None = None
 ) -> ImportedTokenizer:
-    """The tokenizer for the content of a `tokenizer.json`.
+    """The tokenizer from the content of a tokenizer.json.
 
     Args:
         model: that content.
-        named: Hugging Face's name of a role, such as "eos", and the text or id of the token that has it.
-        where: the file that messages name.
-        prefix: what a text begins with; None: as the model's own layout has it.
+        named: Hugging Face's name of a role, such as "eos" -> the text or id of its token.
+        where: the file, for messages.
+        prefix: ids that every text begins with; None: those that its post-processor adds.
     """
     model = {"added_tokens": [], **dict.fromkeys(PARTS), **model}
     try:
@@ -89,17 +89,17 @@ def from_model(
     roles = {ROLES[role]: vocabulary[name] for role, name in by_role.items()}
     sentinels = {f"<|extra_id_{i}|>": f"<extra_id_{i}>" for i in range(NUM_EXTRA_IDS)}
     roles |= {ours: vocabulary[theirs] for ours, theirs in sentinels.items() if theirs in special}
-    own = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # written by this package
+    exported = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # by this package
     return ImportedTokenizer(
         model,
         specials={name: vocabulary[name] for name in sorted(special)},
-        roles=own | roles,
+        roles=exported | roles,
         prefix=prefix,
     )
 
 
 def named_roles(folder: Path) -> dict[str, str | int]:
-    """Which token a folder's files name for which role; tokenizer_config.json outdoes the others."""
+    """Role -> token, as text or id, from a folder's files; tokenizer_config.json has precedence."""
     found: dict[str, str | int] = {}
     config = folder / "config.json"
     if config.is_file():
@@ -114,18 +114,18 @@ def named_roles(folder: Path) -> dict[str, str | int]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object in a JSON file; ValueError that names the file where it holds none."""
+    """The object in a JSON file; ValueError naming the file if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); download it again") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; fetch it again")
+        raise ValueError(f"{path} holds no JSON object; download it again")
     return content
 
 
 def _tokens(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Roles and the tokens that have them, each written as text or as an object with its content."""
+    """(role, token) pairs; files write a token as text or as an object with its content."""
     for role in ROLES:
         token = content.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
@@ -134,25 +134,25 @@ def _tokens(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _unknown(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the token that stands for text outside the vocabulary."""
+    """Possible names of the token for text outside the vocabulary."""
     return (model["unk_token"],) if model.get("unk_token") else UNKNOWN
 
 
 def prefix_of(model: Mapping[str, Any]) -> list[int]:
-    """What the tokenizer puts before a text, as Llama's does."""
+    """Ids that the post-processor puts before a text, as Llama's does with BOS."""
     if model.get("post_processor") is None:
         return []
     try:
         full = tokenizers.Tokenizer.from_str(json.dumps({**model, "truncation": None, "padding": None}))
-    except Exception as error:  # the library raises nothing more exact
+    except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"its post_processor cannot be read: {error}") from None
-    laid_out = full.encode("a", add_special_tokens=True)
-    first = laid_out.special_tokens_mask.index(0) if 0 in laid_out.special_tokens_mask else 0
-    return laid_out.ids[:first]
+    encoded = full.encode("a", add_special_tokens=True)
+    first = encoded.special_tokens_mask.index(0) if 0 in encoded.special_tokens_mask else 0
+    return encoded.ids[:first]
 
 
 def _family(folder: Path) -> str:
-    """The model_type of a folder's config.json; gpt2 where it has none."""
+    """The model_type in a folder's config.json; gpt2 if there is none."""
     return read_json(folder / "config.json").get("model_type", "gpt2") if (folder / "config.json").is_file() else "gpt2"
 
 
@@ -171,7 +171,7 @@ def byte_level_model(
     added: Sequence[str] = (),
     pattern: str = GPT2,
 ) -> dict[str, Any]:
-    """The content of a tokenizer.json for a byte-level BPE that cuts text by one of the patterns of `merges.py`."""
+    """The content of a tokenizer.json for a byte-level BPE with one of the pre-tokenization patterns of `merges.py`."""
     made = tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges)))  # type: ignore[arg-type]
     made.pre_tokenizer = pre_tokenizer_of(pattern)
     made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
@@ -181,7 +181,7 @@ def byte_level_model(
 
 
 def pre_tokenizer_of(pattern: str) -> Any:
-    """The library's cut by a pattern of `merges.py`, written as it was published."""
+    """The library's pre-tokenizer for a pattern of `merges.py`, in the form in which it was published."""
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern in (GPT2, SINGLE_DIGITS))
     if pattern == GPT2:
         return whole
@@ -191,7 +191,7 @@ def pre_tokenizer_of(pattern: str) -> Any:
 
 
 def _bert_model(folder: Path) -> dict[str, Any]:
-    """BERT's vocabulary, one token a line, as the content of a tokenizer.json; lower case unless a file says no."""
+    """BERT's vocabulary, one token per line, as the content of a tokenizer.json; lower case by default."""
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {token: i for i, token in enumerate(lines) if token}
     file = folder / "tokenizer_config.json"

@@ -1,4 +1,4 @@
-"""Named shapes, as data. Imports no torch."""
+"""Named model shapes, as data. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LLAMA: dict[str, object] = {
     "bias": False,
 }
 _MODERN: dict[str, object] = {
-    # On CPU torch's LayerNorm is one kernel each way, where RMSNorm is several.
+    # LayerNorm, because on CPU it is one kernel forward and one backward; RMSNorm is several.
     "norm_bias": False,
     "activation": "relu2",
     "position": "rotary",
@@ -64,7 +64,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "gpt2-medium": {**_GPT2, "num_layers": 24, "d_model": 1024, "num_heads": 16},
     "gpt2-large": {**_GPT2, "num_layers": 36, "d_model": 1280, "num_heads": 20},
     "gpt2-xl": {**_GPT2, "num_layers": 48, "d_model": 1600, "num_heads": 25},
-    # Llama's parts (Touvron et al. 2023) with grouped heads, at a size for one small GPU.
+    # Llama's design (Touvron et al. 2023) with grouped key and value heads, sized for one small GPU.
     "llama-small": {
         **_LLAMA,
         "max_seq_len": 1024,
@@ -86,7 +86,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "d_ff": 1536,
         "rope_theta": 100000.0,
     },
-    # For CPUs: rotary positions, normalised queries and keys, squared ReLU, blocks that start as the identity.
+    # For CPUs: rotary positions, normalized queries and keys, squared ReLU, blocks that start as the identity.
     "gpt-nano": {
         **_MODERN,
         "max_seq_len": 128,
@@ -96,11 +96,25 @@ PRESETS: dict[str, dict[str, object]] = {
         "ngram_order": 3,
         "ngram_rows": 4096,
     },
+    # Qwen3's parts (Yang et al. 2025) for CPUs, which export and GGUF take. With a fixed time on two cores, two layers
+    # that read more text beat three and four that read less.
+    "qwen3-nano": {
+        **_LLAMA,
+        "qk_norm": True,
+        "residual_init": "zero",
+        "tie_embeddings": False,
+        "max_seq_len": 128,
+        "num_layers": 2,
+        "d_model": 192,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "d_ff": 512,
+    },
     "gpt-mini": {**_MODERN, "max_seq_len": 512, "num_layers": 6, "d_model": 384, "num_heads": 6},
-    # Devlin et al. 2019, section 3; parameters with both heads 110.1 M, 336.2 M.
+    # Devlin et al. 2019, section 3; 110.1 M and 336.2 M parameters with both heads.
     "bert-base": {**_BERT, "vocab_size": 30522, "num_layers": 12, "d_model": 768, "num_heads": 12},
     "bert-large": {**_BERT, "vocab_size": 30522, "num_layers": 24, "d_model": 1024, "num_heads": 16},
-    # Shapes of Turc et al. 2019, for CPUs: short rows, no dropout, no next-sentence head.
+    # Shapes of Turc et al. 2019, for CPUs: short sequences, no dropout, no next-sentence head.
     "bert-mini": {**_BERT_MINI, "num_layers": 4, "d_model": 256, "num_heads": 4},
     "bert-tiny": {**_BERT_MINI, "num_layers": 2, "d_model": 128, "num_heads": 2},
     # Raffel et al. 2020, section 3.7; parameters 60.5 M, 222.9 M, 737.7 M, 2851.6 M, 11307.3 M.
@@ -109,13 +123,13 @@ PRESETS: dict[str, dict[str, object]] = {
     "t5-large": {**_T5, **_T5_BIG, "num_heads": 16, "head_dim": 64, "d_ff": 4096},
     "t5-3b": {**_T5, **_T5_BIG, "num_heads": 32, "head_dim": 128, "d_ff": 16384},
     "t5-11b": {**_T5, **_T5_BIG, "num_heads": 128, "head_dim": 128, "d_ff": 65536},
-    # Their 1.1 release, after Shazeer 2020; parameters 77.0 M, 247.6 M, 783.2 M, 2849.8 M, 11135.3 M.
+    # T5 v1.1, with the gated feed-forward of Shazeer 2020; parameters 77.0 M, 247.6 M, 783.2 M, 2849.8 M, 11135.3 M.
     "t5-v1.1-small": {**_T5_V1_1, "num_layers": 8, "d_model": 512, "num_heads": 6, "head_dim": 64, "d_ff": 1024},
     "t5-v1.1-base": {**_T5_V1_1, "num_layers": 12, "d_model": 768, "num_heads": 12, "d_ff": 2048},
     "t5-v1.1-large": {**_T5_V1_1, "num_layers": 24, "d_model": 1024, "num_heads": 16, "d_ff": 2816},
     "t5-v1.1-xl": {**_T5_V1_1, "num_layers": 24, "d_model": 2048, "num_heads": 32, "d_ff": 5120},
     "t5-v1.1-xxl": {**_T5_V1_1, "num_layers": 24, "d_model": 4096, "num_heads": 64, "d_ff": 10240},
-    # For CPUs: the 1.1 parts.
+    # T5 v1.1 for CPUs.
     "t5-mini": {**_T5_MINI, "num_layers": 4, "d_model": 256, "num_heads": 4, "d_ff": 704},
     # Vaswani et al. 2017, table 3, "base", with their English-German vocabulary; parameters 63.1 M.
     "transformer-base": {
@@ -136,14 +150,14 @@ PRESETS: dict[str, dict[str, object]] = {
         "residual_init": "plain",
     },
 }
-"""Name to keyword arguments of ModelConfig; a shape without vocab_size takes the tokenizer's."""
+"""Name to keyword arguments of ModelConfig. A preset without vocab_size takes the tokenizer's."""
 
 
 def preset(name: str, **overrides: object) -> ModelConfig:
-    """The config of preset `name`, with `overrides` over it.
+    """The config of preset `name`; `overrides` take precedence.
 
     Raises:
-        ValueError: no such preset; the message names the nearest one.
+        ValueError: there is no such preset; the message names the closest one.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]

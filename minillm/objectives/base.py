@@ -13,9 +13,9 @@ from torch import Tensor
 from minillm.data.config import DataConfig
 from minillm.data.loader import Examples
 from minillm.nn.config import ModelConfig
+from minillm.nn.kernels.cross_entropy import IGNORE_INDEX as IGNORE_INDEX
+from minillm.nn.kernels.cross_entropy import cross_entropy_sum as cross_entropy_sum
 from minillm.nn.output import Output
-from minillm.objectives.cross_entropy import IGNORE_INDEX as IGNORE_INDEX
-from minillm.objectives.cross_entropy import CrossEntropySum
 from minillm.settings import check, setting
 
 if TYPE_CHECKING:
@@ -173,18 +173,15 @@ def beginning(ids: np.ndarray, decode: Decode, *, length: int = 12) -> str:
     return text[: text.rfind(" ")] if " " in text.strip() else text
 
 
-def cross_entropy_sum(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
-    """Sum over the targets of -log p(label), in nats, fp32.
-
-    Args:
-        logits: (..., V), any floating dtype.
-        labels: (...) ids, IGNORE_INDEX where there is no target.
-        label_smoothing: mass spread evenly over the vocabulary.
-        z_loss: weight of log(Z)^2, added for each target.
-    """
-    loss = CrossEntropySum.apply(logits.flatten(0, -2), labels.flatten(), label_smoothing, z_loss)
-    assert isinstance(loss, Tensor)
-    return loss
+def plain_cross_entropy_sum(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Tensor:
+    """The definition of `cross_entropy_sum`, which nn/kernels/cross_entropy.py computes in less memory."""
+    log_z = logits.logsumexp(-1)  # log p(v) = logits_v - log_z
+    of_label = log_z - logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    of_uniform = log_z - logits.mean(-1)
+    loss = (1 - label_smoothing) * of_label + label_smoothing * of_uniform + z_loss * log_z.square()
+    return loss.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -108,10 +108,10 @@ def resolve(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
     """The section with the names of its labels; ValueError where there are fewer than two."""
     if config.labels:
         return config
-    labels = tuple(sorted({row.label for row in corpus.train.rows}))  # type: ignore[attr-defined]
+    labels = sorted({row.label for row in corpus.train.rows})
     if len(labels) < 2:
-        raise ValueError(f"{corpus.info.source} has one label only, {labels[0]!r}: two are needed at least")
-    return replace(config, labels=labels)
+        raise ValueError(f"{corpus.info.source} has only one label, {labels[0]!r}: at least two are needed")
+    return replace(config, labels=tuple(labels))
 
 
 def majority_figures(measured: Measurement) -> dict[str, float]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from minillm.data.config import DataConfig
+from minillm.data.datasets.pairs import Pairs
 from minillm.data.loader import Windows
-from minillm.data.pairs import Pairs
 from minillm.objectives.base import (
     IGNORE_INDEX,
     Batch,

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from minillm.data.config import DataConfig
-from minillm.data.mixture import Mixture, TaskRows, TaskTokens
+from minillm.data.datasets.tasks import Mixture, TaskRows, TaskTokens
 from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import Pair, encoder_decoder_batch
 

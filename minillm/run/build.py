@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from minillm.config import RunConfig
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.data.loader import Loader, eval_batches
 from minillm.data.prefetch import Prefetched
 from minillm.distributed.runtime import Runtime
@@ -42,8 +42,8 @@ def prepare_corpus(config: RunConfig, tokenizer: Tokenizer | None, runtime: Runt
     corpus: Corpus = load(kind.prepare)(config.data, tokenizer or build, progress=runtime.is_main)
     if runtime.is_main:
         runtime.barrier()
-    if kind.min_windows:
-        corpus.require(kind.min_windows, seq_len(config))
+    if kind.windows:
+        corpus.require(seq_len(config))
     return corpus
 
 

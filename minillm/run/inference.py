@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minillm.config import RunConfig, load_config, override
 from minillm.distributed.runtime import Runtime
@@ -50,8 +50,8 @@ class LoadedRun:
         return build_objective(self.config, self.tokenizer)
 
     @cached_property
-    def decoder(self) -> nn.Module:
-        """The model for decoding: its weights in the dtype that the run computes in."""
+    def decoder(self) -> Any:
+        """The model with its weights in the dtype that the run computes in."""
         return precision.for_decoding(self.model, self.compute)
 
     def require_writer(self) -> None:
@@ -214,3 +214,14 @@ def score(measured: Measurement, config: RunConfig, runtime: Runtime) -> Evaluat
 def bytes_of_ids(tokenizer: Tokenizer, compute: precision.Compute) -> Tensor:
     """(V,) UTF-8 bytes of each id, on the device."""
     return torch.from_numpy(tokenizer.num_bytes).to(compute.device)
+
+
+def score_harness(run: Run, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Scores on tasks of lm-evaluation-harness, as of `run_harness`; ValueError if the model is not a decoder."""
+    from minillm.evaluation.harness import run_harness  # its package is an extra
+
+    loaded = _loaded(run)
+    if loaded.model.writes != "continuation":
+        family = loaded.config.model.family
+        raise ValueError(f"{loaded.folder} is a {family} model; the harness's tasks are for a gpt, a decoder")
+    return run_harness(loaded.model, loaded.tokenizer, tasks, prefix=loaded.objective.prefix_prompts)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.tokenizers.base import Tokenizer
 from minillm.training.evaluation import Evaluation

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 
 from minillm.config import RunConfig
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.models.presets import PRESETS
 from minillm.objectives.base import Objective
 from minillm.registry import OBJECTIVES, load, objective_spec
@@ -112,7 +112,7 @@ LOSS = {"label_smoothing", "z_loss"}
 
 
 def require_same_run(saved: RunConfig, config: RunConfig, where: object) -> None:
-    """Refuse to resume with another model, tokenizer, split of the data, objective or seed; ValueError names the key."""
+    """ValueError that names a key of a resumed run whose change would make it another run."""
     compared = {"model": set(), "tokenizer": set(), "data": CONTENT, "objective": LOSS}
     keys = [(section, f.name) for section in compared for f in fields(getattr(saved, section))]
     keys = [(section, key) for section, key in keys if key not in compared[section]] + [("train", "seed")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from minillm.config import RunConfig, load_config
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import build_mesh, materialize, parallelize
 from minillm.distributed.runtime import Runtime, start
 from minillm.evaluation.evaluator import LossEvaluator, Measurement
@@ -26,10 +26,10 @@ from minillm.run.folder import (
     METRICS,
     best_or_last,
     claim,
+    claim_new,
     find_checkpoint,
     find_run_to_resume,
     load_own_tokenizer,
-    new_folder,
     require_same_text,
     write_start,
 )
@@ -39,7 +39,7 @@ from minillm.run.report import Say
 from minillm.run.resolve import require_family, require_same_run, resolve
 from minillm.run.warm_start import adopt_weights
 from minillm.training import precision
-from minillm.training.checkpoint import Checkpoint, checkpoints
+from minillm.training.checkpoint import Checkpoint, newest_good
 from minillm.training.metrics import plot_curve
 from minillm.training.progress import say_on
 from minillm.training.schedule import lr_scale
@@ -55,7 +55,9 @@ def train(
     Returns:
         The run folder.
     """
-    return train_run(config, out, resume=resume, init_from=init_from).folder
+    folder = train_run(config, out, resume=resume, init_from=init_from).folder
+    assert folder is not None, "the session knows it"
+    return folder
 
 
 def train_run(
@@ -86,16 +88,19 @@ def train_run(
         # what `auto` chose goes into the run's config: another rank or a resumed run must not choose anew
         config = replace(config, train=replace(config.train, precision=runtime.broadcast(compute.precision)))
         compute = precision.choose(config.train).on(runtime.device)
-        folder = None
-        if runtime.is_main:
-            folder = find_run_to_resume(out) if resume else new_folder(config, out)
-        folder = runtime.broadcast(folder)
-        assert folder is not None, "the first rank has chosen it"
-        parent = None if init_from is None else find_checkpoint(init_from)
-        with claim(folder, resume=resume) if runtime.is_main else nullcontext():
-            return _Session(folder, compute, runtime, say_on(runtime.rank), parent, resume).run(config)
+        say = say_on(runtime.rank)
+        parent = None if init_from is None else find_checkpoint(init_from, say)
+        # claimed before the text is read, so that of two runs that start at once neither works in vain
+        with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
+            folder = runtime.broadcast(claimed)
+            assert folder is not None, "the first rank has claimed it"
+            return _Session(folder, compute, runtime, say, parent, resume).run(config)
     finally:
         runtime.close()
+
+
+def _claim(config: RunConfig, out: Path | None, *, resume: bool) -> AbstractContextManager[Path]:
+    return claim(find_run_to_resume(out), resume=True) if resume else claim_new(config, out)
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class _Session:
 
     def run(self, config: RunConfig) -> Outcome:
         """Prepare the data, resolve the config, build all parts, train."""
-        last = _last(self.folder) if self.resume else None
+        last = _last(self.folder, self.say) if self.resume else None
         known = self.parent or last
         home = known.path.parent if known else self.folder
         own = load_own_tokenizer(home, known) if self.resume or self.parent else None
@@ -197,7 +202,7 @@ class _Session:
         self, trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome
     ) -> None:
         """Measure the best checkpoint on the whole validation text, and show what it does with the prompt."""
-        best = best_or_last(self.folder)
+        best = best_or_last(self.folder, self.say)
         best.load_model(trainer.model)
         batches = partial(validation_batches, config, corpus.validation, objective, Runtime(), max_tokens=0)
         parts = (trainer.model, corpus.tokenizer, objective, self.compute)
@@ -222,12 +227,12 @@ def _lr(config: RunConfig, step: int) -> float:
     return lr_scale(min(step, config.train.steps), config.schedule, config.train.steps) * config.optim.lr
 
 
-def _last(folder: Path) -> Checkpoint | None:
-    """The checkpoint that a run goes on from; None before the first."""
-    found = checkpoints(folder)
-    if found and found[-1].state.imported:
+def _last(folder: Path, say: Say) -> Checkpoint | None:
+    """The checkpoint that a run continues from; None before the first."""
+    last = newest_good(folder, say)
+    if last is not None and last.state.imported:
         raise ValueError(
             f"{folder} was imported, not trained, so there is nothing to resume; start a new run from its weights "
             f"with: minillm train --init-from {shlex.quote(str(folder))}"
         )
-    return found[-1] if found else None
+    return last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from minillm.config import RunConfig, override
 from minillm.training.checkpoint import MODEL, Checkpoint, load_weights, weights
 
+POOLER = re.compile(r"^heads\.\w+\.(?=pooler\.)")
 HEADS = "heads."
 """What the names of weights begin with that a new run may have where its parent has none, or the other way round."""
 
@@ -42,6 +44,10 @@ def adopt_weights(model: Any, parent: Checkpoint, say: Callable[[str], None]) ->
         ValueError: anything but a head is missing, left over or of another shape.
     """
     own, given = weights(model), parent.model_weights()
+    for name in own:  # every pooled head has the same pooler, whichever it was trained with
+        donor = next((other for other in given if POOLER.sub("", other) == POOLER.sub("", name) != name), name)
+        if name not in given and donor in given:
+            given[name] = given.pop(donor)
     new, left = (sorted(name for name in one if name not in other) for one, other in ((own, given), (given, own)))
     where = parent.path / MODEL
     if wrong := [name for name in (*new, *left) if not name.startswith(HEADS)]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minillm.storage import write_text
+
 FILE_NAME = "tokenizer.json"
+VERSION = 1
+"""Of the file; files from before there was a version have none, and count as version 1."""
 NUM_EXTRA_IDS = 100
 SPECIAL_TOKENS = (
     *("<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>", "<|cls|>", "<|sep|>"),
@@ -157,20 +160,12 @@ class Tokenizer(ABC):
         return {**body, "roles": self.roles} if self.imported else body
 
     def save(self, folder: Path) -> Path:
-        """Writes `tokenizer.json` into `folder`, in one step, and returns its path. The file needs no other."""
+        """Write `tokenizer.json` into `folder`, in one step, and return its path. The file needs no other."""
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".json.part")
-        unfinished.write_text(json.dumps({"hash": self.hash, "tokenizer": self.to_dict()}), encoding="utf-8")
-        os.replace(unfinished, path)
+        stored = {"version": VERSION, "hash": self.hash, "tokenizer": self.to_dict()}
+        write_text(path, json.dumps(stored))
         return path
-
-    def require(self, found_hash: str, *, where: str) -> None:
-        """Raises ValueError, naming `where`, unless `found_hash` is this tokenizer's."""
-        if found_hash != self.hash:
-            raise ValueError(
-                f"{where} was made with another tokenizer (hash {found_hash[:8]}) than {self.name}; prepare it again"
-            )
 
     def _role(self, name: str, *stand_ins: str) -> int:
         """The id of the first of these that there is, or ValueError that names the tokenizer and what it lacks."""

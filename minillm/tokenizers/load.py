@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minillm.tokenizers.base import FILE_NAME, SPECIAL_TOKENS, Tokenizer, hash_of
+from minillm.storage import require_version
+from minillm.tokenizers.base import FILE_NAME, SPECIAL_TOKENS, VERSION, Tokenizer, hash_of
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
@@ -55,6 +56,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         body, expected = stored["tokenizer"], stored["hash"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is damaged or was not written by minillm; copy it again from its run") from None
+    require_version(stored, VERSION, path)
     if hash_of(body) != expected:
         raise ValueError(f"{path} is damaged: its content does not match its hash; copy it again from its run")
     try:

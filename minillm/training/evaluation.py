@@ -99,5 +99,3 @@ class Evaluator(Protocol):
     def __call__(self, model: nn.Module) -> Evaluation:
         """Evaluate the plain module, not its data-parallel wrapper: ranks may hold different numbers of batches."""
         ...
-
-

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minillm.training.checkpoint import write_atomically
+from minillm.storage import move_into_place, temporary_for, write_text, writing
 
 
 class MetricsLog:
@@ -18,21 +18,24 @@ class MetricsLog:
     def __init__(self, file: Path, *, resume_step: int = 0) -> None:
         """Open `file`; lines after `resume_step` belong to work that is about to be done again and are dropped."""
         kept = [line for line in read_metrics(file) if line["step"] <= resume_step] if resume_step else []
-        write_atomically(file, "".join(json.dumps(line) + "\n" for line in kept))
-        self._stream = file.open("a", encoding="utf-8", buffering=1)
+        write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file, self._stream = file, file.open("a", encoding="utf-8", buffering=1)
 
     def write(self, **values: float) -> None:
-        """Add a line; a number that is not finite becomes null, since JSON has no other word for it."""
+        """Add a line; a number that is not finite becomes null, since JSON has no other form for it."""
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self._stream.write(json.dumps(finite) + "\n")
+        with writing(self._file):
+            self._stream.write(json.dumps(finite) + "\n")
 
     def force_to_disk(self) -> None:
-        """Make sure that the lines of a step that is saved outlive a power cut."""
-        os.fsync(self._stream.fileno())
+        """Make sure that the lines up to a saved step survive a power cut."""
+        with writing(self._file):
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        with writing(self._file):
+            self._stream.close()
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
@@ -69,4 +72,6 @@ def plot_curve(metrics: Path, picture: Path, *, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if train or validation:
         axes.legend(frameon=False)
-    figure.savefig(picture)
+    with writing(picture):
+        figure.savefig(temporary_for(picture), format="png")
+        move_into_place(picture)

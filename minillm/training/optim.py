@@ -163,6 +163,8 @@ class Optimizer:
             owner[p].state[p][state_name] = value.to(device, copy=True)
 
 
+VOCABULARY = "heads.lm"
+"""Where a model's vocabulary head is."""
 STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 """What each optimizer remembers of a parameter."""
 
@@ -170,7 +172,5 @@ STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum"
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Weights of linear layers inside the network: all but embeddings and the vocabulary head."""
     outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    linears = (
-        m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.split(".")[0] != "heads"
-    )
+    linears = (m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and VOCABULARY not in name)
     return [w for w in linears if id(w) not in outside and isinstance(w, nn.Parameter) and w.requires_grad]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from minillm.training.optim import Optimizer
 from minillm.training.precision import Compute, is_out_of_memory
 from minillm.training.progress import Progress
 from minillm.training.schedule import lr_scale
-from minillm.training.state import Outcome, TrainState
+from minillm.training.state import CheckpointState, Outcome, TrainState
 from minillm.training.step import StepFunction, StepResult
 
 
@@ -82,9 +82,9 @@ class Trainer:
         checkpoint.load_model(self.model)
         self.optimizer.load_state_dict(checkpoint.load_optimizer())
         saved = checkpoint.state
-        self.state = TrainState(**saved["train"])
-        if saved["scaler"]:  # empty unless the run was in fp16 so far
-            self.take_step.scaler.load_state_dict(saved["scaler"])
+        self.state = saved.train
+        if saved.scaler:  # empty unless the run was in fp16 so far
+            self.take_step.scaler.load_state_dict(saved.scaler)
         if self.state.examples is None and global_batch is not None:
             self.state.examples = self.state.step * global_batch
         if self.state.examples is not None:
@@ -107,11 +107,18 @@ class Trainer:
             with StopRequest() as stop, kept_memory(self.compute.device):
                 reason = self._train_to_the_end(stop)
                 self.save()
+                reason, number = self._reason_and_signal(reason, stop)
         finally:
             self.progress.close()
             if self.log is not None:
                 self.log.close()
-        return Outcome(self.state, reason)
+        return Outcome(self.state, reason, number, self.folder)
+
+    def _reason_and_signal(self, reason: str, stop: StopRequest) -> tuple[str, int | None]:
+        """Why training ended, the same on every rank; a stop that came after the last step counts too."""
+        asked = self.runtime.sum([stop.requested, stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
+        number = signal.SIGINT if asked[1] else signal.SIGTERM if asked[2] else None
+        return "interrupted" if asked[0] else reason, number
 
     def _train_to_the_end(self, stop: StopRequest) -> str:
         """Returns the reason why it ends, as in `Outcome`."""
@@ -226,8 +233,8 @@ class Trainer:
         if self.runtime.is_main:
             if self.log is not None:
                 self.log.force_to_disk()
-            state = {"train": asdict(self.state), "scaler": self.take_step.scaler.state_dict(), **self.identity}
+            state = CheckpointState(self.state, self.take_step.scaler.state_dict(), **self.identity)
             save_checkpoint(self.folder, step, model=model, optimizer=optimizer, state=state)
-            remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step)
+            remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step, step=step)
         self._saved_step = step
         self.runtime.barrier()

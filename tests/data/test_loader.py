@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Loader, Windows, eval_batches
 
 

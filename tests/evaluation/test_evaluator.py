@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Windows, eval_batches
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.clm import CausalLM
-from minillm.training.evaluate import Evaluation, evaluate
+from minillm.training.evaluation import Evaluation, evaluate
 from minillm.training.precision import Compute
 
 COMPUTE = Compute(torch.device("cpu"), torch.float32, compile=False)

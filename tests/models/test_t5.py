@@ -7,8 +7,8 @@ from torch import Tensor
 from minillm.models.build import build_model
 from minillm.models.presets import preset
 from minillm.models.t5 import T5
-from minillm.nn.attend import EagerAttention
 from minillm.nn.config import ModelConfig
+from minillm.nn.kernels.attention import EagerAttention
 
 POSITIONS = get_args(get_type_hints(ModelConfig)["position"])
 VOCAB = 11
@@ -112,7 +112,7 @@ def test_a_sequence_longer_than_the_model_may_see_is_refused(side):
 
 
 def test_decoding_without_a_source_is_refused():
-    with pytest.raises(ValueError, match="memory"):
+    with pytest.raises(ValueError, match="encoder_output"):
         make_t5().decode(TARGET)
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from minillm.nn.config import ModelConfig
-from minillm.nn.embedding import InputEmbedding
+from minillm.nn.embedding import InputEmbedding, LearnedPosition
 from minillm.nn.heads import LMHead
-from minillm.nn.position import LearnedPosition
 
 TOKENS = torch.tensor([[1, 4, 4], [0, 2, 3]])
 POSITIONS = torch.arange(3)

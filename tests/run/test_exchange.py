@@ -10,12 +10,13 @@ import pytest
 import torch
 import transformers
 
-from minillm import SampleConfig, build_model, evaluate, load_run, override, preset, sample
+from minillm import SampleConfig, build_model, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.exchange.architectures import to_foreign
+from minillm.exchange import folder_out
+from minillm.exchange.architectures import model_to_hf
 from minillm.exchange.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
-from minillm.run import export_model, exports, fill, import_model, search
+from minillm.run import export_model, fill, import_model, search
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch_dtype.*", "ignore::FutureWarning")
 
@@ -111,7 +112,7 @@ def test_every_head_of_a_bert_is_compared_with_transformers(run_of, tmp_path, mo
     said: list[str] = []
     export_model(loaded, tmp_path / "out", say=said.append)
     assert "checked with transformers" in said[0]
-    monkeypatch.setattr(exports, "to_foreign", lambda *args: other_pair_scores(*to_foreign(*args)))
+    monkeypatch.setattr(folder_out, "model_to_hf", lambda *args: other_pair_scores(*model_to_hf(*args)))
     with pytest.raises(ValueError, match="computes other logits"):
         export_model(loaded, tmp_path / "wrong")
 
@@ -126,7 +127,7 @@ def test_a_shape_of_qwen2_needs_its_cut_of_text(run_of, tmp_path):
     shape = replace(shape, vocab_size=loaded.config.model.vocab_size, max_seq_len=64)
     model = build_model(shape)
     model.init_weights(torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="cuts the text of every Qwen2 as Qwen does"):
+    with pytest.raises(ValueError, match="for every Qwen2 with Qwen's"):
         export_model(replace(loaded, config=replace(loaded.config, model=shape), model=model), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -134,19 +135,32 @@ def test_a_shape_of_qwen2_needs_its_cut_of_text(run_of, tmp_path):
 def test_nothing_is_left_of_an_export_that_fails(run_of, tmp_path, monkeypatch):
     loaded = load_run(run_of("gpt2"))
     odd = replace(loaded, config=override(loaded.config, {"model.ngram_order": 2}))
-    with pytest.raises(ValueError, match=r"model\.ngram_order is 2; GPT2LMHeadModel has 1 only"):
+    with pytest.raises(ValueError, match=r"model\.ngram_order is 2: no stock class has n-gram embeddings"):
         export_model(odd, tmp_path / "out")
     other = replace(loaded, tokenizer=load_run(run_of("llama")).tokenizer)
-    monkeypatch.setattr(exports, "tokenizer_json", lambda _, family: tokenizer_json(other.tokenizer, family))
+    monkeypatch.setattr(folder_out, "tokenizer_json", lambda _, family: tokenizer_json(other.tokenizer, family))
     with pytest.raises(ValueError, match="gives other ids than this run's tokenizer"):
         export_model(loaded, tmp_path / "out")
-    monkeypatch.setattr(exports, "to_foreign", lambda *args: disturbed(*to_foreign(*args)))
+    monkeypatch.setattr(folder_out, "model_to_hf", lambda *args: disturbed(*model_to_hf(*args)))
     with pytest.raises(ValueError, match="computes other logits"):
         export_model(loaded, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ValueError, match="taken exists; choose another folder"):
+    with pytest.raises(ValueError, match="taken exists; choose another name"):
         export_model(loaded, tmp_path / "taken")
+
+
+def test_the_default_recipe_is_exported_by_one_command_each_way(text, tmp_path, capsys):
+    small = {"tokenizer.vocab_size": 400, "train.steps": 5, "train.global_batch": 2, "train.precision": "fp32"}
+    here = {"data.source": str(text), "data.cache": str(tmp_path / "cache"), "train.device": "cpu"}
+    run = train(load_config(overrides=small | here), tmp_path / "run")
+    ours = load_run(run).model
+    for out, said in (("out", "checked with transformers"), ("out.gguf", "")):
+        capsys.readouterr()
+        assert main(["export", str(run), str(tmp_path / out)]) == 0
+        assert said in capsys.readouterr().out
+        back = load_run(import_model(str(tmp_path / out), tmp_path / f"from-{out}")).model
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), back.parameters(), strict=True))
 
 
 def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of, tmp_path, capsys, monkeypatch):
@@ -164,7 +178,7 @@ def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of,
         (str(tmp_path), "holds no config.json"),
         ("", "is no folder here and no model name"),
         ("./nowhere", "is no folder here and no model name"),
-        (str(run_of("gpt2")), "is a run already"),
+        (str(run_of("gpt2")), "is already a run"),
     ):
         assert main(["import", source, str(tmp_path / "new")]) == 2
         error = capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 from minillm import RunConfig, SampleConfig, evaluate, fill, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.unigram_baseline import count_tokens
 from minillm.run.build import build_objective, prepare_corpus, validation_batches, with_heads

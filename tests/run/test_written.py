@@ -10,8 +10,8 @@ import pytest
 
 from minillm import RunConfig, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.generation.begin import source_ids
 from minillm.generation.config import BeamConfig
+from minillm.generation.text import source_ids
 from minillm.run import score_tasks, search
 
 SHAPE: dict[str, object] = {"model.num_layers": 1, "model.d_ff": 32, "objective.name": "seq2seq"}
@@ -89,7 +89,7 @@ def test_a_prompt_that_an_encoder_cannot_read_is_named(
     run_of_tasks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     assert main(["sample", str(run_of_tasks), "--prompt", "double: " + "4" * 20]) == 2
-    assert "a prompt has 29 tokens, EOS counted, and this model reads 16; shorten it" in capsys.readouterr().err
+    assert "a prompt has 29 tokens, including EOS, and this model reads 16; shorten it" in capsys.readouterr().err
     tokenizer = load_run(run_of_tasks).tokenizer
     monkeypatch.setattr(tokenizer, "extra_ids", (7, 8))
     with pytest.raises(ValueError, match=r"has <\|extra_id_2\|>, but this tokenizer has 2 such tokens"):
@@ -140,7 +140,7 @@ def test_span_corruption_runs_and_answers_with_its_sentinels(config: RunConfig, 
     loaded = load_run(train(override(replace(config, model=shape), SHAPE | spans), tmp_path / "run"))
     found = evaluate(loaded)
     assert found.bits_per_byte is None and 0 <= found.accuracies["lm"] <= 1
-    with pytest.raises(ValueError, match="has learned span, not seq2seq"):
+    with pytest.raises(ValueError, match="was trained with objective span: it has no tasks"):
         score_tasks(loaded)
     chosen = override(loaded.config, {"sample.max_new_tokens": 40, "sample.temperature": 1.5}).sample
     assert "<|extra_id_" in sample(loaded, chosen)[0].text

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Loader, Windows, eval_batches
 from minillm.distributed.runtime import Runtime
 from minillm.models.build import build_model
@@ -22,6 +22,7 @@ from minillm.objectives.clm import CausalLM
 from minillm.training.checkpoint import checkpoints, save_checkpoint
 from minillm.training.config import EvalConfig, OptimConfig, Recipe, SaveConfig, ScheduleConfig, TrainConfig
 from minillm.training.precision import Compute
+from minillm.training.state import CheckpointState, TrainState
 from minillm.training.trainer import Trainer
 
 VOCAB, EOS, PAD, SEQ_LEN = 23, 21, 22, 12
@@ -104,11 +105,16 @@ def tiny_trainer(
     )
 
 
+def state_of(value: float) -> CheckpointState:
+    """A checkpoint's state that tells by its best loss which one it is."""
+    return CheckpointState(TrainState(best_loss=value), scaler={}, tokenizer="t", data="d")
+
+
 def save_value(run: Path, step: int, value: float) -> None:
     """A checkpoint that tells by its content which one it is."""
     model = nn.Linear(3, 2)
     nn.init.constant_(model.weight, value)
-    save_checkpoint(run, step, model=model, optimizer={"w/m": torch.full((3,), value)}, state={"value": value})
+    save_checkpoint(run, step, model=model, optimizer={"w/m": torch.full((3,), value)}, state=state_of(value))
 
 
 def saved_values(run: Path) -> dict[int, float]:
@@ -118,8 +124,12 @@ def saved_values(run: Path) -> dict[int, float]:
         checkpoint.verify()
         model = nn.Linear(3, 2)
         checkpoint.load_model(model)
-        assert model.weight[0, 0].item() == checkpoint.state["value"] == checkpoint.load_optimizer()["w/m"][0].item()
-        found[checkpoint.step] = checkpoint.state["value"]
+        assert (
+            model.weight[0, 0].item()
+            == checkpoint.state.train.best_loss
+            == checkpoint.load_optimizer()["w/m"][0].item()
+        )
+        found[checkpoint.step] = checkpoint.state.train.best_loss
     return found
 
 

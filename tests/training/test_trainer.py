@@ -120,7 +120,7 @@ def test_the_best_and_the_newest_are_kept(make_trainer: Make, tmp_path: Path):
     outcome = trainer.fit()
     assert (outcome.state.best_step, outcome.state.best_loss) == (4, 1.5)
     assert [c.step for c in checkpoints(tmp_path)] == [4, 9, 12]
-    assert checkpoints(tmp_path)[-1].state["train"]["best_step"] == 4
+    assert checkpoints(tmp_path)[-1].state.train.best_step == 4
 
 
 def test_the_best_is_still_kept_after_a_resume(make_trainer: Make, tmp_path: Path):

@@ -79,9 +79,7 @@ class LabelledTokens:
         return self.rows[window]
 
 
-def prepare_labelled(
-    config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False
-) -> Corpus:
+def prepare_labelled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
     """Like `corpus.prepare`, for labelled texts; they are held in memory.
 
     Raises:

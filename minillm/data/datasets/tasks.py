@@ -1,0 +1,249 @@
+"""Text-to-text tasks: examples of an input and a target, tokenized and mixed (Raffel et al. 2020).
+
+A source has records with two text fields, or is builtin:python-tasks. The task of an example is the prefix of its
+input, `summarize` in "summarize: some text"; one without a prefix belongs to the task "". In the cache an example is
+one document, `input SEP target EOS`; no text can contain the special tokens, so they separate the two safely. Examples
+are stored in the order of their hashes, so that any range of them is a fair sample of all tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from minillm.data import cache, sources
+from minillm.data.config import DataConfig
+from minillm.data.datasets.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder, Tokens, dtype_of, overlap
+from minillm.data.datasets.text import READING
+from minillm.data.sources.builtin_tasks import TASKS, VERSION
+from minillm.data.sources.records import Example, Tally, task_of
+from minillm.data.split import hash_of, split_examples
+
+if TYPE_CHECKING:
+    from minillm.tokenizers.base import Tokenizer
+
+SPLIT_VERSION = 2
+"""Part of the fingerprint; raised when the same examples are split otherwise."""
+
+
+def read_examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Example]:
+    """The examples of a source, raising like `sources.read_records`; those with an empty side are only counted."""
+    if source.startswith(sources.BUILTIN):
+        yield from TASKS[_builtin(source)]()
+        return
+    columns = {"data.input_field": config.input_field, "data.target_field": config.target_field}
+    for record in sources.read_records(source, columns):
+        text, target = record.text(config.input_field), record.text(config.target_field)
+        tally.total += 1
+        if text and target:
+            yield Example(text, target, text)
+        else:
+            tally.reasons["empty target" if text else "empty input"] += 1
+
+
+def fingerprint(source: str, config: DataConfig) -> str:
+    """Hash of the content that `read_examples` would give."""
+    if source.startswith(sources.BUILTIN):
+        return cache.key(_builtin(source), VERSION, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
+    return sources.fingerprint(source, f"{config.input_field} {config.target_field}")
+
+
+def holds_tasks(source: str) -> bool:
+    """Whether the source is a builtin of text-to-text examples."""
+    return source in {sources.BUILTIN + name for name in TASKS}
+
+
+def _builtin(source: str) -> str:
+    if not holds_tasks(source):
+        known = ", ".join(sources.BUILTIN + known for known in TASKS)
+        raise ValueError(f"{source} holds no text-to-text examples: give {known}, or data with an input and a target")
+    return source.removeprefix(sources.BUILTIN)
+
+
+def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
+    """Like `corpus.prepare`, for a source of text-to-text examples. All examples are held in memory once.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: the source or a setting is at fault; one line that names it.
+    """
+    folder = cache.cache_folder(config.cache)
+    key, examples, notes = cached_examples(config.source, config, folder, progress)
+    if config.validation is None:
+        train, validation = split_examples(examples, config.validation_fraction)
+        key = cache.key(key, SPLIT_VERSION)
+    else:
+        other, validation, more = cached_examples(config.validation, config, folder, progress)
+        if other == key:
+            raise ValueError(f"data.validation {config.validation} is the training data itself: give other data")
+        train, key = examples, cache.key(key, other)
+        notes += more + overlap(_hashes(train), _hashes(validation), "examples")
+    if callable(tokenizer):
+        tokenizer = tokenizer(texts(train), texts(validation))
+    splits = {"train": train, "validation": validation}
+    tokens = {name: _tokenized(part, tokenizer, folder, progress) for name, part in splits.items()}
+    sizes = {name: _size(part, tokens[name]) for name, part in splits.items()}
+    info = CorpusInfo(config.source, key, config.validation, sizes["train"], sizes["validation"])
+    return Corpus(tokens["train"], tokens["validation"], tokenizer, info, notes)
+
+
+def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> TaskTokens:
+    """All examples of `source`, without a split, to evaluate a trained model on."""
+    folder = cache.cache_folder(config.cache)
+    _, examples, notes = cached_examples(source, config, folder, progress)
+    tokens = _tokenized(examples, tokenizer, folder, progress)
+    tokens.notes = notes
+    return tokens
+
+
+def cached_examples(
+    source: str, config: DataConfig, folder: Path, progress: bool
+) -> tuple[str, list[Example], tuple[str, ...]]:
+    """The source's fingerprint, its examples and its notes, read at the first call and found in the cache later."""
+    limit, key = config.max_documents, fingerprint(source, config)
+
+    def make(temporary: Path) -> dict[str, Any]:
+        tally = Tally("examples")
+        found = read_examples(source, config, tally)
+        bar = tqdm(found, desc="reading", disable=None if progress else True, leave=False)
+        examples = list(islice(bar, limit))
+        if not examples:
+            raise ValueError(f"{source} has no example with an input and a target: add examples")
+        examples.sort(key=lambda example: (hash_of(example.input), example))
+        (temporary / "examples.jsonl").write_text("".join(map(_line, examples)), encoding="utf-8")
+        return {"source": source, "examples": len(examples), "notes": tally.notes()}
+
+    home = folder / f"examples-{cache.key(key, limit, READING)}"
+    facts = cache.entry(home, make)
+    notes = (*sources.left_out(source), *(f"{source}: {note}" for note in facts["notes"]))
+    with (home / "examples.jsonl").open(encoding="utf-8") as file:
+        return key, [Example(*json.loads(line)) for line in file], notes
+
+
+def _line(example: Example) -> str:
+    return json.dumps(example) + "\n"
+
+
+def _hashes(examples: list[Example]) -> np.ndarray:
+    return np.array([hash_of(json.dumps(example[:2])) for example in examples], np.uint64)
+
+
+def texts(examples: Iterable[Example]) -> Iterator[str]:
+    """Inputs and targets in turn."""
+    return (text for example in examples for text in example[:2])
+
+
+def _tokenized(examples: list[Example], tokenizer: Tokenizer, folder: Path, progress: bool) -> TaskTokens:
+    """The tokens of the examples, from the cache."""
+    names = tuple(sorted({task_of(example.input) for example in examples}))
+    content = hashlib.sha256("".join(map(_line, examples)).encode()).hexdigest()
+    home = folder / f"tasks-{cache.key(content, tokenizer.hash)}"
+    dtype = dtype_of(tokenizer)
+
+    def make(temporary: Path) -> dict[str, Any]:
+        with (temporary / "ids.bin").open("wb") as file:
+            for example in tqdm(examples, desc="tokenizing", disable=None if progress else True, leave=False):
+                parts = tokenizer.encode(example.input), [tokenizer.sep_id], tokenizer.encode(example.target)
+                file.write(np.concatenate((*parts, [tokenizer.eos_id])).astype(dtype).tobytes())
+        return {"examples": len(examples)}
+
+    cache.entry(home, make)
+    indices = np.array([names.index(task_of(example.input)) for example in examples])
+    return TaskTokens(np.memmap(home / "ids.bin", dtype, "r"), tokenizer.eos_id, names, indices)
+
+
+def _size(examples: list[Example], tokens: TaskTokens) -> SplitInfo:
+    return SplitInfo(len(examples), sum(len(text.encode("utf-8")) for text in texts(examples)), tokens.num_tokens)
+
+
+class TaskTokens(Tokens):
+    """The examples of one split, and which task each belongs to.
+
+    Args:
+        ids: (N,) all documents `input SEP target EOS`, one after another.
+        eos_id: the id after every document.
+        tasks: names.
+        task_of: (D,) index into `tasks` of each document.
+    """
+
+    def __init__(self, ids: np.ndarray, eos_id: int, tasks: tuple[str, ...], task_of: np.ndarray):
+        super().__init__(ids, eos_id)
+        self.tasks, self.task_of = tasks, task_of
+
+    def lengths(self, sep_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """(D,) tokens of each input, and of each target with its EOS."""
+        bounds = np.append(self.document_starts, self.num_tokens)
+        parted = np.flatnonzero(self.slice(0, self.num_tokens) == sep_id)
+        return parted - bounds[:-1], bounds[1:] - parted - 1
+
+
+class TaskRows:
+    """The examples in order, each once; only those of `task` if it is given, and only the first `limit` of them."""
+
+    def __init__(self, tokens: TaskTokens, task: str | None = None, limit: int | None = None):
+        self.tokens = tokens
+        self.bounds = np.append(tokens.document_starts, tokens.num_tokens)
+        chosen = np.ones(len(tokens.task_of), bool) if task is None else tokens.task_of == tokens.tasks.index(task)
+        self.documents = np.flatnonzero(chosen)[:limit]
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in an example on average, input and target together."""
+        return max(1, self.tokens.num_tokens // len(self.tokens.task_of))
+
+    @property
+    def num_offsets(self) -> int:
+        return len(self.documents)
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def document(self, window: int, offset: int) -> int:
+        """The document that a row shows."""
+        return int(self.documents[window])
+
+    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
+        """First token of the document, and the index after its EOS."""
+        document = self.document(window, offset)
+        return int(self.bounds[document]), int(self.bounds[document + 1])
+
+    def row(self, window: int, offset: int = 0) -> np.ndarray:
+        """The ids of a document, int64."""
+        return self.tokens.slice(*self.span(window, offset)).astype(np.int64)
+
+
+class Mixture(TaskRows):
+    """As many rows in an epoch as there are examples; each task gets its share, and the offset says which examples.
+
+    Args:
+        tokens: the examples.
+        mixing: "proportional": every example once; "temperature": shares by the number of a task's examples to the
+            power 1/T; "equal": the same share for each. A task with fewer examples than its share repeats them; one
+            with more leaves some for other epochs.
+        temperature: that T.
+    """
+
+    def __init__(
+        self,
+        tokens: TaskTokens,
+        mixing: Literal["proportional", "temperature", "equal"] = "proportional",
+        temperature: float = 2.0,
+    ):
+        super().__init__(tokens)
+        self.members = [np.flatnonzero(tokens.task_of == task) for task in range(len(tokens.tasks))]
+        sizes = np.array([len(members) for members in self.members], float)
+        power = {"proportional": 1.0, "temperature": 1 / temperature, "equal": 0.0}[mixing]
+        shares = np.where(sizes > 0, sizes**power, 0).cumsum()
+        self.ends = np.round(shares / shares[-1] * len(self)).astype(np.int64)
+
+    def document(self, window: int, offset: int) -> int:
+        """The next example of the task whose share contains the window."""
+        task = int(np.searchsorted(self.ends, window, side="right"))
+        first = int(self.ends[task - 1]) if task else 0
+        return int(self.members[task][(offset + window - first) % len(self.members[task])])

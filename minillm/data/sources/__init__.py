@@ -1,0 +1,185 @@
+"""From the name of a source to its documents and records: file, folder, glob, hub or builtin."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from minillm.data.sources.builtin import BUILTINS, library_files
+from minillm.data.sources.files import Piece, read_plain, why_not_text
+from minillm.data.sources.hub import find_dataset, read_hub
+from minillm.data.sources.records import READERS, Columns, Record, counted, ending
+
+BUILTIN, HUB = "builtin:", "hf:"
+"""Prefixes of the names of sources that are not paths."""
+RECORD_FILES = "records in .jsonl (one a line), .json (an array), .csv, .tsv or .parquet"
+
+
+class Found(NamedTuple):
+    """The files of a source."""
+
+    files: list[Path]
+    notes: tuple[str, ...]
+    """What else was there and is left out: at most one line."""
+
+
+def read_documents(source: str, field: str = "text") -> Iterator[str]:
+    """The documents of a source that are not empty, always in the same order.
+
+    A text file is one document. A folder is read with all its subfolders, sorted by name; hidden files, empty files
+    and files of other formats are left out, and so they are of a glob. A record of .jsonl, .json, .csv, .tsv, .parquet
+    and hub sources is a document.
+
+    Args:
+        source: text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME, hf:NAME/CONFIG or
+            builtin:NAME.
+        field: where the text is in a source with fields.
+
+    Raises:
+        FileNotFoundError: there is no such file, folder or match.
+        ValueError: it is empty, of another format, not UTF-8 or damaged, or has no such field.
+        OSError: it cannot be read, or the hub cannot be reached.
+    """
+    parts: list[str] = []
+    for text, last in read_pieces(source, field):
+        parts.append(text)
+        if last:
+            if document := "".join(parts):
+                yield document
+            parts = []
+
+
+def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
+    """Like `read_documents`, but long documents in several pieces, so that no file need fit in memory, and empty
+    documents and null texts as an empty piece, so that they can be counted.
+    """
+    columns = {"data.field": field}
+    if source.startswith(BUILTIN):
+        yield from (Piece(text, last=True) for text in _builtin(source)())
+        return
+    if hub_name(source) is not None:
+        yield from (Piece(record.text(field), last=True) for record in read_records(source, columns))
+        return
+    for path in find_files(source).files:
+        if (form := ending(path)) is None:
+            yield from read_plain(path)
+        else:
+            yield from (Piece(record.text(field), last=True) for record in READERS[form](path, columns))
+
+
+def read_records(source: str, columns: Columns) -> Iterator[Record]:
+    """The records of a source with fields, always in the same order.
+
+    Args:
+        source: any but text files and builtins.
+        columns: setting -> the column that it names.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: like `read_documents`; also for a source without fields.
+    """
+    if (name := hub_name(source)) is not None:
+        yield from read_hub(find_dataset(name), columns)
+        return
+    for path in find_files(source).files:
+        if (form := ending(path)) is None:
+            raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
+        yield from READERS[form](path, columns)
+
+
+def has_fields(source: str) -> bool:
+    """Whether the text is one field among others, at least in some files of the source."""
+    if source.startswith(BUILTIN):
+        return False
+    return hub_name(source) is not None or any(map(ending, find_files(source).files))
+
+
+def left_out(source: str) -> tuple[str, ...]:
+    """Which files of a folder or glob are not read, and why: at most one line."""
+    return () if source.startswith(BUILTIN) or hub_name(source) is not None else find_files(source).notes
+
+
+def fingerprint(source: str, field: str = "text") -> str:
+    """Hexadecimal hash of the content that `read_documents` would give, without parsing it."""
+    if source.startswith(BUILTIN):
+        name = _builtin(source).__name__
+        return _digest([(name, path) for path in library_files()])
+    if (name := hub_name(source)) is not None:
+        return hashlib.sha256(repr((find_dataset(name), field)).encode()).hexdigest()
+    return _digest([(_form(path, field), path) for path in find_files(source).files])
+
+
+def _form(path: Path, field: str) -> str:
+    """How a file is read, in words that must never change: they are part of the fingerprints that runs keep."""
+    form = ending(path)
+    return "read_plain" if form is None else f"read_{form.split('.')[1]} {field}"
+
+
+def _digest(parts: list[tuple[str, Path]]) -> str:
+    """Hash of the files' contents, each with the word that stands before it."""
+    digest = hashlib.sha256()
+    for form, path in parts:
+        with path.open("rb") as file:
+            digest.update(f"{form} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _builtin(source: str) -> Callable[[], Iterator[str]]:
+    if source.removeprefix(BUILTIN) not in BUILTINS:
+        raise ValueError(f"there is no {source}: choose one of {', '.join(BUILTIN + name for name in BUILTINS)}")
+    return BUILTINS[source.removeprefix(BUILTIN)]
+
+
+def hub_name(source: str) -> str | None:
+    """The name after hf:, unless it names something on this machine, which comes first."""
+    name = source.removeprefix(HUB)
+    return None if name == source or (name and Path(name).expanduser().exists()) else name
+
+
+def find_files(source: str) -> Found:
+    """The files behind a file, folder or glob, sorted, and what is left out of a folder or glob.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a single file holds no text.
+    """
+    source = source.removeprefix(HUB)
+    path = Path(source).expanduser()
+    if path.is_file():
+        if reason := why_not_text(path):
+            raise ValueError(f"{path} is {reason}: give a text file, or {RECORD_FILES}")
+        return Found([path], ())
+    hidden: list[Path] = []
+    if path.is_dir() and source:  # an empty name does not mean the working directory
+        paths, wanted = _walk(path, hidden), f"folder {path} holds no text files"
+    elif glob.has_magic(source):
+        paths, wanted = map(Path, glob.glob(str(path), recursive=True)), f"no text file matches {source}"
+    else:
+        raise FileNotFoundError(
+            f"no file or folder {source} (in {Path.cwd()}): give a text file, folder or glob, "
+            f"{RECORD_FILES}, hf:NAME, or builtin:python-docs"
+        )
+    files, reasons = [], Counter[str]()
+    for path in sorted(paths):
+        if path.is_file() and (reason := why_not_text(path)):
+            reasons[reason] += 1
+        elif path.is_file():
+            files.append(path)
+    if hidden:
+        reasons["hidden"] = len(hidden)
+    note = f"left out of {source}: {counted(reasons)}" if reasons else ""
+    if not files:
+        raise FileNotFoundError(f"{wanted}{note and f' ({note})'}: give a folder, glob or file with text")
+    return Found(files, (note,) if note else ())
+
+
+def _walk(folder: Path, hidden: list[Path]) -> Iterator[Path]:
+    """The files of a folder and its subfolders; those that are hidden, and hidden folders, go into the list."""
+    for parent, folders, names in os.walk(folder):
+        hidden += (Path(parent, name) for name in (*folders, *names) if name.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
