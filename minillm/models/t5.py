@@ -51,11 +51,13 @@ class T5(Model):
         Raises:
             ValueError: more tokens than max_seq_len on either side, or shapes that do not match.
         """
-        encoded = {
-            "encoder_output": self.encode(encoder_tokens, key_valid=encoder_valid),
-            "encoder_valid": encoder_valid,
-        }
-        return self.decode(decoder_tokens, **encoded, key_valid=decoder_valid, predict_at=predict_at)
+        return self.decode(
+            decoder_tokens,
+            encoder_output=self.encode(encoder_tokens, key_valid=encoder_valid),
+            encoder_valid=encoder_valid,
+            key_valid=decoder_valid,
+            predict_at=predict_at,
+        )
 
     def encode(self, tokens: Tensor, *, key_valid: Tensor | None = None) -> Tensor:
         """Encode `tokens` (B, S) -> (B, S, D), the encoder's output. `key_valid` (B, S) is False for padding."""

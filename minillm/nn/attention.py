@@ -48,7 +48,7 @@ class AttentionInputs(NamedTuple):
     def for_layer(self, cache: KVCache, layer: int) -> AttentionInputs:
         """These inputs with the cache of one layer."""
         cross = None if self.cross is None else self.cross._replace(layer_cache=cache.cross_layers[layer])
-        return self._replace(layer_cache=cache.self_layers[layer], cross=cross)
+        return AttentionInputs(self.mask, self.angles, None, cache.self_layers[layer], self.start, cross)
 
 
 class Attention(nn.Module):

@@ -135,8 +135,9 @@ MASKS = {
 }
 
 
-def masked_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, allowed: Tensor | None) -> Tensor:
-    """Plain attention; a query that may attend to no key has the answer 0."""
+def masked_plainly(inputs: list[Tensor], allowed: Tensor | None) -> Tensor:
+    """Plain attention of q, k, v and bias; a query that may attend to no key has the answer 0."""
+    q, k, v, bias = inputs
     if allowed is None:
         return plain_attention(q, k, v, bias, scale=0.3)
     has_keys = allowed.any(-1, keepdim=True)
@@ -157,8 +158,8 @@ def test_every_kernel_equals_plain_attention(monkeypatch, name, groups, biased, 
     exact = [x.detach().double().requires_grad_() for x in inputs]
     mask = resolve_mask(MASKS[name], inputs[3] if biased else None, start=0, num_queries=T, num_keys=T, like=inputs[0])
     assert mask.kernel == kernel
-    fast = attend(*inputs[:3], mask, scale=0.3)
-    plain = masked_plainly(*exact, MASKS[name].dense(0, T, T, bias.device))
+    fast = attend(inputs[0], inputs[1], inputs[2], mask, scale=0.3)
+    plain = masked_plainly(exact, MASKS[name].dense(0, T, T, bias.device))
     assert fast.dtype == dtype
     for y in (fast, plain):
         y.double().square().sum().backward()
