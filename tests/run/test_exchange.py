@@ -172,12 +172,12 @@ def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of,
     assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["model_type"] == "gpt2"
     capsys.readouterr()
     for source, message in (
-        (str(tmp_path / "nowhere" / "deep" / "x"), "is no folder here and no model name on the hub"),
+        (str(tmp_path / "nowhere" / "deep" / "x"), "is neither a folder here nor the name of a model on the hub"),
         ("no/such-model", "cannot reach the Hugging Face hub"),
         (str(tmp_path / "none.gguf"), "there is no file"),
         (str(tmp_path), "holds no config.json"),
-        ("", "is no folder here and no model name"),
-        ("./nowhere", "is no folder here and no model name"),
+        ("", "is neither a folder here nor the name of a model"),
+        ("./nowhere", "is neither a folder here nor the name of a model"),
         (str(run_of("gpt2")), "is already a run"),
     ):
         assert main(["import", source, str(tmp_path / "new")]) == 2

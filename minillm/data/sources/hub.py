@@ -84,7 +84,7 @@ def fetch_model(name: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        raise ValueError(f"{name} is neither a folder here nor the name of a model on the hub: NAME or OWNER/NAME")
+        raise ValueError(f"{name!r} is neither a folder here nor the name of a model on the hub: NAME or OWNER/NAME")
     try:
         revision = _revision(name, "model")
     except OSError:

@@ -65,7 +65,7 @@ def test_a_loader_deals_them_out_once_an_epoch():
 
 
 def test_one_document_has_no_wrong_pairs_to_give():
-    with pytest.raises(ValueError, match=r"objective\.next_sentence.*only 1: give a text of more documents"):
+    with pytest.raises(ValueError, match=r"objective\.next_sentence.*only 1: add documents"):
         Pairs(stream(100, 1), 20)
     with pytest.raises(ValueError, match=r"data\.seq_len"):
         Pairs(stream(100, 50), 1)
