@@ -63,9 +63,7 @@ def train(
     config: RunConfig, out: Path | str | None = None, *, resume: bool = False, init_from: Path | str | None = None
 ) -> Path:
     """As `train_run`, but returns the run folder alone."""
-    folder = train_run(config, out, resume=resume, init_from=init_from).folder
-    assert folder is not None, "the trainer knows it"
-    return folder
+    return train_run(config, out, resume=resume, init_from=init_from).folder
 
 
 def train_run(
@@ -97,7 +95,7 @@ def train_run(
         config = override(config, {"train.precision": runtime.broadcast(compute.precision)})
         compute = precision.choose(config.train)
         parent = None if init_from is None else find_checkpoint(init_from, say_on(runtime.rank))
-        # claimed before the text is read, so that of two runs that start at once neither works in vain
+        # claimed before the text is read, so that two runs that start at once do not prepare for the same folder
         with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
             folder = runtime.broadcast(claimed)
             assert folder is not None, "the first rank has claimed it"
@@ -165,7 +163,7 @@ def _train(
         plot_curve(folder / METRICS, folder / CURVE, title=folder.name)
     if outcome.reason == "interrupted":
         command = f"minillm train --resume --out {shlex.quote(str(folder))}"
-        say(f"stopped at step {outcome.state.step}, all saved; go on with: {command}")
+        say(f"stopped at step {outcome.state.step}, all saved; continue with: {command}")
     else:
         _conclude(trainer, config, corpus, objective, outcome, say)
     return outcome
