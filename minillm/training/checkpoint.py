@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -38,8 +38,7 @@ class Checkpoint:
     def state(self) -> CheckpointState:
         """Everything small: counters, the best validation loss, hashes; ValueError if the file is damaged."""
         self.verify(STATE)
-        file = self.path / STATE
-        return CheckpointState.from_json(json.loads(file.read_text(encoding="utf-8")), file)
+        return CheckpointState.read(self.path / STATE)
 
     def verify(self, *names: str) -> None:
         """Compare the named files, or all of them, with the manifest.
@@ -173,10 +172,10 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         save_file(_on_cpu(model), temporary / MODEL)
         save_file(_on_cpu(optimizer), temporary / OPTIMIZER)
-        (temporary / STATE).write_text(json.dumps(state.to_json(), indent=1), encoding="utf-8")
+        (temporary / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         seal(temporary)
         replaced = run / f"{_REPLACED}{final.name}"
-        if final.exists():  # the same step again: the old one steps aside until the new one stands
+        if final.exists():  # the same step again: the old one is renamed until the new one is in place
             shutil.rmtree(replaced, ignore_errors=True)
             final.rename(replaced)
         temporary.rename(final)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minillm.storage import move_into_place, temporary_for, write_text, writing
+from minillm.storage import force_to_disk, move_into_place, temporary_for, write_text, writing
 
 
 class MetricsLog:
@@ -30,7 +29,7 @@ class MetricsLog:
     def force_to_disk(self) -> None:
         """Make sure that the lines up to a saved step survive a power cut."""
         with writing(self._file):
-            os.fsync(self._stream.fileno())
+            force_to_disk(self._file)
 
     def close(self) -> None:
         """Close the file."""

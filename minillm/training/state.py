@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +60,17 @@ class CheckpointState:
     """Whether the weights were imported and not trained here."""
     version: int = VERSION
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse."""
-        return asdict(self)
-
     @classmethod
-    def from_json(cls, content: Any, file: Path) -> CheckpointState:
-        """The state that `file` holds.
+    def read(cls, file: Path) -> CheckpointState:
+        """The state that `file` holds, the JSON of `asdict(state)`.
 
         Raises:
             ValueError: a field is missing or unknown, or the file was written by a newer version.
         """
-        content = _require_object(content, file)
+        try:
+            content = _require_object(json.loads(file.read_text(encoding="utf-8")), file)
+        except (JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is not JSON: {error}") from None
         require_version(content, VERSION, file)
         train = _require_object(content.get("train", {}), file)
         if content.get("version", 1) == 1:
@@ -101,7 +102,7 @@ class Outcome:
     state: TrainState
     reason: str
     """finished, interrupted, or early (no better validation loss for train.patience evaluations)."""
-    signal: int | None = None
-    """The signal that asked for the stop, if one did."""
-    folder: Path | None = None
+    signal: int | None
+    """Number of the signal that asked for the stop, if one did."""
+    folder: Path
     """The run folder."""

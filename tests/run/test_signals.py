@@ -57,7 +57,7 @@ def test_in_every_phase_it_ends_with_the_signals_code(
     assert main([command, *(train_flags if command == "train" else [str(finished)])]) == CODES[number]
     said = capsys.readouterr().err
     if phase == "the last evaluation in training":
-        assert "stopped at step 6, all saved; go on with" in said
+        assert "stopped at step 6, all saved; continue with" in said
     else:
         assert said.splitlines()[-1] == WORDS[number]
     assert "Traceback" not in said and signal.getsignal(signal.SIGTERM) is before
@@ -107,7 +107,7 @@ def test_training_saves_tells_how_to_continue_and_exits_with_the_signals_code(
         process.wait()
         if process.stderr is not None:
             process.stderr.close()
-    told = re.search(r"stopped at step (\d+), all saved; go on with: minillm train --resume --out '(.*)'\n", rest)
+    told = re.search(r"stopped at step (\d+), all saved; continue with: minillm train --resume --out '(.*)'\n", rest)
     assert told is not None and told[2] == str(run) and "Traceback" not in rest
     step = int(told[1])
     assert checkpoints(run)[-1].step == step

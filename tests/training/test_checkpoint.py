@@ -192,11 +192,11 @@ def test_a_damaged_one_displaces_no_good_one(save: Save, tmp_path: Path, how: st
     assert newest_good(tmp_path, lambda line: None) == module.Checkpoint(tmp_path / "step-000005", 5)
 
 
-def reseal(run: Path, change: Callable[[Any], Any]) -> Path:
+def reseal(run: Path, change: Callable[[Any], Any] | None) -> Path:
     """Changes the state of checkpoint 1 as another program would write it."""
     folder = run / "step-000001"
     content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    (folder / STATE).write_text(json.dumps(change(content)), encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(change(content)) if change else "{", encoding="utf-8")
     (folder / MANIFEST).unlink()
     seal(folder)
     return folder / STATE
@@ -230,10 +230,11 @@ def test_a_state_from_before_there_was_a_version_is_read(save: Save, tmp_path: P
         (lambda content: {**version_1(content), "train": {"step": 1}}, "lacks the field 'best_loss'"),
         (lambda content: {**content, "train": 3}, "expected a JSON object, got int"),
         (lambda content: [content], "expected a JSON object, got list"),
+        (None, "is not JSON"),
     ],
 )
 def test_a_state_of_another_version_is_one_line_that_names_the_file(
-    save: Save, tmp_path: Path, change: Callable, words: str
+    save: Save, tmp_path: Path, change: Callable | None, words: str
 ):
     save(tmp_path, 1, 1.0)
     file = reseal(tmp_path, change)
