@@ -52,8 +52,7 @@ def run_harness(
     """Score a model on tasks of the harness, in the dtype of its weights.
 
     Args:
-        model: a GPT.
-        tokenizer: the one that the model was trained with.
+        model, tokenizer: a GPT, and the tokenizer that it was trained with.
         tasks: each a name or pattern of the harness's tasks, a task's YAML file, or a folder of such files, at any
             depth.
         prefix: whether the model reads its context in both directions.
@@ -176,9 +175,8 @@ class HarnessLM(TemplateLM):
         targets, scored = padded([ids[-count:] for ids, count in rows], side="left", device=self._device)  # (B, P)
         ends = torch.tensor([[len(ids) - 1] for ids, _ in rows], device=self._device)  # (B, 1)
         at = ends + torch.arange(-targets.size(1), 0, device=self._device)  # (B, P)
-        context = torch.tensor([len(ids) - count for ids, count in rows], device=self._device)  # (B)
-        prefix_length = context if self.prefix else None
-        logits = self.model(tokens, predict_at=at.clamp(min=0), prefix_length=prefix_length).logits["lm"]  # (B, P, V)
+        context = torch.tensor([len(ids) - count for ids, count in rows], device=self._device) if self.prefix else None
+        logits = self.model(tokens, predict_at=at.clamp(min=0), prefix_length=context).logits["lm"]  # (B, P, V)
         scores = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)  # (B, P)
         require_finite(scores)
         likeliest = logits.argmax(-1) == targets

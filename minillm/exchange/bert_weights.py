@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minillm.exchange.weight_map import (
     CLASSIC_PARTS,
+    Key,
     Rule,
     WeightMap,
     activation_from_hf,
@@ -17,6 +18,8 @@ from minillm.exchange.weight_map import (
     read_settings,
     refuse_keys,
     require_settings,
+    values_from_hf,
+    values_to_hf,
 )
 from minillm.nn.config import ModelConfig
 
@@ -88,21 +91,26 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: (
-        *("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-        *("intermediate_size", "type_vocab_size"),
-    ),
-    float: ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
-    bool: ("tie_word_embeddings",),
-    str: ("hidden_act", "position_embedding_type"),
+_KEYS = {
+    "vocab_size": Key("vocab_size"),
+    "max_position_embeddings": Key("max_seq_len"),
+    "hidden_size": Key("d_model"),
+    "num_hidden_layers": Key("num_layers"),
+    "num_attention_heads": Key("num_heads"),
+    "intermediate_size": Key("d_ff"),
+    "type_vocab_size": Key("num_token_types"),
+    "layer_norm_eps": Key("norm_eps", float),
+    "hidden_dropout_prob": Key("dropout", float),
+    "attention_probs_dropout_prob": Key("attention_dropout", float),
+    "initializer_range": Key("init_std", float),
+    "tie_word_embeddings": Key("tie_embeddings", bool),
+    "hidden_act": Key(None, str),
+    "position_embedding_type": Key(None, str),
 }
 _DEFAULTS: dict[str, Any] = {
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "type_vocab_size": 2,
+    **{"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute", "type_vocab_size": 2},
+    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02},
+    "tie_word_embeddings": True,
 }
 
 
@@ -112,32 +120,22 @@ def config_from_hf(config: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm",
     Raises:
         ValueError: it has a feature that is not supported here.
     """
-    settings = read_settings(config, _KINDS, _DEFAULTS)
+    settings = read_settings(config, _KEYS, _DEFAULTS)
     refuse_keys(settings, "is_decoder", "add_cross_attention")
-    positions = settings.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
+    if settings["position_embedding_type"] != "absolute":
+        raise ValueError(
+            f"position_embedding_type is {settings['position_embedding_type']!r}; only 'absolute' can be imported"
+        )
     return ModelConfig(
         preset="bert-base",
         family="bert",
-        vocab_size=settings["vocab_size"],
-        max_seq_len=settings["max_position_embeddings"],
-        d_model=settings["hidden_size"],
-        num_layers=settings["num_hidden_layers"],
-        num_heads=settings["num_attention_heads"],
-        d_ff=settings["intermediate_size"],
         norm_order="post",
-        norm_eps=settings["layer_norm_eps"],
         input_norm=True,
         activation=activation_from_hf(settings, "hidden_act"),
-        dropout=settings["hidden_dropout_prob"],
-        attention_dropout=settings["attention_probs_dropout_prob"],
         ff_dropout=0.0,
-        tie_embeddings=settings.get("tie_word_embeddings", True),
-        num_token_types=settings["type_vocab_size"],
         heads=heads,
-        init_std=settings.get("initializer_range", 0.02),
         residual_init="plain",
+        **values_from_hf(settings, _KEYS),
     )
 
 
@@ -173,18 +171,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": [name],
         "model_type": "bert",
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_seq_len,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.ff_width,
-        "type_vocab_size": config.num_token_types,
-        "layer_norm_eps": config.norm_eps,
         "hidden_act": activation_to_hf(config.activation),
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.attention_drop,
         "position_embedding_type": "absolute",
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
+        **values_to_hf(config, _KEYS),
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.gguf_names import (
+from minillm.exchange.gguf_out import (
     CONTROL,
     CUTS,
     ROLE_KEYS,

@@ -7,6 +7,7 @@ from typing import Any
 
 from minillm.exchange.weight_map import (
     CLASSIC_PARTS,
+    Key,
     Rule,
     WeightMap,
     activation_from_hf,
@@ -14,6 +15,8 @@ from minillm.exchange.weight_map import (
     read_settings,
     refuse_keys,
     require_settings,
+    values_from_hf,
+    values_to_hf,
 )
 from minillm.nn.config import ModelConfig
 
@@ -51,17 +54,25 @@ def gpt2_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"),
-    float: ("layer_norm_epsilon", "resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range"),
-    bool: ("scale_attn_weights", "tie_word_embeddings"),
-    str: ("activation_function",),
+_KEYS = {
+    "vocab_size": Key("vocab_size"),
+    "n_positions": Key("max_seq_len"),
+    "n_embd": Key("d_model"),
+    "n_layer": Key("num_layers"),
+    "n_head": Key("num_heads"),
+    "n_inner": Key("d_ff"),
+    "layer_norm_epsilon": Key("norm_eps", float),
+    "resid_pdrop": Key("dropout", float),
+    "attn_pdrop": Key("attention_dropout", float),
+    "initializer_range": Key("init_std", float),
+    "tie_word_embeddings": Key("tie_embeddings", bool),
+    "embd_pdrop": Key(None, float),
+    "scale_attn_weights": Key(None, bool),
+    "activation_function": Key(None, str),
 }
 _DEFAULTS: dict[str, Any] = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "resid_pdrop": 0.1,
-    "attn_pdrop": 0.1,
+    **{"n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True},
+    **{"resid_pdrop": 0.1, "attn_pdrop": 0.1, "initializer_range": 0.02, "tie_word_embeddings": True},
 }
 
 
@@ -71,24 +82,14 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ValueError: it has a feature that is not supported here.
     """
-    settings = read_settings(config, _KINDS, _DEFAULTS)
+    settings = read_settings(config, _KEYS, _DEFAULTS)
     refuse_keys(settings, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     return ModelConfig(
         preset="gpt2",
-        vocab_size=settings["vocab_size"],
-        max_seq_len=settings["n_positions"],
-        d_model=settings["n_embd"],
-        num_layers=settings["n_layer"],
-        num_heads=settings["n_head"],
-        d_ff=settings.get("n_inner"),
-        norm_eps=settings["layer_norm_epsilon"],
         activation=activation_from_hf(settings, "activation_function"),
-        dropout=settings["resid_pdrop"],
-        attention_dropout=settings["attn_pdrop"],
         ff_dropout=0.0,
-        attention_scale=None if settings.get("scale_attn_weights", True) else 1.0,
-        tie_embeddings=settings.get("tie_word_embeddings", True),
-        init_std=settings.get("initializer_range", 0.02),
+        attention_scale=None if settings["scale_attn_weights"] else 1.0,
+        **values_from_hf(settings, _KEYS),
     )
 
 
@@ -114,18 +115,8 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_seq_len,
-        "n_embd": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "n_inner": config.ff_width,
-        "layer_norm_epsilon": config.norm_eps,
         "activation_function": activation_to_hf(config.activation),
-        "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
-        "attn_pdrop": config.attention_drop,
         "scale_attn_weights": config.attention_scale is None,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
+        **values_to_hf(config, _KEYS),
     }

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minillm.exchange.weight_map import (
+    Key,
     Rule,
     WeightMap,
     activation_from_hf,
@@ -17,6 +18,8 @@ from minillm.exchange.weight_map import (
     read_settings,
     refuse_keys,
     require_settings,
+    values_from_hf,
+    values_to_hf,
 )
 from minillm.nn.config import ModelConfig
 
@@ -48,16 +51,30 @@ def llama_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: (
-        *("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-        *("num_key_value_heads", "head_dim", "intermediate_size"),
-    ),
-    float: ("rms_norm_eps", "attention_dropout", "initializer_range", "rope_theta", "partial_rotary_factor"),
-    bool: ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window"),
-    str: ("hidden_act",),
+_KEYS = {
+    "vocab_size": Key("vocab_size"),
+    "max_position_embeddings": Key("max_seq_len"),
+    "hidden_size": Key("d_model"),
+    "num_hidden_layers": Key("num_layers"),
+    "num_attention_heads": Key("num_heads"),
+    "num_key_value_heads": Key("num_kv_heads"),
+    "head_dim": Key("head_dim"),
+    "intermediate_size": Key("d_ff"),
+    "rms_norm_eps": Key("norm_eps", float),
+    "attention_dropout": Key("attention_dropout", float),
+    "initializer_range": Key("init_std", float),
+    "mlp_bias": Key("bias", bool),
+    "tie_word_embeddings": Key("tie_embeddings", bool),
+    "rope_theta": Key(None, float),
+    "partial_rotary_factor": Key(None, float),
+    "attention_bias": Key(None, bool),
+    "use_sliding_window": Key(None, bool),
+    "hidden_act": Key(None, str),
 }
-_DEFAULTS: dict[str, Any] = {"hidden_act": "silu", "rms_norm_eps": 1e-6}
+_DEFAULTS: dict[str, Any] = {
+    **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "num_key_value_heads": None, "head_dim": None, "mlp_bias": False},
+    **{"attention_dropout": 0.0, "initializer_range": 0.02, "tie_word_embeddings": False, "rope_theta": 10000.0},
+}
 
 
 def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
@@ -68,7 +85,8 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
     """
     kind = config["model_type"]
     defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in config else {}
-    settings = read_settings(config, _KINDS, _DEFAULTS | defaults)
+    defaults |= {"head_dim": 128} if kind == "qwen3" else {}
+    settings = read_settings(config, _KEYS, _DEFAULTS | defaults)
     refuse_keys(settings, "use_sliding_window", "add_cross_attention")
     if kind == "mistral":
         refuse_keys(settings, "sliding_window")
@@ -79,26 +97,14 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
     attention = "all" if settings.get("attention_bias") else "none"
     return ModelConfig(
         preset="llama-small",
-        vocab_size=settings["vocab_size"],
-        max_seq_len=settings["max_position_embeddings"],
-        d_model=settings["hidden_size"],
-        num_layers=settings["num_hidden_layers"],
-        num_heads=settings["num_attention_heads"],
-        num_kv_heads=settings.get("num_key_value_heads"),
-        head_dim=settings.get("head_dim") or (128 if kind == "qwen3" else None),
-        d_ff=settings["intermediate_size"],
         norm="rmsnorm",
-        norm_eps=settings["rms_norm_eps"],
         activation=activation_from_hf(settings, "hidden_act"),
         gated=True,
         position="rotary",
         qk_norm=kind == "qwen3",
-        bias=bool(settings.get("mlp_bias")),
         attention_bias="qkv" if kind == "qwen2" else attention,
-        attention_dropout=settings.get("attention_dropout", 0.0),
-        tie_embeddings=settings.get("tie_word_embeddings", False),
-        init_std=settings.get("initializer_range", 0.02),
         residual_init="plain",
+        **values_from_hf(settings, _KEYS),
         **_rotary_from_hf(rotary, settings),
     )
 
@@ -141,21 +147,9 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": [{"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[kind] + "ForCausalLM"],
         "model_type": kind,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_seq_len,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.ff_width,
-        "rms_norm_eps": config.norm_eps,
         "hidden_act": activation_to_hf(config.activation),
         "attention_bias": biased == "all",
-        "mlp_bias": config.bias,
-        "attention_dropout": config.attention_drop,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
+        **values_to_hf(config, _KEYS),
         "use_sliding_window": False,
         # transformers 4 reads the first two, 5 the last
         "rope_theta": config.rope_theta,
@@ -172,12 +166,16 @@ _SCALING = {
 }
 
 
+_ROTARY_KEYS = dict.fromkeys(("rope_theta", *_SCALING), Key(None, float))
+_ROTARY_KEYS |= dict.fromkeys(("rope_type", "type"), Key(None, str))
+
+
 def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Their rotary settings, whose key differs between releases of the library."""
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rotary, dict):
         raise ValueError(f"the rotary settings are {rotary!r}; expected an object")
-    return read_settings(rotary, {float: ("rope_theta", *_SCALING), str: ("rope_type", "type")}, {})
+    return read_settings(rotary, _ROTARY_KEYS, {})
 
 
 def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +183,7 @@ def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dic
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise ValueError(f"rotary scaling {kind!r} is not supported; use default, linear or llama3")
-    theta = {"rope_theta": float(rotary.get("rope_theta", config.get("rope_theta", 10000.0)))}
+    theta = {"rope_theta": float(rotary.get("rope_theta", config["rope_theta"]))}
     if kind == "default":
         return theta
     scaling = {ours: rotary[hf] for hf, ours in _SCALING.items() if hf in rotary}

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from minillm.exchange.weight_map import (
+    Key,
     Rule,
     WeightMap,
     activation_from_hf,
     activation_to_hf,
     read_settings,
     require_settings,
+    values_from_hf,
+    values_to_hf,
 )
 from minillm.nn.config import ModelConfig
 
@@ -52,14 +55,23 @@ def t5_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: (
-        *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "n_positions"),
-        *("relative_attention_num_buckets", "relative_attention_max_distance", "decoder_start_token_id"),
-    ),
-    float: ("layer_norm_epsilon", "dropout_rate"),
-    bool: ("tie_word_embeddings", "scale_decoder_outputs"),
-    str: ("feed_forward_proj",),
+_KEYS = {
+    "vocab_size": Key("vocab_size"),
+    "n_positions": Key("max_seq_len"),
+    "d_model": Key("d_model"),
+    "num_layers": Key("num_layers"),
+    "num_heads": Key("num_heads"),
+    "d_kv": Key("head_dim"),
+    "d_ff": Key("d_ff"),
+    "relative_attention_num_buckets": Key("relative_buckets"),
+    "relative_attention_max_distance": Key("relative_max_distance"),
+    "layer_norm_epsilon": Key("norm_eps", float),
+    "dropout_rate": Key("dropout", float),
+    "num_decoder_layers": Key(None),
+    "decoder_start_token_id": Key(None),
+    "tie_word_embeddings": Key(None, bool),
+    "scale_decoder_outputs": Key(None, bool),
+    "feed_forward_proj": Key(None, str),
 }
 # The files of the first release have neither the activation nor the distance.
 _DEFAULTS: dict[str, Any] = {
@@ -83,7 +95,7 @@ def config_from_hf(config: Mapping[str, Any], *, head: bool | None = None) -> Mo
     Raises:
         ValueError: it has a feature that is not supported here.
     """
-    settings = read_settings(config, _KINDS, _DEFAULTS)
+    settings = read_settings(config, _KEYS, _DEFAULTS)
     if settings.get("decoder_start_token_id", settings["pad_token_id"]) != settings["pad_token_id"]:
         raise ValueError(
             f"decoder_start_token_id is {settings['decoder_start_token_id']}; here decoders start with the padding "
@@ -104,28 +116,18 @@ def config_from_hf(config: Mapping[str, Any], *, head: bool | None = None) -> Mo
     return ModelConfig(
         preset="t5-small" if scaled else "t5-v1.1-small",
         family="t5",
-        vocab_size=settings["vocab_size"],
-        max_seq_len=settings["n_positions"],
-        d_model=settings["d_model"],
-        num_layers=depth,
-        num_heads=settings["num_heads"],
-        head_dim=settings["d_kv"],
-        d_ff=settings["d_ff"],
         norm="rmsnorm",
-        norm_eps=settings["layer_norm_epsilon"],
         activation=activation,
         gated=gated,
         position="t5",
-        relative_buckets=settings["relative_attention_num_buckets"],
-        relative_max_distance=settings["relative_attention_max_distance"],
         bias=False,
-        dropout=settings["dropout_rate"],
         final_dropout=True,
         attention_scale=1.0,
         tie_embeddings=tied,
         head_scale=settings["d_model"] ** -0.5 if scaled else None,
         init="fan_in",
         residual_init="plain",
+        **values_from_hf(settings, _KEYS),
     )
 
 
@@ -164,21 +166,11 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": "t5",
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_seq_len,
-        "d_model": config.d_model,
-        "d_kv": config.head_width,
-        "d_ff": config.ff_width,
-        "num_layers": config.num_layers,
         "num_decoder_layers": config.num_layers,
-        "num_heads": config.num_heads,
-        "relative_attention_num_buckets": config.relative_buckets,
-        "relative_attention_max_distance": config.relative_max_distance,
-        "layer_norm_epsilon": config.norm_eps,
         "feed_forward_proj": form,
-        "dropout_rate": config.dropout,
         "is_encoder_decoder": True,
         "tie_word_embeddings": config.tie_embeddings,
         "scale_decoder_outputs": config.head_scale is not None,
         "initializer_factor": 1.0,
+        **values_to_hf(config, _KEYS),
     }

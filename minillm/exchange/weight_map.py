@@ -136,28 +136,45 @@ def activation_to_hf(name: str) -> str:
     return next(hf for hf, ours in _ACTIVATIONS.items() if ours == name)
 
 
-def read_settings(
-    config: Mapping[str, Any], kinds: Mapping[type, Sequence[str]], defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Their config with defaults filled in, nulls left out and types checked.
+class Key(NamedTuple):
+    """Our key for one of theirs, and the type of its value."""
+
+    ours: str | None
+    """None: ours has no single key for it."""
+    kind: type = int
+
+
+def read_settings(config: Mapping[str, Any], keys: Mapping[str, Key], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Their config with defaults filled in and types checked.
 
     Args:
-        config: the content of a config.json.
-        kinds: keys by required type: int, float (an integer is accepted too), bool or str.
-        defaults: values of keys that a file may lack, as in the Hugging Face class.
+        config: the content of a config.json; null means the default.
+        keys: the types by their key; float accepts an integer too.
+        defaults: values of the keys that a file may lack, as in the Hugging Face class.
 
     Raises:
         ValueError: a value has another type; the message names the key.
     """
-    settings = {key: value for key, value in {**defaults, **config}.items() if value is not None}
+    settings = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
-    for kind, keys in kinds.items():
-        for key in keys:
-            value = settings.get(key)
-            valid = isinstance(value, (int, float) if kind is float else kind)
-            if value is not None and not (valid and (kind is bool or not isinstance(value, bool))):
-                raise ValueError(f"{key} is {value!r}; expected {words[kind]}")
+    for key, (_, kind) in keys.items():
+        value = settings.get(key)
+        valid = isinstance(value, (int, float) if kind is float else kind)
+        if value is not None and not (valid and (kind is bool or not isinstance(value, bool))):
+            raise ValueError(f"{key} is {value!r}; expected {words[kind]}")
     return settings
+
+
+def values_from_hf(settings: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """Arguments of our config; KeyError for a key that is neither in the file nor among the defaults."""
+    return {key.ours: settings[hf] for hf, key in keys.items() if key.ours}
+
+
+def values_to_hf(config: ModelConfig, keys: Mapping[str, Key]) -> dict[str, Any]:
+    """The inverse of `values_from_hf`."""
+    derived = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "d_ff": "ff_width"}
+    derived |= {"attention_dropout": "attention_drop"}
+    return {hf: getattr(config, derived.get(key.ours, key.ours)) for hf, key in keys.items() if key.ours}
 
 
 def refuse_keys(config: Mapping[str, Any], *keys: str) -> None:

@@ -12,16 +12,16 @@ import transformers
 
 from minillm import SampleConfig, build_model, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.exchange import folder_out
+from minillm.exchange import crosscheck, folder_out
 from minillm.exchange.architectures import model_to_hf
 from minillm.exchange.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
-from minillm.run import export_model, fill, import_model, search
+from minillm.run import export_model, fill, import_model, imports, search
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch_dtype.*", "ignore::FutureWarning")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "char"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "qwen3-untied", "char"])
 def test_a_gpt_writes_the_same_greedy_text_in_transformers(run_of, exported, name):
     folder, loaded = exported(name), load_run(run_of(name))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -69,7 +69,7 @@ def test_a_t5_finds_the_same_beams_in_transformers(run_of, exported):
         assert found.sequences_scores.tolist() == pytest.approx([one.score for one in ours], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "char", "bert", "t5"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "qwen3-untied", "char", "bert", "t5"])
 def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, exported, tmp_path, name):
     before = load_run(run_of(name))
     after = load_run(import_model(str(exported(name)), tmp_path / "again"))
@@ -82,6 +82,37 @@ def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, e
     assert after.tokenizer.start_id == before.tokenizer.start_id == before.tokenizer.eos_id
     source = before.config.data.source
     assert evaluate(after, source).loss == pytest.approx(evaluate(before, source).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_qwen3_with_its_own_bpe_is_exported_to_gguf_by_one_command(run_of, tmp_path, capsys, tied):
+    run = run_of("qwen3" if tied else "qwen3-untied")
+    assert main(["export", str(run), str(tmp_path / "out.gguf")]) == 0
+    assert "llama.cpp lacks this tokenizer's pre-tokenization pattern" in capsys.readouterr().out
+    before, after = load_run(run), load_run(import_model(tmp_path / "out.gguf", tmp_path / "again"))
+    assert after.config.model.qk_norm and after.config.model.tie_embeddings is tied
+    assert ("heads.lm.proj.weight" in dict(after.model.named_parameters())) is not tied
+    assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
+
+
+def test_ids_are_compared_even_if_a_vocabulary_covers_no_common_text(run_of, tmp_path):
+    loaded = load_run(run_of("char"))
+    said: list[str] = []
+    export_model(loaded, tmp_path / "out", say=said.append)
+    assert f"equal ids for {crosscheck.NUM_RANDOM_TEXTS} texts" in said[0]
+
+
+def test_an_imported_model_is_in_memory_once(exported, tmp_path, monkeypatch):
+    folder, read = exported("gpt2"), {}
+    original = imports.read_source
+    monkeypatch.setattr(imports, "read_source", lambda source: read.setdefault("it", original(source)))
+    saved: dict[str, torch.Tensor] = {}
+    keep = lambda *_, model, **__: saved.update(model.named_parameters())  # noqa: E731
+    monkeypatch.setattr(imports, "save_checkpoint", keep)
+    import_model(folder, tmp_path / "again")
+    weights = read["it"].model.weights
+    assert all(parameter.data_ptr() == weights[name].data_ptr() for name, parameter in saved.items())
+    assert weights["heads.lm.proj.weight"].data_ptr() == weights["embed.tokens.weight"].data_ptr()  # tied
 
 
 def test_the_model_card_tells_what_the_run_knows(exported):
