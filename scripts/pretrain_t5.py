@@ -12,11 +12,11 @@ import minillm
 from minillm import (
     DataConfig,
     EvalConfig,
-    SpanConfig,
     OptimConfig,
     RunConfig,
     SampleConfig,
     ScheduleConfig,
+    SpanConfig,
     TokenizerConfig,
     TrainConfig,
 )

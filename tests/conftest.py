@@ -56,7 +56,12 @@ LEARNING: dict[str, object] = {
     "sample.max_new_tokens": 8,
 }
 BPE: dict[str, object] = {"tokenizer.kind": "bpe", "tokenizer.vocab_size": 400}
-QWEN3: dict[str, object] = BPE | {"model.qk_norm": True, "model.num_kv_heads": 1, "model.d_ff": 48, "model.head_dim": 16}
+QWEN3: dict[str, object] = BPE | {
+    "model.qk_norm": True,
+    "model.num_kv_heads": 1,
+    "model.d_ff": 48,
+    "model.head_dim": 16,
+}
 FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "gpt2": ("gpt2", BPE),
     "llama": ("llama-small", {"model.num_kv_heads": 1, "model.d_ff": 48, "tokenizer.kind": "byte"}),

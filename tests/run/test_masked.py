@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from minillm.run.transfer import compare
 
 from minillm import RunConfig, SampleConfig, evaluate, fill, load_run, override, preset, sample, train
 from minillm.cli import main
@@ -13,7 +14,6 @@ from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.unigram_baseline import count_tokens
 from minillm.run.build import build_objective, prepare_corpus, validation_batches, with_heads
-from minillm.run.transfer import compare
 from minillm.training.metrics import read_metrics
 
 SETTINGS: dict[str, object] = {

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from minillm.objectives.config import ObjectiveConfig
 
 from minillm import RunConfig, SampleConfig, load_run, override, sample, train
 from minillm.generation.config import BeamConfig
 from minillm.generation.generate import generate
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
-from minillm.objectives.config import ObjectiveConfig
 from minillm.objectives.prefix_lm import PrefixLM
 from minillm.run import search, session
 from minillm.run.build import reads_prefix
