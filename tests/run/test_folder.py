@@ -10,13 +10,13 @@ from torch import nn
 from minillm import RunConfig, save_config
 from minillm.run import folder as folder_module
 from minillm.run.folder import best_or_last, claim, claim_new, find_run, require_free
-from minillm.training.checkpoint import save_checkpoint
+from minillm.training.checkpoint import save_checkpoint, weights
 from minillm.training.state import CheckpointState, TrainState
 
 
 def save(run: Path, step: int, best_step: int | None) -> None:
     state = CheckpointState(TrainState(best_step=best_step), scaler={}, tokenizer="t", data="d")
-    save_checkpoint(run, step, model=nn.Linear(1, 1), optimizer={}, state=state)
+    save_checkpoint(run, step, model=weights(nn.Linear(1, 1)), optimizer={}, state=state)
 
 
 @pytest.mark.parametrize(

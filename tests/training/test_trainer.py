@@ -43,8 +43,8 @@ def test_a_single_batch_is_learnt_by_heart(make_trainer: Make, tmp_path: Path):
         train={"steps": 60, "log_every": 60},
         eval={"every": 0},
     )
-    batches = trainer.loader.batches(0)
-    trainer.loader.batches = lambda step: batches  # pyright: ignore[reportAttributeAccessIssue]
+    batches = trainer.source.batches(0)
+    trainer.source.batches = lambda step: batches  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit()
     (last, _) = read_metrics(tmp_path / "metrics.jsonl")
     assert last["loss"] < 0.2  # only what follows a row's first token cannot be known
