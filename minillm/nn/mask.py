@@ -25,7 +25,7 @@ class AttentionMask:
     """(B, S) int, packed documents: a query attends to keys of its own document only."""
 
     def dense(self, start: int, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
-        """(B|1, 1, T, S) bool, True = may attend. Query t stands at key start + t. None: every query sees every key."""
+        """(B|1, 1, T, S) bool, True = may attend. Query t is key start + t. None: no limit."""
         allowed: list[Tensor] = []
         if self.causal:
             q = torch.arange(start, start + num_queries, device=device)[:, None]
@@ -49,7 +49,7 @@ def resolve_mask(
 
     Args:
         bias: (B|1, H, T, S) added to the scores, or None.
-        start: query t stands at key start + t.
+        start: index of the first query among the keys: query t is key start + t.
         like: the stack's input, whose device and compute dtype the scores will have.
 
     For a query that may attend to no key the softmax is 0/0: some kernels return NaN, others have NaN gradients. Such a
@@ -74,6 +74,6 @@ def resolve_mask(
     if bias is None:
         assert allowed is not None
         bias = torch.zeros(allowed.shape, dtype=dtype, device=like.device)
-    bias = bias.to(dtype).contiguous()  # T5's bias has its heads last in memory; adding it so is three times slower
+    bias = bias.to(dtype).contiguous()  # T5 computes it heads last, a layout that is three times slower to add
     tensor = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
     return ScoreMask(tensor, has_keys=has_keys, kernel=kernel)
