@@ -36,7 +36,7 @@ class HeadSpec(NamedTuple):
 class ModelConfig:
     """Everything that determines a model's parameters and arithmetic. None: derived as the field's sentence says."""
 
-    preset: str = setting("gpt-nano")
+    preset: str = setting("qwen3-nano")
     """Named shape from `models/presets.py` that the other keys of this section modify."""
     family: Literal["gpt", "bert", "t5"] = setting("gpt")
     """Arrangement of the stacks: decoder-only, encoder-only or encoder-decoder."""
