@@ -155,6 +155,8 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
             + next_command(loaded.model, loaded.folder)
         )
     loaded.require_head()
+    if "lm" not in loaded.model.heads:
+        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {next_command(loaded.model, loaded.folder)}")
     with loaded.compute.autocast():
         return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)
 
