@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import minillm
 from minillm.run.transfer import SOURCE, compare
+
+import minillm
 
 
 def main() -> None:
