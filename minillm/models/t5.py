@@ -96,8 +96,8 @@ class T5(Model):
         self,
         tokens: Tensor,
         *,
-        memory: Tensor,
-        memory_valid: Tensor | None = None,
+        encoder_output: Tensor,
+        encoder_valid: Tensor | None = None,
         max_len: int,
         key_valid: Tensor | None = None,
     ) -> tuple[KVCache, Tensor]:
@@ -105,18 +105,23 @@ class T5(Model):
 
         Args:
             tokens: (B, T) first tokens, padded on the left if their lengths differ.
-            memory: (B, S, D) the encoder's output, from `encode`.
-            memory_valid: (B, S) bool, False for padding of the source.
+            encoder_output: (B, S, D) the encoder's output, from `encode`.
+            encoder_valid: (B, S) bool, False for padding of the source.
             max_len: number of target tokens that the cache can hold, including these.
             key_valid: (B, T) bool, False for padding; None: no padding.
 
         Returns:
             A cache for `step`, and logits (B, V).
         """
-        cache = KVCache(self.config.num_layers, max_len, encoder_len=memory.size(1))
+        cache = KVCache(self.config.num_layers, max_len, encoder_len=encoder_output.size(1))
         last = torch.full((tokens.size(0), 1), tokens.size(1) - 1, device=tokens.device)
         output = self.decode(
-            tokens, encoder_output=memory, encoder_valid=memory_valid, key_valid=key_valid, predict_at=last, cache=cache
+            tokens,
+            encoder_output=encoder_output,
+            encoder_valid=encoder_valid,
+            key_valid=key_valid,
+            predict_at=last,
+            cache=cache,
         )
         return cache, output.logits["lm"][:, 0]
 
