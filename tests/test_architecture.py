@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"nn"},
     "exchange": {"nn", "models", "tokenizers"},
     "objectives": {"nn.output", "nn.kernels"},
-    "generation": {"nn.output", "nn.cache", "nn.config"},
+    "generation": {"nn", "models", "tokenizers"},
     "distributed": {"nn"},
     "tokenizers": set(),
     "data": {"tokenizers"},
