@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
-from minillm.data.datasets.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder
+from minillm.data.datasets.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder, overlap
 from minillm.data.sources.records import Tally
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
 from minillm.data.sources.token_classes import python_token_classes
@@ -91,7 +92,10 @@ def prepare_labelled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder
         train, validation = _split(train, config.validation_fraction)
     else:
         validation, more = _read(config.validation, config)
-        notes, key = notes + more, cache.key(key, _fingerprint(config.validation, config))
+        other = _fingerprint(config.validation, config)
+        if other == key:
+            raise ValueError(f"data.validation {config.validation} is the training data itself: give other data")
+        notes, key = notes + more + overlap(_hashes(train), _hashes(validation), "examples"), cache.key(key, other)
     if callable(tokenizer):
         tokenizer = tokenizer(_texts(train), _texts(validation))
     parts = LabelledTokens(train, tokenizer), LabelledTokens(validation, tokenizer)
@@ -145,6 +149,10 @@ def _split(examples: list[Labelled], fraction: float) -> tuple[list[Labelled], l
             break
         held.add(group)
     return [e for e in examples if e.group not in held], [e for e in examples if e.group in held]
+
+
+def _hashes(examples: list[Labelled]) -> np.ndarray:
+    return np.array([hash_of(json.dumps(example[:2])) for example in examples], np.uint64)
 
 
 def _fingerprint(source: str, config: DataConfig) -> str:
