@@ -45,7 +45,7 @@ def test_another_preset_given_as_a_flag_replaces_the_files_model_section_and_no_
 
 
 def test_an_empty_file_is_the_default_run(toml):
-    assert load_config(toml("")) == load_config(toml('[model]\npreset = "gpt-nano"\n'))
+    assert load_config(toml("")) == load_config(toml('[model]\npreset = "qwen3-nano"\n'))
 
 
 @pytest.mark.parametrize(

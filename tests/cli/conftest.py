@@ -69,6 +69,7 @@ class FakeEvaluation(NamedTuple):
     bits_per_byte: float
     targets: int
     baselines: dict[str, float]
+    notes: tuple[str, ...]
     more: dict[str, Any]
 
     def figures(self) -> dict[str, float]:
@@ -108,7 +109,7 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
 
     def evaluate(loaded: FakeRun, source: str | None = None, *, fields: Any, thorough: bool) -> FakeEvaluation:
         fake.asked |= {"source": source, "fields": fields, "thorough": thorough}
-        return FakeEvaluation(1.5, 4.48, 2.0, 1000, {}, {})
+        return FakeEvaluation(1.5, 4.48, 2.0, 1000, {}, ("a row was left out",), {})
 
     for stand_in in (train_run, load_run, sample, search, fill, evaluate):
         monkeypatch.setattr(run, stand_in.__name__, stand_in)

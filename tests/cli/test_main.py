@@ -182,7 +182,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path):
 FLAGS = "--help -h --version --json --prompt --data --out --resume --seed --stop --field --no-resume -- - = -x @file"
 VALUES = "gpt-nano gpt2 my.toml ../x 5 -5 1e-3 1e999 nan true none [] {} auto adamw café __complete --train.steps=3"
 ODD = ["--train={}", "--model.bias=", "", " ", "a\nb", "\udcff", "[bold]x[/nope]"]
-KEY_FLAGS = [f"--{key}" for key in random.Random(0).sample(sorted(KEYS), 25)]
+KEY_FLAGS = [f"--{key}" for key in random.Random(0).sample(sorted(keys_of("mlm")), 25)]
 WORDS = [*COMMANDS, *KEY_FLAGS, *FLAGS.split(), *VALUES.split(), *ODD]
 LINES = """[model]|[train]|[[train]]|[optim|steps = 5|steps = '5'|lr = nan|preset = 'gpt2'|preset = 'x'|d_model = 7
 x.y = [1, {}]|= 3|'''|stop = ['a']|seed = 1979-05-27|\x00|#"""

@@ -114,7 +114,7 @@ def test_the_command_line_fills_measures_and_refuses_to_sample(masked_run: Path,
     assert {"mlm_accuracy", "pair_accuracy", "unigram_loss"} <= json.loads(capsys.readouterr().out).keys()
     assert main(["sample", str(masked_run)]) == 2
     outcome = capsys.readouterr()
-    assert outcome.out == "" and "writes no text but fills gaps in one: minillm fill" in outcome.err
+    assert outcome.out == "" and "writes no text; instead: minillm fill" in outcome.err
     assert main(["fill", str(masked_run), "nothing"]) == 2
     with pytest.raises(ValueError, match="writes no text"):
         sample(load_run(masked_run), SampleConfig())
@@ -160,7 +160,7 @@ def test_the_pair_head_is_there_where_it_is_trained(masked_config: RunConfig):
     [
         ({"objective.mask_rate": 0.0}, "objective.mask_rate is 0.0"),
         ({"objective.mask_share": 0.95}, "objective.mask_share is 0.95 and objective.random_share 0.1"),
-        ({"objective.random_share": -0.1}, "neither may be negative"),
+        ({"objective.random_share": -0.1}, "objective.random_share is -0.1; it must be from 0 to 1"),
         (
             {"objective.name": "clm", "objective.next_sentence": True},
             "objective.next_sentence has no effect with objective.name clm, only with mlm",

@@ -68,10 +68,9 @@ def test_a_value_out_of_range_is_one_line_naming_key_and_range(key: str, value: 
 
 def test_an_objective_that_does_not_exist_is_one_line_naming_the_nearest_and_all():
     every = ", ".join(OBJECTIVES)
-    with pytest.raises(
-        ValueError, match=rf"^objective\.name is 'mlm\?'; did you mean mlm\? It must be one of {every}$"
-    ):
+    with pytest.raises(ValueError) as caught:
         load_config(overrides={"objective.name": "mlm?"})
+    assert str(caught.value) == f"objective.name is 'mlm?'; it must be one of {every} (did you mean mlm?)"
 
 
 @pytest.mark.parametrize("owner", [*OWNERS.values(), *OBJECTIVE])
