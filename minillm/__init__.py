@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from minillm.objectives.prefix_lm import PrefixConfig
     from minillm.objectives.seq2seq import Seq2SeqConfig
     from minillm.objectives.span import SpanConfig
-    from minillm.run import LoadedRun, evaluate, fill, find_run, load_run, sample, train
+    from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, sample, train
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "config": ("RunConfig", "load_config", "override", "save_config"),
     "data.config": ("DataConfig",),
-    "data.corpus": ("Corpus", "prepare"),
+    "data.datasets.corpus": ("Corpus", "prepare"),
     "distributed.config": ("ParallelConfig",),
     "generation.config": ("SampleConfig",),
     "generation.generate": ("Completion", "generate"),
@@ -62,7 +62,7 @@ _ROOMS = {
     "objectives.prefix_lm": ("PrefixConfig",),
     "objectives.seq2seq": ("Seq2SeqConfig",),
     "objectives.span": ("SpanConfig",),
-    "run": ("LoadedRun", "evaluate", "fill", "find_run", "load_run", "sample", "train"),
+    "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "sample", "train"),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
     "tokenizers.load": ("build_tokenizer", "load_tokenizer"),
@@ -101,6 +101,7 @@ __all__ = [
     "evaluate",
     "fill",
     "find_run",
+    "finetune_config",
     "generate",
     "load_config",
     "load_run",

@@ -111,8 +111,9 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
         written = {key: item for key, item in written.items() if not key.startswith("model.")}
     given = written | flags
     chosen = given.get("model.preset", _Given(ModelConfig.preset, ""))
+    section = objective_class(name)()
     try:
-        base = RunConfig(model=preset(_convert("model.preset", chosen, KEYS)), objective=objective_class(name)())
+        base = RunConfig(model=preset(_convert("model.preset", chosen, KEYS)), objective=section)
     except ValueError as error:
         raise ValueError(f"{chosen.source}{error}") from error
     loaded = _apply(base, given)

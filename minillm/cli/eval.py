@@ -53,6 +53,8 @@ def eval(
     loaded = load_run(run)
     print(loaded.describe(), file=sys.stderr)
     found = evaluate(loaded, data, fields=fields, thorough=True)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     perplexity = {} if found.bits_per_byte is None else {"perplexity": found.perplexity}
     figures = {"loss": found.loss} | perplexity | found.figures() | found.baselines
     show(figures | {"targets": found.targets} | found.more, json=json)

@@ -119,7 +119,7 @@ def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool)
         show=show,
         metavar=_metavar(hint),
         show_default=False,
-        allow_leading_hyphen=hint in (str, tuple[str, ...]),  # a prompt may start with a dash
+        allow_leading_hyphen=str in alternatives(hint) or several,  # a prompt may start with a dash
         **settings,
     )
     annotation = Annotated[list[str] | None if several else str | None, parameter]

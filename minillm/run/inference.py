@@ -180,17 +180,17 @@ def evaluate(
     loaded.require_head()
     config = override(loaded.config, {f"data.{key}": value for key, value in (fields or {}).items()})
     runtime = Runtime(device=loaded.compute.device)
-    train = None
     if source is None:
         corpus = prepare_corpus(config, loaded.tokenizer, runtime)
         require_same_text(loaded.checkpoint, corpus.info.fingerprint, config.data.source)
-        tokens, train = corpus.validation, corpus.train
+        tokens, train, notes = corpus.validation, corpus.train, corpus.notes
     else:
-        tokens = read_source(config, str(source), loaded.tokenizer)
+        tokens, train = read_source(config, str(source), loaded.tokenizer), None
+        notes = tokens.notes
     batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
     parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)
     measured = Measurement(*parts, tokens, train, batches)
-    found = score(measured, config, runtime)
+    found = replace(score(measured, config, runtime), notes=notes)
     if thorough:
         more = [load(name)(measured) for name in objective_spec(config.objective.name).evaluators]
         found = replace(found, more={key: value for figures in more for key, value in figures.items()})
