@@ -14,7 +14,8 @@ from minillm.cli import main
 
 CHINESE = "天地玄黃宇宙洪荒日月盈昃辰宿列張寒來暑往秋收冬藏閏餘成歲律呂調陽雲騰致雨露結為霜金生麗水玉出崑岡"
 _SMALL = """
---model.d-model 16 --model.num-layers 1 --model.num-heads 2 --model.max-seq-len 24 --train.steps 1 --train.device cpu
+--model.d-model 16 --model.num-layers 1 --model.num-heads 2 --model.num-kv-heads 1 --model.d-ff 32
+--model.max-seq-len 24 --train.steps 1 --train.device cpu
 --train.precision fp32 --sample.max-new-tokens 2 --train.global-batch 2
 """
 SMALL = _SMALL.split()
@@ -34,8 +35,7 @@ def test_a_text_without_latin_letters_trains_without_a_prompt(
 ):
     cache = ["--data.cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
     vocabulary = ["--tokenizer.vocab-size", "400"] if kind == "bpe" else []
-    shape = ["--model.preset", "qwen3-nano", "--model.d-ff", "32", "--model.num-kv-heads", "1"]
-    assert main(["train", "--data", str(chinese), "--tokenizer.kind", kind, *vocabulary, *shape, *SMALL, *cache]) == 0
+    assert main(["train", "--data", str(chinese), "--tokenizer.kind", kind, *vocabulary, *SMALL, *cache]) == 0
     prompt = load_config(tmp_path / "run" / "config.toml").sample.prompt
     assert prompt and prompt in chinese.read_text(encoding="utf-8"), "the beginning of the validation text"
     assert f"  | {prompt.splitlines()[0]}" in capsys.readouterr().err
@@ -68,7 +68,7 @@ def validation(tmp_path: Path) -> Path:
     [
         ("gpt2", {}, "Thank you"),
         ("bert-tiny", {"objective.name": "mlm"}, "Thank you [MASK]nvitin"),
-        ("t5-mini", {"objective.name": "span", "model.d_ff": 16}, "Thank you <|extra_id_0|>nvitin"),
+        ("t5-mini", {"objective.name": "span", "model.d_ff": 16}, "Thank you <|extra_id_0|>inviti"),
         ("t5-mini", {"objective.name": "prefix_lm", "model.d_ff": 16}, "Thank you"),
         ("gpt2", {"objective.name": "prefix_lm"}, "Thank you"),
     ],
@@ -84,8 +84,8 @@ def test_the_prompt_is_the_beginning_of_the_validation_text_as_the_objective_rea
     expected: str,
 ):
     assert prompt_of(config, tmp_path, shape, {**changes, "validation": validation}) == expected
-    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  | ")]
-    assert shown and all(line.startswith(f"  | {expected}") for line in shown)
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"  | {expected}")]
+    assert len(shown) == 2, "at the last evaluation and at the end"
 
 
 def test_pairs_of_passages_and_tasks_show_an_example_of_theirs(config: RunConfig, tmp_path: Path):
