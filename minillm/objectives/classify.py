@@ -105,7 +105,7 @@ def build(config: ClassifyConfig, setup: Setup) -> Classify:
     return Classify(ids.pad_id, *loss, *rows, token_types=setup.model.num_token_types > 1)
 
 
-def resolve(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
+def name_labels(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
     """The section with the names of its labels; ValueError where there are fewer than two."""
     if config.labels:
         return config

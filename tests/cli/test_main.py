@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minillm import cli, run
-from minillm.cli.flags import docstrings
+from minillm.cli.flags import field_texts
 from minillm.cli.train import SHOWN
 from minillm.config import KEYS, SECTIONS
 from minillm.data import describe
@@ -64,7 +64,7 @@ def test_help_all_shows_every_key_with_its_sentence_and_default(command):
     lines = command("train", "--help-all").out.splitlines()
     for section, owner in SECTIONS.items():
         assert f"[{section}]:" in lines
-        sentences = docstrings(owner)
+        sentences = field_texts(owner)
         for item in fields(owner):
             (line,) = [text for text in lines if text.startswith(f"  --{section}.{item.name} ")]
             assert sentences[item.name] in line and "[default: " in line

@@ -16,7 +16,7 @@ from minillm.data.datasets.corpus import Corpus, CorpusInfo, SplitInfo, Tokenize
 from minillm.data.sources.records import Tally
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
 from minillm.data.sources.token_classes import python_token_classes
-from minillm.data.split import hash_of
+from minillm.data.split import text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -116,7 +116,7 @@ def _read(source: str, config: DataConfig) -> tuple[list[Labelled], tuple[str, .
     if not examples:
         raise ValueError(f"{source} has no example with a text and a label: add examples")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
-    return sorted(examples, key=lambda example: (hash_of(example.text + example.pair), example)), notes
+    return sorted(examples, key=lambda example: (text_hash(example.text + example.pair), example)), notes
 
 
 def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelled]:
@@ -144,7 +144,7 @@ def _split(examples: list[Labelled], fraction: float) -> tuple[list[Labelled], l
     if len(groups) < 2:
         raise ValueError("there are fewer than two different examples to split: add examples, or set data.validation")
     wanted, held = fraction * len(examples), set[str]()
-    for group in sorted(groups, key=hash_of)[:-1]:
+    for group in sorted(groups, key=text_hash)[:-1]:
         if sum(groups[name] for name in held) >= wanted:
             break
         held.add(group)
@@ -152,7 +152,7 @@ def _split(examples: list[Labelled], fraction: float) -> tuple[list[Labelled], l
 
 
 def _hashes(examples: list[Labelled]) -> np.ndarray:
-    return np.array([hash_of(json.dumps(example[:2])) for example in examples], np.uint64)
+    return np.array([text_hash(json.dumps(example[:2])) for example in examples], np.uint64)
 
 
 def _fingerprint(source: str, config: DataConfig) -> str:

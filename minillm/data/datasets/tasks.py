@@ -24,7 +24,7 @@ from minillm.data.datasets.corpus import Corpus, CorpusInfo, SplitInfo, Tokenize
 from minillm.data.datasets.text import READING
 from minillm.data.sources.builtin_tasks import TASKS, VERSION
 from minillm.data.sources.records import Example, Tally, task_of
-from minillm.data.split import hash_of, split_examples
+from minillm.data.split import split_examples, text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -115,7 +115,7 @@ def cached_examples(
         examples = list(islice(bar, limit))
         if not examples:
             raise ValueError(f"{source} has no example with an input and a target: add examples")
-        examples.sort(key=lambda example: (hash_of(example.input), example))
+        examples.sort(key=lambda example: (text_hash(example.input), example))
         (temporary / "examples.jsonl").write_text("".join(map(_line, examples)), encoding="utf-8")
         return {"source": source, "examples": len(examples), "notes": tally.notes()}
 
@@ -131,7 +131,7 @@ def _line(example: Example) -> str:
 
 
 def _hashes(examples: list[Example]) -> np.ndarray:
-    return np.array([hash_of(json.dumps(example[:2])) for example in examples], np.uint64)
+    return np.array([text_hash(json.dumps(example[:2])) for example in examples], np.uint64)
 
 
 def texts(examples: Iterable[Example]) -> Iterator[str]:
