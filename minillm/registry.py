@@ -81,7 +81,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         {"bert": "minillm.objectives.classify:build"},
         dataset="labelled",
         baselines=("minillm.objectives.classify:majority_figures",),
-        resolve="minillm.objectives.classify:resolve",
+        resolve="minillm.objectives.classify:name_labels",
     ),
 }
 

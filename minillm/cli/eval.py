@@ -44,7 +44,7 @@ def eval(
     if harness is not None:
         if data is not None or fields:
             raise ValueError("--data and its fields have no effect: the tasks of --harness bring their own text")
-        score_tasks(run, harness, json=json)
+        show_harness_scores(run, harness, json=json)
         return
     if fields and data is None:
         raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
@@ -60,7 +60,7 @@ def eval(
     show(figures | {"targets": found.targets} | found.more, json=json)
 
 
-def score_tasks(run: Path | None, tasks: str, *, json: bool) -> None:
+def show_harness_scores(run: Path | None, tasks: str, *, json: bool) -> None:
     """Print a run's figures on tasks of lm-evaluation-harness, whose names are separated by commas."""
     from minillm.run import load_run, score_harness
 

@@ -57,13 +57,8 @@ def sample(
             given, "beam search does not sample", allowed=("sample__prompt", "sample__max_new_tokens", "sample__stop")
         )
         penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
-        beams = BeamConfig(
-            num_beams=num_beams,
-            num_best=num_best,
-            max_new_tokens=settings.max_new_tokens,
-            stop=settings.stop,
-            **penalty,
-        )
+        own = {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
+        beams = BeamConfig(num_beams=num_beams, num_best=num_best, **own, **penalty)
         completions = search(loaded, prompt, beams)
     elif num_best != 1 or length_penalty is not None:
         raise ValueError("--num-best and --length-penalty belong to beam search; give --num-beams too")
@@ -78,16 +73,18 @@ def sample(
     first = completions[0]
     say_what_is_cut(first, loaded.config.model.max_seq_len)
     if json:
-        texts = [
-            {"text": c.text, "finish_reason": c.finish_reason} | ({} if c.score is None else {"score": c.score})
-            for c in completions
-        ]
         about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": first.prompt_tokens_cut}
-        print(jsonlib.dumps(about | {"completions": texts}))
+        print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
         return
     for number, completion in enumerate(completions, 1):
         heading = f"--- {number} of {len(completions)}\n" if len(completions) > 1 else ""
         print(heading + printable(shown_prompt + completion.text))
+
+
+def facts(completion: Completion) -> dict[str, object]:
+    """What --json tells of a completion."""
+    score = {} if completion.score is None else {"score": completion.score}
+    return {"text": completion.text, "finish_reason": completion.finish_reason} | score
 
 
 def say_what_is_cut(completion: Completion, context: int) -> None:

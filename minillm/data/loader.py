@@ -132,34 +132,6 @@ class Windows:
         return np.concatenate(ends).astype(np.int64)
 
 
-class BatchSource(Protocol[BatchT]):
-    """All that the trainer sees of data: a step's batches, as a function of (seed, step)."""
-
-    def batches(self, step: int) -> list[BatchT]:
-        """This rank's micro-batches of a step, counted from 0; asked again, it gives the same."""
-        ...
-
-    def describe(self, step: int) -> str:
-        """Names the data of a step, for the message about a bad one."""
-        ...
-
-    def examples_before(self, step: int) -> int:
-        """Examples that all ranks have read before a step."""
-        ...
-
-    def go_on(self, step: int, examples: int) -> None:
-        """Continue at `step` after `examples` examples, whatever the size of the global batch was so far."""
-        ...
-
-    def close(self) -> None:
-        """End what makes batches ahead."""
-        ...
-
-    def halve_micro_batch(self) -> int | None:
-        """Cut micro-batches in half, to need less memory: their new size, or None where they are of one row."""
-        ...
-
-
 class Loader(Generic[BatchT]):
     """Training batches: for every step the same global rows, whatever the number of ranks or micro-batches.
 

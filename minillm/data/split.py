@@ -110,7 +110,7 @@ def split_examples(
         groups.setdefault(example.group, Counter())[name if fraction * sizes[name] >= 1 else SMALL] += 1
     if len(groups) < 2:
         raise ValueError("there are fewer than two different examples to split: add examples, or set data.validation")
-    in_order = sorted(groups, key=hash_of)
+    in_order = sorted(groups, key=text_hash)
     left: Counter[str] = Counter()  # groups that training still has
     sizes.clear()
     for tasks in groups.values():
@@ -129,7 +129,7 @@ def split_examples(
     return [e for e in examples if e.group not in held], [e for e in examples if e.group in held]
 
 
-def hash_of(text: str) -> int:
+def text_hash(text: str) -> int:
     """64 bits of a text's hash, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 

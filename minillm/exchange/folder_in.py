@@ -16,20 +16,20 @@ from torch import Tensor
 
 from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.tokenizer_in import read_json, read_tokenizer
+from minillm.exchange.tokenizer_in import load_json, read_tokenizer
 from minillm.tokenizers.base import Tokenizer
 
 SAFETENSORS, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
 
-class Source(NamedTuple):
+class Published(NamedTuple):
     """A published model."""
 
     model: Imported
     tokenizer: Tokenizer
 
 
-def read_source(source: str) -> Source:
+def read_published(source: str) -> Published:
     """The model and the tokenizer of a folder in Hugging Face's layout, a GGUF file, or a model's name on the hub.
 
     Raises:
@@ -40,12 +40,12 @@ def read_source(source: str) -> Source:
     if path.suffix.lower() == ".gguf":
         from minillm.exchange.gguf_in import read_gguf  # its package is an extra
 
-        read = Source(*read_gguf(path))
+        read = Published(*read_gguf(path))
     else:
         folder = path if source and path.is_dir() else fetch_model(source)
         config, weights = read_config(folder), read_weights(folder)
         try:
-            read = Source(model_from_hf(config, weights), read_tokenizer(folder))
+            read = Published(model_from_hf(config, weights), read_tokenizer(folder))
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
     ids, rows = read.tokenizer.vocab_size, read.model.config.vocab_size or 0
@@ -59,7 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected a folder as transformers saves it")
-    return read_json(path)
+    return load_json(path)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _shards(index: Path) -> Iterator[Path]:
     """The files that an index names, without duplicates."""
-    names = read_json(index).get("weight_map")
+    names = load_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{index} has no weight_map; download it again")
     for name in dict.fromkeys(names.values()):

@@ -36,7 +36,7 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
     """
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
-        return from_model(read_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
+        return from_model(load_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
     remedy = (
         "create a tokenizer.json next to it with "
         f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
@@ -103,17 +103,17 @@ def named_roles(folder: Path) -> dict[str, str | int]:
     found: dict[str, str | int] = {}
     config = folder / "config.json"
     if config.is_file():
-        ids = read_json(config)
+        ids = load_json(config)
         found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
     for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
         if not file.is_file():
             continue
-        for role, token in _tokens(read_json(file)):
+        for role, token in _tokens(load_json(file)):
             found[role] = token
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ValueError naming the file if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -153,14 +153,14 @@ def prefix_of(model: Mapping[str, Any]) -> list[int]:
 
 def _family(folder: Path) -> str:
     """The model_type in a folder's config.json; gpt2 if there is none."""
-    return read_json(folder / "config.json").get("model_type", "gpt2") if (folder / "config.json").is_file() else "gpt2"
+    return load_json(folder / "config.json").get("model_type", "gpt2") if (folder / "config.json").is_file() else "gpt2"
 
 
 def _gpt2_model(folder: Path) -> dict[str, Any]:
     """GPT-2's two files as the content of a tokenizer.json."""
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    vocabulary = read_json(folder / "vocab.json")
+    vocabulary = load_json(folder / "vocab.json")
     return byte_level_model(vocabulary, pairs, special=[name for name in ("<|endoftext|>",) if name in vocabulary])
 
 
@@ -195,7 +195,7 @@ def _bert_model(folder: Path) -> dict[str, Any]:
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {token: i for i, token in enumerate(lines) if token}
     file = folder / "tokenizer_config.json"
-    settings = read_json(file) if file.is_file() else {}
+    settings = load_json(file) if file.is_file() else {}
     made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     made.normalizer = normalizers.BertNormalizer(  # type: ignore[assignment]
         lowercase=settings.get("do_lower_case", True),

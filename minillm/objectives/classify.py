@@ -17,7 +17,6 @@ from minillm.objectives.layout import pad
 
 if TYPE_CHECKING:
     from minillm.data.datasets.corpus import Corpus
-    from minillm.evaluation.evaluator import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ def build(config: ClassifyConfig, setup: Setup) -> Classify:
     return Classify(ids.pad_id, *loss, *rows, token_types=setup.model.num_token_types > 1)
 
 
-def resolve(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
+def name_labels(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
     """The section with the names of its labels; ValueError where there are fewer than two."""
     if config.labels:
         return config
@@ -117,8 +116,8 @@ def resolve(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
     return replace(config, labels=tuple(labels))
 
 
-def majority_figures(measured: Measurement) -> dict[str, float]:
-    """Accuracy of always answering the most frequent label of the training data."""
+def majority_figures(measured: Any) -> dict[str, float]:
+    """Accuracy of always answering the most frequent label of the training data; takes a Measurement."""
     label, _ = Counter(row.label for row in measured.train.rows).most_common(1)[0]
     found = [row.label == label for row in measured.tokens.rows]
     return {"most_frequent_accuracy": sum(found) / len(found)}

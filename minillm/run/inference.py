@@ -24,7 +24,7 @@ from minillm.generation.text import search as search_text
 from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.registry import load, objective_spec
-from minillm.run.build import build_objective, prepare_corpus, read_source, validation_batches
+from minillm.run.build import build_objective, prepare_corpus, read_data, validation_batches
 from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.preview import next_command
 from minillm.tokenizers.base import Tokenizer
@@ -185,7 +185,7 @@ def evaluate(
         require_same_text(loaded.checkpoint, corpus.info.fingerprint, config.data.source)
         tokens, train, notes = corpus.validation, corpus.train, corpus.notes
     else:
-        tokens, train = read_source(config, str(source), loaded.tokenizer), None
+        tokens, train = read_data(config, str(source), loaded.tokenizer), None
         notes = tokens.notes
     batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
     parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minillm.data.loader import BatchSource
+from minillm.data.prefetch import BatchSource
 from minillm.distributed.parallelize import replicate, whole
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.base import Batch, Objective

@@ -22,7 +22,7 @@ from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
 from minillm.objectives.base import Batch
-from minillm.objectives.classify import Classify, ClassifyConfig, majority_figures, resolve
+from minillm.objectives.classify import Classify, ClassifyConfig, majority_figures, name_labels
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.training.checkpoint import checkpoints
 from minillm.training.metrics import read_metrics
@@ -125,17 +125,17 @@ def corpus(train: LabelledTokens, validation: LabelledTokens, source: str | None
 
 
 def test_the_labels_are_those_of_the_data_in_order_unless_they_are_given():
-    found = resolve(ClassifyConfig(), corpus(tokens("b", "a", "b"), tokens("a", "c")))
+    found = name_labels(ClassifyConfig(), corpus(tokens("b", "a", "b"), tokens("a", "c")))
     assert found.labels == ("a", "b", "c"), "a rare one may be among those split off"
-    held_out = resolve(ClassifyConfig(), corpus(tokens("b", "a", "b"), tokens("a", "c"), "other.csv"))
+    held_out = name_labels(ClassifyConfig(), corpus(tokens("b", "a", "b"), tokens("a", "c"), "other.csv"))
     assert held_out.labels == ("a", "b")
     chosen = ClassifyConfig(labels=("z", "a"))
-    assert resolve(chosen, corpus(tokens("a"), tokens("a"))) == chosen
+    assert name_labels(chosen, corpus(tokens("a"), tokens("a"))) == chosen
 
 
 def test_one_label_alone_is_refused():
     with pytest.raises(ValueError, match=r"x has only one label, 'a': at least two are needed"):
-        resolve(ClassifyConfig(), corpus(tokens("a", "a"), tokens("a")))
+        name_labels(ClassifyConfig(), corpus(tokens("a", "a"), tokens("a")))
 
 
 def test_the_baseline_answers_the_most_frequent_label_of_the_training_data():

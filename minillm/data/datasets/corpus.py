@@ -16,7 +16,7 @@ from minillm.data import cache, sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.text import Section, byte_bar, read_text
 from minillm.data.loader import Tokens
-from minillm.data.split import hash_of, split_text
+from minillm.data.split import split_text, text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -185,7 +185,7 @@ def texts(examples: Iterable[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _hashes(examples: list[tuple[str, ...]]) -> np.ndarray:
-    return np.array([hash_of(json.dumps(example[:2])) for example in examples], np.uint64)
+    return np.array([text_hash(json.dumps(example[:2])) for example in examples], np.uint64)
 
 
 def require_field_read(config: DataConfig) -> None:

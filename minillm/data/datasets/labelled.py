@@ -15,7 +15,7 @@ from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepa
 from minillm.data.sources.records import Tally
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
 from minillm.data.sources.token_classes import python_token_classes
-from minillm.data.split import hash_of, split_examples
+from minillm.data.split import split_examples, text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -100,7 +100,7 @@ def _read(source: str, config: DataConfig) -> Source:
     if not examples:
         raise ValueError(f"{source} has no example with a text and a label: add examples")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
-    examples.sort(key=lambda example: (hash_of(example.text + example.pair), example))
+    examples.sort(key=lambda example: (text_hash(example.text + example.pair), example))
     return Source(examples, _fingerprint(source, config), notes)
 
 

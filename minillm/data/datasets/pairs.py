@@ -18,7 +18,7 @@ PAIRS = 3
 """Third word of the seed of a pair's random choices; keeps them apart from the loader's."""
 
 
-class Pair(NamedTuple):
+class PassagePair(NamedTuple):
     """Two passages, (A,) and (B,) int64."""
 
     first: np.ndarray
@@ -73,7 +73,7 @@ class Pairs:
         begin = start + (window - earlier) * self.seq_len + offset % (spare + 1)
         return begin, min(begin + self.seq_len, stop)
 
-    def row(self, window: int, offset: int = 0) -> Pair:
+    def row(self, window: int, offset: int = 0) -> PassagePair:
         """The pair; its random choices are a function of window and offset."""
         rng = np.random.default_rng([offset, window, PAIRS])
         begin, end = self.span(window, offset)
@@ -81,7 +81,7 @@ class Pairs:
         cut = int(rng.integers(max(begin + 1, begin + quarter), min(end - 1, end - quarter) + 1))
         follows = bool(rng.random() < 0.5)
         second = self._read(cut, end) if follows else self._elsewhere(self._document(window), end - cut, rng)
-        return Pair(self._read(begin, cut), second, follows)
+        return PassagePair(self._read(begin, cut), second, follows)
 
     def _elsewhere(self, document: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """`length` tokens of another document; fewer if no other is as long."""

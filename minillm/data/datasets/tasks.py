@@ -26,7 +26,7 @@ from minillm.data.datasets.text import READING
 from minillm.data.loader import Tokens
 from minillm.data.sources.builtin_tasks import TASKS, VERSION
 from minillm.data.sources.records import Example, Tally, task_of
-from minillm.data.split import hash_of, split_examples
+from minillm.data.split import split_examples, text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -101,7 +101,7 @@ def cached_examples(source: str, config: DataConfig, folder: Path, progress: boo
         examples = list(islice(bar, limit))
         if not examples:
             raise ValueError(f"{source} has no example with an input and a target: add examples")
-        examples.sort(key=lambda example: (hash_of(example.input), example))
+        examples.sort(key=lambda example: (text_hash(example.input), example))
         (temporary / "examples.jsonl").write_text("".join(map(_line, examples)), encoding="utf-8")
         return {"source": source, "examples": len(examples), "notes": tally.notes()}
 

@@ -59,10 +59,10 @@ def _all_docs() -> Iterator[str]:
 
 def docstrings(source: str) -> Iterator[str]:
     """Docstrings of a module, its classes and functions, and their methods; none if it does not parse."""
-    return _docstrings(parse(source))
+    return _docstrings(parse_python(source))
 
 
-def parse(source: str) -> ast.Module:
+def parse_python(source: str) -> ast.Module:
     """The syntax tree of a module; an empty one if it does not parse."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in the library itself

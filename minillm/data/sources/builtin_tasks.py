@@ -31,7 +31,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from minillm.data.sources.builtin import library_files, parse, read_source
+from minillm.data.sources.builtin import library_files, parse_python, read_source
 from minillm.data.sources.deduplicate import MAX_SEEN, shingles
 from minillm.data.sources.records import Example
 
@@ -156,7 +156,7 @@ def add() -> Iterator[Example]:
 @lru_cache(maxsize=1)
 def _functions(source: str) -> list[Function]:
     """The functions of a module, including nested ones; none if it does not parse."""
-    return [node for node in ast.walk(parse(source)) if isinstance(node, Function)]
+    return [node for node in ast.walk(parse_python(source)) if isinstance(node, Function)]
 
 
 TASKS = {"python-tasks": python_tasks}
