@@ -27,13 +27,33 @@ SHUFFLE, EVALUATION = 1, 2
 """Last words of the seeds of the other random streams; a training row's seed ends at its third word, as if by 0."""
 
 
-class TokenStream(Protocol):
-    """What a window is cut from; `corpus.Tokens` is one."""
+class Tokens:
+    """The ids of one split, memory-mapped: all documents, each followed by EOS.
+
+    Args:
+        ids: (N,) uint16 or uint32.
+        eos_id: the id after every document. A document that the split cut in two is two documents here.
+        notes: what of the source was left out and why, one line each.
+    """
+
+    def __init__(self, ids: np.ndarray, eos_id: int, notes: tuple[str, ...] = ()):
+        self._ids = np.asarray(ids)  # a plain view of the map: slicing a memmap object costs ten times as much
+        self.eos_id, self.notes = eos_id, notes
 
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Tokens of all documents, EOS included."""
+        return len(self._ids)
 
-    def slice(self, start: int, stop: int) -> np.ndarray: ...
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) ids, a read-only view."""
+        return self._ids[start:stop]
+
+    @property
+    def document_starts(self) -> np.ndarray:
+        """(D,) index of each document's first token; the document ends before the EOS before the next."""
+        ends = np.flatnonzero(self._ids == self.eos_id)
+        return np.concatenate(([0], ends[:-1] + 1))
 
 
 class Row(NamedTuple):
@@ -79,7 +99,7 @@ class Windows:
         seq_len: targets in a window.
     """
 
-    def __init__(self, tokens: TokenStream, seq_len: int):
+    def __init__(self, tokens: Tokens, seq_len: int):
         if seq_len < 1:
             raise ValueError(f"data.seq_len must be at least 1 token, not {seq_len}")
         if tokens.num_tokens < 2:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.data.loader import TokenStream
+from minillm.data.loader import Tokens
 from minillm.evaluation.evaluator import Measurement
 from minillm.objectives.base import IGNORE_INDEX, Batch
 
@@ -24,7 +24,7 @@ class UnigramBaseline(NamedTuple):
     """Accuracy of always predicting the most frequent token of the training text."""
 
 
-def count_tokens(tokens: TokenStream, vocab_size: int) -> np.ndarray:
+def count_tokens(tokens: Tokens, vocab_size: int) -> np.ndarray:
     """Number of occurrences of each id: (V,)."""
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, tokens.num_tokens, BLOCK):

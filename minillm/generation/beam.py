@@ -123,18 +123,10 @@ def beam_search(
     eos_id: int | None = None,
     allowed: Tensor | None = None,
 ) -> list[Completion]:
-    """The likeliest continuations of each prompt that beam search finds, all prompts in one batch.
+    """The likeliest continuations of each prompt that beam search finds; other arguments and errors as of `generate`.
 
-    A prompt's completions depend on the prompt and `config` alone, not on the other prompts.
-
-    Args:
-        model, prompts, prefix, allowed: as in `generate`.
-        config: width, length penalty, and how many completions to return.
-        eos_id: the id that ends a hypothesis; None: no id does.
-    Returns:
-        Completions with their scores, those of a prompt side by side, the best first; `sample` is the rank from 0.
-    Raises:
-        ValueError: as `generate`.
+    A prompt's completions depend on the prompt and `config` alone, not on the other prompts. They are side by side with
+    their scores, the best first; `sample` is the rank from 0.
     """
     require_rows(len(prompts) * config.num_beams)
     shape = model.config

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.generation.adapters import Network, TextCodec, evaluating
+from minillm.generation.adapters import evaluating
 from minillm.generation.text import allowed_ids
-from minillm.nn.output import Output
+from minillm.models.bert import BERT
+from minillm.tokenizers.base import Tokenizer
 
 MASK = re.compile(r"\[MASK\]|<\|mask\|>")
 """How a gap is written in a text."""
-
-
-class MaskCodec(TextCodec, Protocol):
-    """What filling gaps needs of a tokenizer."""
-
-    @property
-    def mask_id(self) -> int: ...
-
-    @property
-    def cls_id(self) -> int: ...
-
-    @property
-    def sep_id(self) -> int: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
-class MaskedModel(Network, Protocol):
-    """A model that predicts the tokens at given positions; BERT is one."""
-
-    def __call__(self, tokens: Tensor, *, predict_at: Tensor) -> Output: ...
 
 
 class Candidate(NamedTuple):
@@ -58,17 +36,11 @@ class Filled:
 
 
 @torch.inference_mode()
-def fill_gaps(model: MaskedModel, tokenizer: MaskCodec, text: str, *, top_k: int = 5) -> Filled:
-    """The likeliest tokens in the gaps of `text`.
+def fill_gaps(model: BERT, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> Filled:
+    """The `top_k` likeliest tokens in each gap of `text`, which is written [MASK] or <|mask|>.
 
-    If the tokenizer has tokens that begin with a blank, the blank before a gap belongs to the token that fills it.
-    The probabilities are normalized over tokens that stand for text.
-
-    Args:
-        model: trained on masked tokens, set to evaluation mode during the call; it reads [CLS] text [SEP].
-        tokenizer: the model's.
-        text: with [MASK] or <|mask|> at each gap.
-        top_k: candidates for each gap; fewer if the vocabulary is smaller.
+    The model, trained on masked tokens, reads [CLS] text [SEP]. If the tokenizer has tokens that begin with a blank,
+    the blank before a gap belongs to the token that fills it. Probabilities are normalized over tokens of text.
 
     Raises:
         ValueError: no gap, a text longer than the model reads, or one that the tokenizer cannot encode.
@@ -98,14 +70,12 @@ def fill_gaps(model: MaskedModel, tokenizer: MaskCodec, text: str, *, top_k: int
         [Candidate(tokenizer.decode_bytes([i]).decode("utf-8", "replace"), p) for i, p in zip(row, shares, strict=True)]
         for row, shares in zip(likeliest.tolist(), probabilities.tolist(), strict=True)
     ]
-    chosen = np.array(ids)
-    chosen[gaps] = likeliest[:, 0].numpy()
-    return Filled(tokenizer.decode(chosen.tolist()), candidates)
+    for gap, token in zip(gaps, likeliest[:, 0].tolist(), strict=True):
+        ids[gap] = token
+    return Filled(tokenizer.decode(ids), candidates)
 
 
-def _scores(
-    model: MaskedModel, tokenizer: MaskCodec, ids: list[int], gaps: list[int], top_k: int
-) -> tuple[Tensor, Tensor]:
+def _scores(model: BERT, tokenizer: Tokenizer, ids: list[int], gaps: list[int], top_k: int) -> tuple[Tensor, Tensor]:
     """Ids and probabilities (gaps, k) on the CPU, the best first."""
     device = next(model.parameters()).device
     places = torch.tensor([gaps], device=device)

@@ -1,8 +1,7 @@
 """Autoregressive generation of token ids: a prefill, then one cached step per token, for a batch of ragged prompts.
 
-Once a text exceeds the context, its oldest tokens leave the window. The deeper layers' keys depend on every token that
-was visible when they were computed, so dropping columns of the cache would give logits that no uncached pass gives.
-Instead the cache is refilled from the tokens that remain; `window_start` says which those are.
+Once a text exceeds the context, its oldest tokens leave the window, and the cache is refilled from those that remain;
+`window_start` says which those are, and nn/cache.py why dropping columns would not do.
 """
 
 from __future__ import annotations
@@ -51,10 +50,8 @@ def window_start(length: int, context: int) -> int:
     """Index of the oldest token that the model still sees in a text of `length` tokens.
 
     It is 0 while the text fits into the context. Each time the text outgrows the context, the oldest quarter of a
-    context leaves. Between 3/4 and all of the newest `context` tokens are then visible, and one refill of the cache,
-    which reads about 3/4 of a context, serves the next quarter.
-
-    The window depends on the text's own length alone, so a row sees the same in a batch and by itself.
+    context leaves, so that one refill of the cache, which reads the other three, serves the next quarter. The window
+    depends on the text's own length alone, so a row sees the same in a batch and by itself.
     """
     drop = max(1, context // 4)
     excess = max(0, length - context)
@@ -81,8 +78,7 @@ def generate(
         model: set to evaluation mode during the call; an encoder-decoder as `ConditionedDecoder`.
         prompts: ids, of any lengths; an empty prompt starts a document, that is, it continues EOS.
         config: how to choose and when to end.
-        prefix: read the prompt in both directions, as a prefix language model is trained (Raffel et al. 2020, section
-            3.2.1); generated tokens are read causally, also when the cache is refilled.
+        prefix: read the prompt in both directions, as a prefix language model does (Raffel et al. 2020, section 3.2.1).
         eos_id: the id that ends a row; None: no id does.
         allowed: (V,) bool, False = never chosen; None allows every id.
         on_token: receives each id as it is chosen and may end the row.
@@ -128,26 +124,23 @@ def _decode(
     live = dict(enumerate(rows))
     cache, logits = prefill(model, texts, config.max_new_tokens, prefix=prefix)
     require_finite(logits)
-    sampler = Sampler(
-        config,
-        [row.prompt_ids for row in rows],
-        [row.sample for row in rows],
-        vocab_size=logits.size(-1),
-        device=logits.device,
-        allowed=allowed,
-    )
+    sampler = Sampler(config, texts, [row.sample for row in rows], logits, allowed)
     # Drafts pay off where a pass over a few tokens costs as much as over one: for a single row.
     lookup = PromptLookup(texts[0], config.num_draft_tokens) if len(rows) == 1 and config.num_draft_tokens else None
     for remaining in range(config.max_new_tokens - 1, -1, -1):
         tokens = sampler(logits)  # (B, 1)
         ids = tokens.flatten().tolist()
         for i, row in list(live.items()):
-            reason = _append(i, ids[i], row, eos_id, on_token)
-            texts[i].append(ids[i])
-            if reason is not None:
-                row.finish_reason = reason
-                texts[i] = [ids[i]]  # a finished row stays in the batch, as short as possible
-                del live[i]
+            if ids[i] == eos_id:
+                row.finish_reason = "eos"
+            else:
+                row.ids.append(ids[i])
+                texts[i].append(ids[i])
+                if on_token is None or not on_token(i, ids[i]):
+                    continue
+                row.finish_reason = "stop"
+            texts[i] = [ids[i]]  # a finished row stays in the batch, as short as possible
+            del live[i]
         if not live or not remaining:
             return
         drafted = None if lookup is None else lookup.accept(ids[0], cache)
@@ -162,16 +155,6 @@ def _decode(
             logits = lookup.step(model, tokens, cache, max_drafts=remaining - 1)
 
 
-def _append(
-    i: int, token: int, row: Completion, eos_id: int | None, on_token: OnToken | None
-) -> Literal["eos", "stop"] | None:
-    """Append a token to row i; the reason why the row ends with it, if it does."""
-    if token == eos_id:
-        return "eos"
-    row.ids.append(token)
-    return "stop" if on_token is not None and on_token(i, token) else None
-
-
 def prefill(
     model: Decodable, texts: Sequence[Sequence[int]], remaining: int, *, prefix: bool, num_written: int = 0
 ) -> tuple[KVCache, Tensor]:
@@ -180,7 +163,7 @@ def prefill(
     """
     context = model.config.max_seq_len
     windows = [text[window_start(len(text), context) :] for text in texts]
-    ids, key_valid = padded(windows, side="left", device=next(iter(model.parameters())).device)
+    ids, key_valid = padded(windows, side="left", device=next(model.parameters()).device)
     prefix_length = ids.new_full(ids.shape[:1], max(0, ids.size(1) - num_written)) if prefix else None
     max_len = min(context, ids.size(1) + remaining - 1)
     return model.start(ids, max_len=max_len, key_valid=key_valid, prefix_length=prefix_length)

@@ -25,8 +25,7 @@ BLOCK = 256
 def forbid(allowed: Tensor | None, vocab_size: int, device: torch.device) -> Tensor | None:
     """(V,) to add to logits: -inf where (V,) bool `allowed` is False; None if every id is allowed.
 
-    Raises:
-        ValueError: `allowed` has another length than V, or allows nothing.
+    ValueError if `allowed` has another length than V, or allows nothing.
     """
     if allowed is None:
         return None
@@ -38,12 +37,9 @@ def forbid(allowed: Tensor | None, vocab_size: int, device: torch.device) -> Ten
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, *, penalty: float) -> Tensor:
-    """Make tokens that the text already contains less likely, however often they occur (Keskar et al. 2019, eq. 2).
+    """Make tokens that the text contains, (B, V) bool `seen`, less likely (Keskar et al. 2019, eq. 2).
 
-    Args:
-        logits: (B, V).
-        seen: (B, V) bool, True = occurs in the prompt or in the text generated so far.
-        penalty: above 1 discourages, below 1 encourages; negative logits are multiplied by it, others divided.
+    Negative logits (B, V) are multiplied by `penalty`, others divided; a penalty below 1 encourages.
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
@@ -73,12 +69,9 @@ def keep_min_p(logits: Tensor, *, min_p: float) -> Tensor:
 
 
 def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
-    """Apply temperature, top-k, top-p and min-p as `config` says. `config.temperature` must be above 0.
+    """Apply temperature (above 0), top-k, top-p and min-p to (B, V) fp32 logits, -inf where a token is not allowed.
 
-    Args:
-        logits: (B, V) fp32; -inf where a token is not allowed.
-    Returns:
-        (B, V) fp32 logits of the distribution to draw from; at least one per row is finite.
+    At least one of the new logits of a row is finite.
     """
     logits = scale_temperature(logits, temperature=config.temperature)
     if config.top_k:
@@ -91,13 +84,9 @@ def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one token per row by inverting the cumulative distribution.
+    """Draw one token per row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B, 1) in [0, 1).
 
-    Args:
-        logits: (B, V) fp32.
-        uniforms: (B, 1) fp32 in [0, 1).
-    Returns:
-        (B, 1) ids; never one whose logit is -inf.
+    Returns (B, 1) ids, never one whose logit is -inf.
     """
     probabilities = logits.softmax(-1)
     cumulative = probabilities.cumsum(-1)
@@ -125,9 +114,7 @@ class Sampler:
         config: SampleConfig,
         texts: Sequence[Sequence[int]],
         samples: Sequence[int],
-        *,
-        vocab_size: int,
-        device: torch.device,
+        like: Tensor,
         allowed: Tensor | None = None,
     ) -> None:
         """Sampler of B rows.
@@ -136,22 +123,19 @@ class Sampler:
             config: how to choose.
             texts: ids of each prompt, for the repetition penalty.
             samples: sample number of each row, for its random numbers.
-            vocab_size: V of the logits.
-            device: of the logits.
-            allowed: (V,) bool, False = never chosen; None allows every id.
-        Raises:
-            ValueError: `allowed` has another length than V, or allows nothing.
+            like: (..., V), on the device of the logits.
+            allowed: (V,) bool as in `forbid`.
         """
         self.config = config
         self.seen = self.uniforms = None
-        self.forbidden = forbid(allowed, vocab_size, device)
+        self.forbidden = forbid(allowed, like.size(-1), like.device)
         if config.repetition_penalty != 1:
-            self.seen = torch.zeros(len(texts), vocab_size, dtype=torch.bool)
+            self.seen = torch.zeros(len(texts), like.size(-1), dtype=torch.bool)
             for row, text in zip(self.seen, texts, strict=True):
                 row[torch.tensor(text)] = True
-            self.seen = self.seen.to(device)
+            self.seen = self.seen.to(like.device)
         if config.temperature > 0:
-            self.uniforms = uniform_columns(config.seed, samples, device)
+            self.uniforms = uniform_columns(config.seed, samples, like.device)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(B, V) logits of any floating dtype to (B, 1) ids; each call uses the next random number of each row."""

@@ -10,16 +10,20 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.generation.adapters import ConditionedDecoder, Decodable, EncoderDecoder, TextCodec
+from minillm.generation.adapters import ConditionedDecoder, Decodable
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import Completion, generate, require_rows
+from minillm.models.gpt import GPT
+from minillm.models.t5 import T5
+from minillm.tokenizers.base import Tokenizer
 
 OnText = Callable[[int, str], None]
 """Called with (row, piece) as text is generated; the pieces of a row joined are its text."""
@@ -35,18 +39,16 @@ class DecodingInput(NamedTuple):
 
     model: Decodable
     prompts: list[list[int]]
-    allowed: Tensor
-    """(V,) bool, False for ids that are never generated."""
+    options: dict[str, Any]
+    """Arguments of `generate` and `beam_search`: prefix, eos_id and allowed."""
     decode: Callable[[int], bytes]
     """The bytes that an id adds to the text."""
-    prefix: bool = False
-    """Whether the model has to be told to read the prompts in both directions."""
     leading_blank: bytes = b""
     """Dropped from the start of a text: the blank that some tokenizers put before the first word."""
 
 
 def prepare_prompts(
-    model: Any, tokenizer: TextCodec, prompts: str | Sequence[Prompt], *, prefix: bool = False
+    model: Any, tokenizer: Tokenizer, prompts: str | Sequence[Prompt], *, prefix: bool = False
 ) -> DecodingInput:
     """Encode the prompts, a single text being one prompt; a model that answers reads them here.
 
@@ -55,11 +57,12 @@ def prepare_prompts(
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
+    options = {"eos_id": tokenizer.eos_id, "allowed": allowed}
     if model.writes == "nothing":
         raise ValueError(f"a {model.config.family} model writes no text; fill gaps in a text instead")
     if model.writes == "continuation":
         ids = [[*tokenizer.prefix_ids, *tokenizer.encode(p).tolist()] if isinstance(p, str) else [*p] for p in prompts]
-        return DecodingInput(model, ids, allowed, lambda token: tokenizer.decode_bytes([token]), prefix)
+        return DecodingInput(model, ids, options | {"prefix": prefix}, lambda token: tokenizer.decode_bytes([token]))
     names: dict[int, bytes] = {}
     if any(isinstance(prompt, str) and SENTINEL.search(prompt) for prompt in prompts):
         names = {token: f"<|extra_id_{i}|>".encode() for i, token in enumerate(tokenizer.extra_ids)}
@@ -71,13 +74,13 @@ def prepare_prompts(
     return DecodingInput(
         ConditionedDecoder(model, sources),
         [[tokenizer.pad_id] for _ in prompts],
-        allowed,
+        options,
         lambda token: names.get(token) or tokenizer.decode_bytes([token]),
         leading_blank=b" " if tokenizer.first_blank else b"",
     )
 
 
-def source_ids(tokenizer: TextCodec, text: Prompt) -> list[int]:
+def source_ids(tokenizer: Tokenizer, text: Prompt) -> list[int]:
     """What an encoder reads: the ids of the text and of its sentinels, then EOS; ids are returned as they are."""
     if not isinstance(text, str):
         return [*text]
@@ -92,7 +95,7 @@ def source_ids(tokenizer: TextCodec, text: Prompt) -> list[int]:
     return [*ids, tokenizer.eos_id]
 
 
-def allowed_ids(tokenizer: TextCodec, vocab_size: int) -> Tensor:
+def allowed_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
     """(vocab_size,) bool: True for ids of text and EOS, False for other special ids and rows that pad the table."""
     if vocab_size < tokenizer.vocab_size:
         raise ValueError(
@@ -150,8 +153,8 @@ class TextStream:
 
 
 def complete(
-    model: Decodable | EncoderDecoder,
-    tokenizer: TextCodec,
+    model: GPT | T5,
+    tokenizer: Tokenizer,
     prompts: str | Sequence[Prompt],
     config: SampleConfig,
     *,
@@ -161,35 +164,33 @@ def complete(
     """Continue each prompt `config.num_samples` times, or answer it; `config.prompt` is not used.
 
     A text ends before the first stop string, before EOS, or after `max_new_tokens`, then without an incomplete
-    character.
+    character. Raises ValueError as `prepare_prompts` and `generate`.
 
     Args:
-        model: with a vocabulary at least as large as the tokenizer's; an encoder-decoder reads the prompts with its
-            encoder and answers them.
-        tokenizer: the one that the model was trained with.
+        model, tokenizer: a model that writes text, and the tokenizer that it was trained with.
         prompts: one text, or a list of texts or ids; an empty one starts a document.
         config: how to choose and when to end.
-        prefix: read the prompts in both directions, as a decoder trained by prefix language modeling does; an
-            encoder-decoder always reads them so.
+        prefix: as in `generate`; an encoder-decoder always reads its prompts in both directions.
         on_text: receives the text of each row as it is generated.
     Returns:
         Completions in the order of `generate`, with their text.
-    Raises:
-        ValueError: as `generate`; the model writes no text; or the tokenizer cannot encode a prompt.
     """
     ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
-    require_rows(len(ready.prompts) * config.num_samples)
-    pieces: list[list[str]] = [[] for _ in range(len(ready.prompts) * config.num_samples)]
-    streams = [TextStream(config.stop, _receiver(i, row, on_text), ready.leading_blank) for i, row in enumerate(pieces)]
-    completions = generate(
-        ready.model,
-        ready.prompts,
-        config,
-        prefix=ready.prefix,
-        eos_id=tokenizer.eos_id,
-        allowed=ready.allowed,
-        on_token=lambda row, token: streams[row].push(ready.decode(token)),
-    )
+    num_rows = len(ready.prompts) * config.num_samples
+    require_rows(num_rows)
+    pieces: list[list[str]] = [[] for _ in range(num_rows)]
+
+    def receive(row: int, piece: str) -> None:
+        pieces[row].append(piece)
+        if on_text is not None:
+            on_text(row, piece)
+
+    streams = [TextStream(config.stop, partial(receive, row), ready.leading_blank) for row in range(num_rows)]
+
+    def push(row: int, token: int) -> bool:
+        return streams[row].push(ready.decode(token))
+
+    completions = generate(ready.model, ready.prompts, config, **ready.options, on_token=push)
     for row, completion in enumerate(completions):
         if completion.finish_reason != "stop":
             streams[row].close()
@@ -198,8 +199,8 @@ def complete(
 
 
 def search(
-    model: Decodable | EncoderDecoder,
-    tokenizer: TextCodec,
+    model: GPT | T5,
+    tokenizer: Tokenizer,
     prompts: str | Sequence[Prompt],
     config: BeamConfig,
     *,
@@ -207,14 +208,7 @@ def search(
 ) -> list[Completion]:
     """As `complete`, by beam search: the likeliest continuations found, in the order of `beam_search`."""
     ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
-    completions = beam_search(
-        ready.model,
-        ready.prompts,
-        config,
-        prefix=ready.prefix,
-        eos_id=tokenizer.eos_id,
-        allowed=ready.allowed,
-    )
+    completions = beam_search(ready.model, ready.prompts, config, **ready.options)
     for completion in completions:
         pieces: list[str] = []
         stream = TextStream(config.stop, pieces.append, ready.leading_blank)
@@ -224,14 +218,3 @@ def search(
             stream.close()
         completion.text = "".join(pieces)
     return completions
-
-
-def _receiver(row: int, pieces: list[str], on_text: OnText | None) -> Callable[[str], None]:
-    """Collects a row's pieces and passes them on."""
-
-    def receive(piece: str) -> None:
-        pieces.append(piece)
-        if on_text is not None:
-            on_text(row, piece)
-
-    return receive

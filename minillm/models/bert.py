@@ -31,21 +31,11 @@ class BERT(Model):
         document_ids: Tensor | None = None,
         predict_at: Tensor | None = None,
     ) -> Output:
-        """Predict the token at each position from the tokens on both sides.
+        """Predict the token at each position of `tokens` (B, T) from the tokens on both sides.
 
-        Args:
-            tokens: (B, T) ids; heads other than "lm" read the first token of each row, [CLS].
-            token_types: (B, T) segment ids, 0 for sentence A and 1 for B; None: all 0.
-            positions: (T) or (B, T); None: counted over the real tokens of each document.
-            key_valid: (B, T) bool, False for padding.
-            document_ids: (B, T) document ids of packed rows; documents do not see each other.
-            predict_at: (B, P) indices into T at which to compute logits; None: at all of them.
-
-        Returns:
-            Output with the logits of each head: "lm" (B, T, V) or (B, P, V), "pair" (B, 2), "class" (B, C).
-
-        Raises:
-            ValueError: more tokens than max_seq_len, or shapes that do not match `tokens`.
+        Heads other than "lm" read the first token of each row, [CLS]. `positions`, `key_valid` and `document_ids` are
+        as in `layout_of`, `predict_at` and the errors as in `GPT.forward`; `token_types` (B, T) are 0 for sentence A
+        and 1 for B, None: all 0.
         """
         self.config.require_length(tokens.size(1))
         layout = layout_of(tokens, positions=positions, key_valid=key_valid, document_ids=document_ids)

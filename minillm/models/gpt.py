@@ -35,20 +35,14 @@ class GPT(Model):
         predict_at: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Output:
-        """Predict the token after each one.
+        """Predict the token after each one of `tokens` (B, T): logits "lm" (B, T, V) or (B, P, V).
+
+        `positions`, `key_valid` and `document_ids` are as in `layout_of`, `token_types` as in `InputEmbedding`.
 
         Args:
-            tokens: (B, T) ids.
-            token_types: (B, T) segment ids, for a model with token type embeddings.
-            positions: (T) or (B, T); None: counted over the real tokens of each document.
-            key_valid: (B, T) bool, False for padding.
-            document_ids: (B, T) document ids of packed rows; documents do not see each other.
             prefix_length: (B,) number of first tokens that all tokens attend to, earlier ones included (prefix LM).
             predict_at: (B, P) indices into T at which to compute logits; None: at all of them.
             cache: keys and values of earlier passes, which `tokens` follow; this pass appends its own.
-
-        Returns:
-            Output with logits "lm" (B, T, V) or (B, P, V).
 
         Raises:
             ValueError: more tokens than max_seq_len or the cache allows, or shapes that do not match `tokens`.
@@ -63,10 +57,9 @@ class GPT(Model):
     def start(
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[KVCache, Tensor]:
-        """Prefill: read the prompts and predict the token after each.
+        """Prefill: read the prompts (B, T), padded on the left, and predict the token after each.
 
         Args:
-            tokens: (B, T) prompts, padded on the left if their lengths differ.
             max_len: number of tokens that the cache can hold, prompt included.
             key_valid: (B, T) bool, False for padding; None: no padding.
             prefix_length: (B,) as in `forward`; padding counts.

@@ -36,28 +36,13 @@ class T5(Model):
         decoder_valid: Tensor | None = None,
         predict_at: Tensor | None = None,
     ) -> Output:
-        """Predict the token after each decoder token, given all encoder tokens.
+        """Predict the token after each decoder token (B, T), the target shifted right, given the source (B, S).
 
-        Args:
-            encoder_tokens: (B, S) ids of the source.
-            decoder_tokens: (B, T) ids of the target, shifted right.
-            encoder_valid: (B, S) bool, False for padding.
-            decoder_valid: (B, T) bool, False for padding; unnecessary if padding is at the end, which no token sees.
-            predict_at: (B, P) indices into T at which to compute logits; None: at all of them.
-
-        Returns:
-            Output with logits "lm" (B, T, V) or (B, P, V).
-
-        Raises:
-            ValueError: more tokens than max_seq_len on either side, or shapes that do not match.
+        `encoder_valid` (B, S) and `decoder_valid` (B, T) are bool, False for padding; the latter is unnecessary if
+        padding is at the end, which no token sees. Otherwise as `decode`.
         """
-        return self.decode(
-            decoder_tokens,
-            encoder_output=self.encode(encoder_tokens, key_valid=encoder_valid),
-            encoder_valid=encoder_valid,
-            key_valid=decoder_valid,
-            predict_at=predict_at,
-        )
+        output = self.encode(encoder_tokens, key_valid=encoder_valid)
+        return self.decode(decoder_tokens, output, encoder_valid, key_valid=decoder_valid, predict_at=predict_at)
 
     def encode(self, tokens: Tensor, *, key_valid: Tensor | None = None) -> Tensor:
         """Encode `tokens` (B, S) -> (B, S, D), the encoder's output. `key_valid` (B, S) is False for padding."""
@@ -68,22 +53,17 @@ class T5(Model):
     def decode(
         self,
         tokens: Tensor,
-        *,
         encoder_output: Tensor | None = None,
         encoder_valid: Tensor | None = None,
+        *,
         key_valid: Tensor | None = None,
         predict_at: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Output:
-        """Predict the token after each one in `tokens`.
+        """Predict the token after each one in `tokens` (B, T), as `GPT.forward`.
 
-        Args:
-            tokens: (B, T) ids.
-            encoder_output: (B, S, D) from `encode`; with a cache, only the first pass needs it.
-            encoder_valid: (B, S) bool, False for padding of the source.
-            key_valid: (B, T) bool, False for padding.
-            predict_at: (B, P) indices into T at which to compute logits; None: at all of them.
-            cache: keys and values of earlier passes, which `tokens` follow; this pass appends its own.
+        `encoder_output` (B, S, D) comes from `encode`, and (B, S) `encoder_valid` is False for padding of the source;
+        with a cache, only the first pass needs them.
         """
         self.config.require_length(tokens.size(1) + (0 if cache is None else cache.length))
         layout = layout_of(tokens, key_valid=key_valid, cache=cache)
@@ -96,28 +76,15 @@ class T5(Model):
         self,
         tokens: Tensor,
         *,
-        memory: Tensor,
-        memory_valid: Tensor | None = None,
+        encoder_output: Tensor,
+        encoder_valid: Tensor | None = None,
         max_len: int,
         key_valid: Tensor | None = None,
     ) -> tuple[KVCache, Tensor]:
-        """Prefill: read the first tokens of each target and predict the next one.
-
-        Args:
-            tokens: (B, T) first tokens, padded on the left if their lengths differ.
-            memory: (B, S, D) the encoder's output, from `encode`.
-            memory_valid: (B, S) bool, False for padding of the source.
-            max_len: number of target tokens that the cache can hold, including these.
-            key_valid: (B, T) bool, False for padding; None: no padding.
-
-        Returns:
-            A cache for `step`, and logits (B, V).
-        """
-        cache = KVCache(self.config.num_layers, max_len, encoder_len=memory.size(1))
+        """Prefill, as `GPT.start`: read the first tokens (B, T) of each target and predict the next one."""
+        cache = KVCache(self.config.num_layers, max_len, encoder_len=encoder_output.size(1))
         last = torch.full((tokens.size(0), 1), tokens.size(1) - 1, device=tokens.device)
-        output = self.decode(
-            tokens, encoder_output=memory, encoder_valid=memory_valid, key_valid=key_valid, predict_at=last, cache=cache
-        )
+        output = self.decode(tokens, encoder_output, encoder_valid, key_valid=key_valid, predict_at=last, cache=cache)
         return cache, output.logits["lm"][:, 0]
 
     @torch.no_grad()

@@ -8,30 +8,21 @@ enough, the run is shorter.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from minillm.data.loader import TokenStream
+from minillm.data.loader import Tokens
 
 PAIRS = 3
 """Third word of the seed of a pair's random choices; keeps them apart from the loader's."""
 
 
-class Documents(TokenStream, Protocol):
-    """A token stream that knows where its documents start, such as `corpus.Tokens`."""
-
-    @property
-    def document_starts(self) -> np.ndarray: ...
-
-
 class PassagePair(NamedTuple):
-    """Two passages."""
+    """Two passages, (A,) and (B,) int64."""
 
     first: np.ndarray
-    """(A,) int64."""
     second: np.ndarray
-    """(B,) int64."""
     follows: bool
     """Whether the second directly follows the first in the text."""
 
@@ -48,7 +39,7 @@ class Pairs:
         ValueError: fewer than two documents have two tokens or more.
     """
 
-    def __init__(self, tokens: Documents, seq_len: int) -> None:
+    def __init__(self, tokens: Tokens, seq_len: int) -> None:
         if seq_len < 2:
             raise ValueError(f"data.seq_len leaves {seq_len} tokens for two passages; raise it")
         starts = tokens.document_starts

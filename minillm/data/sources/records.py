@@ -75,6 +75,13 @@ class Tally:
     def __init__(self, what: str) -> None:
         self.what, self.total, self.reasons = what, 0, Counter[str]()
 
+    def keeps(self, **parts: str) -> bool:
+        """Count one example; false, with its first empty part as the reason, where it has one."""
+        self.total += 1
+        empty = [f"empty {name}" for name, part in parts.items() if not part]
+        self.reasons.update(empty[:1])
+        return not empty
+
     def notes(self) -> list[str]:
         """One line, such as "45 of 95 examples passed over: empty target"; none if nothing was passed over."""
         passed = self.reasons.total()
