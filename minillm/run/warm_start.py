@@ -21,7 +21,7 @@ HEADS = "heads."
 def finetune_config(
     parent: Path | str, overrides: Mapping[str, object] | None = None, *, config: Path | str | None = None
 ) -> RunConfig:
-    """The config of a run that starts from the weights of `parent`: what `minillm train --init-from` makes of its flags.
+    """The config of a run that starts from the weights of `parent`, as `minillm train --init-from` makes it.
 
     Args:
         parent: a run, or a checkpoint in it.
