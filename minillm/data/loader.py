@@ -175,7 +175,9 @@ class Loader(Generic[BatchT]):
         world_size: int = 1,
     ):
         if min(global_batch, micro_batch) < 1:
-            raise ValueError(f"train.global_batch {global_batch} and train.micro_batch {micro_batch} must be 1 or more")
+            raise ValueError(
+                f"train.global_batch {global_batch} and train.micro_batch {micro_batch} must be at least 1"
+            )
         if global_batch % world_size:
             raise ValueError(
                 f"train.global_batch {global_batch} does not split evenly over {world_size} ranks: "

@@ -37,7 +37,8 @@ class Source(NamedTuple):
     """What was left out and why, one line each."""
 
 
-class SplitInfo(NamedTuple):
+@dataclass(frozen=True)
+class SplitInfo:
     """The size of a split."""
 
     documents: int
@@ -48,7 +49,8 @@ class SplitInfo(NamedTuple):
     """Including one EOS for each document."""
 
 
-class CorpusInfo(NamedTuple):
+@dataclass(frozen=True)
+class CorpusInfo:
     """Where a corpus comes from, and its size."""
 
     source: str

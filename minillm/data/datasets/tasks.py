@@ -78,7 +78,8 @@ def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *
     )
     if config.validation is not None:
         return corpus
-    return replace(corpus, info=corpus.info._replace(fingerprint=cache.key(corpus.info.fingerprint, SPLIT_VERSION)))
+    key = cache.key(corpus.info.fingerprint, SPLIT_VERSION)
+    return replace(corpus, info=replace(corpus.info, fingerprint=key))
 
 
 def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> TaskTokens:
