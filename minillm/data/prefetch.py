@@ -42,9 +42,7 @@ class BatchSource(Protocol[BatchT]):
 class Prefetched(Generic[BatchT]):
     """A BatchSource whose next step is made in a thread. Batches are the same: a function of (seed, step).
 
-    Args:
-        source: where they come from.
-        prepare: called for each batch in the thread, such as copying it to pinned memory; None: nothing.
+    `prepare` is called for each batch in the thread, such as to copy it to pinned memory.
     """
 
     def __init__(self, source: BatchSource[BatchT], prepare: Callable[[BatchT], BatchT] | None = None) -> None:

@@ -20,16 +20,12 @@ SMALL = ":small"
 
 
 def split_text(text: Text, how: Literal["auto", "tail", "document"], fraction: float) -> tuple[Section, Section]:
-    """The training and the validation section of a text.
+    """The training and the validation section of a text; ValueError where one would be empty.
 
     Args:
         text: the text to split.
-        how: "tail" gives validation the end of the text, cut at a character, "document" whole documents; "auto" is
-            "document" from 20 documents on.
+        how: as data.split says.
         fraction: share of the characters that validation gets, at most (0..1, both excluded).
-
-    Raises:
-        ValueError: the fraction is out of range, or one of the two would be empty.
     """
     _require_fraction(fraction)
     if how == "auto":
@@ -98,9 +94,7 @@ def split_examples(
 
     A task's share is exceeded by less than one group, or by groups that another task still needs. Tasks too small to
     give one example count together as one task. No task loses its last group to validation, unless no other is left.
-
-    Raises:
-        ValueError: the fraction is out of range, or all examples are of one group.
+    ValueError where all examples are of one group.
     """
     _require_fraction(fraction)
     sizes = Counter(map(task, examples))

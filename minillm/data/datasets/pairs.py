@@ -28,15 +28,9 @@ class PassagePair(NamedTuple):
 
 
 class Pairs:
-    """One pair for each window of `seq_len` tokens within a document. The offset shifts the windows, so that every
-    token is used in some epoch.
+    """One pair for each window of `seq_len` tokens, of both passages together, within a document of at least two.
 
-    Args:
-        tokens: documents, each followed by EOS.
-        seq_len: tokens of both passages together, at most; shorter documents give shorter pairs.
-
-    Raises:
-        ValueError: fewer than two documents have two tokens or more.
+    Shorter documents give shorter pairs. The offset shifts the windows, so that every token is used in some epoch.
     """
 
     def __init__(self, tokens: Tokens, seq_len: int) -> None:

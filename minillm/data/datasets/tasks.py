@@ -78,7 +78,8 @@ def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *
     )
     if config.validation is not None:
         return corpus
-    return replace(corpus, info=corpus.info._replace(fingerprint=cache.key(corpus.info.fingerprint, SPLIT_VERSION)))
+    key = cache.key(corpus.info.fingerprint, SPLIT_VERSION)
+    return replace(corpus, info=replace(corpus.info, fingerprint=key))
 
 
 def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> TaskTokens:
@@ -136,14 +137,7 @@ def _tokenized(examples: list[Example], tokenizer: Tokenizer, folder: Path, prog
 
 
 class TaskTokens(Tokens):
-    """The examples of one split, and which task each belongs to.
-
-    Args:
-        ids: (N,) all documents `input SEP target EOS`, one after another.
-        eos_id: the id after every document.
-        tasks: names.
-        task_of: (D,) index into `tasks` of each document.
-    """
+    """The examples of one split, documents `input SEP target EOS`; `task_of` is (D,) their indices into `tasks`."""
 
     def __init__(self, ids: np.ndarray, eos_id: int, tasks: tuple[str, ...], task_of: np.ndarray):
         super().__init__(ids, eos_id)
@@ -196,10 +190,8 @@ class Mixture(TaskRows):
 
     Args:
         tokens: the examples.
-        mixing: "proportional": every example once; "temperature": shares by the number of a task's examples to the
-            power 1/T; "equal": the same share for each. A task with fewer examples than its share repeats them; one
-            with more leaves some for other epochs.
-        temperature: that T.
+        mixing, temperature: as data.mixing and data.mixing_temperature. A task with fewer examples than its share
+            repeats them; one with more leaves some for other epochs.
     """
 
     def __init__(
