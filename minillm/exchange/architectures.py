@@ -14,6 +14,7 @@ from minillm.exchange import llama_weights as llama
 from minillm.exchange import t5_weights as t5
 from minillm.exchange.crosscheck import Outputs, decoder_outputs, encoder_decoder_outputs, encoder_outputs
 from minillm.exchange.weight_map import WeightMap, weights_from_hf, weights_to_hf
+from minillm.models.build import FAMILIES as MODELS
 from minillm.nn.config import ModelConfig
 
 
@@ -32,8 +33,6 @@ class Family(NamedTuple):
     """Our family, as in `ModelConfig.family`."""
     position: str | None = None
     """The only position scheme that the row is for; None: any."""
-    writes: Literal["continuation", "answer", "nothing"] = "continuation"
-    """What the model generates from a prompt."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads a model with a vocabulary head."""
     outputs: Outputs = decoder_outputs
@@ -42,6 +41,11 @@ class Family(NamedTuple):
     """What the published models were trained on."""
     prompt: str = "The capital of France is"
     """Shows what the published models do."""
+
+    @property
+    def writes(self) -> str:
+        """What the model generates from a prompt."""
+        return MODELS[self.family].writes
 
 
 FAMILIES = {
@@ -67,7 +71,6 @@ FAMILIES = {
         bert.config_to_hf,
         bert.bert_map,
         family="bert",
-        writes="nothing",
         auto_class="AutoModelForMaskedLM",
         outputs=encoder_outputs,
         objective="mlm",
@@ -80,7 +83,6 @@ FAMILIES = {
         t5.config_to_hf,
         t5.t5_map,
         family="t5",
-        writes="answer",
         auto_class="AutoModelForSeq2SeqLM",
         outputs=encoder_decoder_outputs,
         objective="span",

@@ -11,17 +11,8 @@ import torch
 from torch import Tensor
 
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.gguf_out import (
-    CONTROL,
-    CUTS,
-    ROLE_KEYS,
-    ROPE_FACTORS,
-    UNUSED,
-    USER_DEFINED,
-    interleave,
-    library,
-    weight_names,
-)
+from minillm.exchange.gguf_out import CONTROL, CUTS, ROLE_KEYS, ROPE_FACTORS, UNUSED, USER_DEFINED
+from minillm.exchange.gguf_out import interleave, library, weight_names
 from minillm.exchange.tokenizer_in import ROLES, byte_level_model, from_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.position import rotary_frequencies, rotary_scale
