@@ -34,12 +34,9 @@ def count_tokens(tokens: TokenStream, vocab_size: int) -> np.ndarray:
 
 
 def unigram_baseline(counts: np.ndarray, possible: np.ndarray, batches: Iterable[Batch], name: str) -> UnigramBaseline:
-    """Score the baseline on the targets of label set `name`.
+    """Score the baseline on the targets of label set `name`, of which `batches` hold at least one.
 
-    Args:
-        counts: (V,) token counts of the training text.
-        possible: (V,) bool, the ids that can be targets.
-        batches: with at least one target.
+    `counts` (V,) are those of the training text; `possible` (V,) bool says which ids can be targets.
     """
     weights = np.where(possible, counts + 1, 0)
     targets = np.zeros(len(weights), np.int64)

@@ -93,10 +93,10 @@ _CONFIG = HFConfig(
 )
 
 
-def config_from_hf(config: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm", "pair")) -> ModelConfig:
-    """Our config from a BertConfig's dictionary, which does not say which `heads` the file has.
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
+    """Our config from a BertConfig's dictionary; ValueError for a feature that is not supported here.
 
-    ValueError for a feature that is not supported here.
+    The `names` of the weights say which heads the file has; None: lm and pair.
     """
     settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
     if settings["position_embedding_type"] != "absolute":
@@ -109,13 +109,13 @@ def config_from_hf(config: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm",
         norm_order="post",
         input_norm=True,
         ff_dropout=0.0,
-        heads=heads,
+        heads=("lm", "pair") if names is None else _heads_of(names),
         residual_init="plain",
         **_CONFIG.to_ours(settings),
     )
 
 
-def heads_of(names: Collection[str]) -> tuple[str, ...]:
+def _heads_of(names: Collection[str]) -> tuple[str, ...]:
     """The heads of a file, derived from the names of its weights."""
     pair, pooler = f"{_PAIR}.weight" in names, f"{_POOLER}.weight" in names
     present = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}

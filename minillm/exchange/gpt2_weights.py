@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from minillm.exchange.hf_config import CLASSIC_PARTS, GPT_PARTS, HFConfig, require_settings
@@ -54,7 +54,7 @@ _CONFIG = HFConfig(
 )
 
 
-def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
     """Our config from a GPT2Config's dictionary; ValueError for a feature that is not supported here."""
     settings = _CONFIG.read(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     scale = None if settings["scale_attn_weights"] else 1.0

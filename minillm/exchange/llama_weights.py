@@ -6,7 +6,7 @@ Qwen2 (Yang et al. 2024) is Llama (Touvron et al. 2023) with biases on queries, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +54,7 @@ _CONFIG = HFConfig(
 )
 
 
-def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
     """Our config from the dictionary of a LlamaConfig, MistralConfig, Qwen2Config or Qwen3Config.
 
     ValueError for a feature that is not supported here.

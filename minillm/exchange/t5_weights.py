@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from minillm.exchange.hf_config import HFConfig, activation_from_hf, activation_to_hf, require_settings
@@ -60,14 +60,11 @@ _CONFIG = HFConfig(
 )
 
 
-def config_from_hf(config: Mapping[str, Any], *, head: bool | None = None) -> ModelConfig:
-    """Our config from a T5Config's dictionary.
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
+    """Our config from a T5Config's dictionary; ValueError for a feature that is not supported here.
 
-    Args:
-        config: T5's positions are unlimited; `max_seq_len` is its `n_positions`.
-        head: whether the file has an untied head; None: it has one if the config does not scale it, as in v1.1.
-
-    ValueError for a feature that is not supported here.
+    T5's positions are unlimited; `max_seq_len` is its `n_positions`. The `names` of the weights say whether the file
+    has an untied head; None: it has one if the config does not scale it, as in v1.1.
     """
     settings = _CONFIG.read(config)
     if settings.get("decoder_start_token_id", settings["pad_token_id"]) != settings["pad_token_id"]:
@@ -84,7 +81,7 @@ def config_from_hf(config: Mapping[str, Any], *, head: bool | None = None) -> Mo
         raise ValueError(f"num_decoder_layers {decoder_depth} is not num_layers {depth}; the depths must be equal")
     # v1.1's head is neither tied nor scaled. Recent releases of transformers write the second key only.
     scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))
-    tied = scaled or head is False
+    tied = scaled or (names is not None and "lm_head.weight" not in names)
     return ModelConfig(
         preset="t5-small" if scaled else "t5-v1.1-small",
         family="t5",

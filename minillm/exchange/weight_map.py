@@ -48,11 +48,7 @@ class WeightMap:
 
 
 def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers: int) -> dict[str, Tensor]:
-    """Our state dict from theirs.
-
-    Raises:
-        ValueError: a weight is missing, unknown, or tied here but not in the file; the message names it.
-    """
+    """Our state dict from theirs; ValueError naming a weight that is missing, unknown, or tied only here."""
     ours: dict[str, Tensor] = {}
     unknown = {key for key in weights if not any(re.fullmatch(pattern, key) for pattern in rules.ignored)}
     for row, keys in rules.expand(num_layers):
@@ -76,11 +72,7 @@ def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers:
 
 
 def weights_to_hf(ours: Mapping[str, Tensor], rules: WeightMap, num_layers: int) -> dict[str, Tensor]:
-    """Their state dict from ours; the exact inverse of weights_from_hf.
-
-    Raises:
-        ValueError: one of our weights is missing, or has no name there.
-    """
+    """Their state dict from ours, the exact inverse; ValueError if a weight is missing, or has no name there."""
     weights: dict[str, Tensor] = {}
     unknown = set(ours)
     for row, keys in rules.expand(num_layers):
