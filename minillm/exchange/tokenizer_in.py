@@ -97,22 +97,6 @@ def from_model(
 
 def named_roles(folder: Path) -> dict[str, str | int]:
     """Role -> token, as text or id, from a folder's files; tokenizer_config.json has precedence."""
-<<<<<<< HEAD
-    found: dict[str, str | int] = {}
-    config = folder / "config.json"
-    if config.is_file():
-        ids = load_json(config)
-        found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
-    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
-        if not file.is_file():
-            continue
-        for role, token in _tokens(load_json(file)):
-            found[role] = token
-    return found
-
-
-def load_json(path: Path) -> dict[str, Any]:
-=======
     ids, found = _optional_json(folder / "config.json"), dict[str, str | int]()
     found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
@@ -128,12 +112,11 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    """As `read_json`; empty if there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    """As `load_json`; empty if there is no such file."""
+    return load_json(path) if path.is_file() else {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
->>>>>>> l-ex
+def load_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ValueError naming the file if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -157,14 +140,6 @@ def prefix_of(model: Mapping[str, Any]) -> list[int]:
     return encoded.ids[:first]
 
 
-<<<<<<< HEAD
-def _family(folder: Path) -> str:
-    """The model_type in a folder's config.json; gpt2 if there is none."""
-    return load_json(folder / "config.json").get("model_type", "gpt2") if (folder / "config.json").is_file() else "gpt2"
-
-
-=======
->>>>>>> l-ex
 def _gpt2_model(folder: Path) -> dict[str, Any]:
     """GPT-2's two files as the content of a tokenizer.json."""
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
@@ -203,12 +178,7 @@ def _bert_model(folder: Path) -> dict[str, Any]:
     """BERT's vocabulary, one token per line, as the content of a tokenizer.json; lower case by default."""
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {token: i for i, token in enumerate(lines) if token}
-<<<<<<< HEAD
-    file = folder / "tokenizer_config.json"
-    settings = load_json(file) if file.is_file() else {}
-=======
     settings = _optional_json(folder / "tokenizer_config.json")
->>>>>>> l-ex
     made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     made.normalizer = normalizers.BertNormalizer(  # type: ignore[assignment]
         lowercase=settings.get("do_lower_case", True),
