@@ -82,8 +82,8 @@ def sample(
 
 def facts(completion: Completion) -> dict[str, object]:
     """What --json tells of a completion."""
-    score = {} if completion.score is None else {"score": completion.score}
-    return {"text": completion.text, "finish_reason": completion.finish_reason} | score
+    told: dict[str, object] = {"text": completion.text, "finish_reason": completion.finish_reason}
+    return told if completion.score is None else told | {"score": completion.score}
 
 
 def say_what_is_cut(completion: Completion, context: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from minillm.objectives.base import Score
 from minillm.training.checkpoint import checkpoints
 from minillm.training.divergence import TrainingDiverged
 from minillm.training.metrics import read_metrics
@@ -22,7 +23,7 @@ def poison(trainer: Trainer, *steps: int) -> None:
     """Make the loss of these steps NaN."""
     real = trainer.take_step.objective.loss
 
-    def loss(output: Any, labels: Any, *, training: bool) -> dict[str, torch.Tensor]:
+    def loss(output: Any, labels: Any, *, training: bool) -> dict[str, Score]:
         factor = math.nan if training and trainer.state.step + 1 in steps else 1.0
         scores = real(output, labels, training=training)
         return {name: score._replace(loss=score.loss * factor) for name, score in scores.items()}
@@ -40,7 +41,7 @@ def test_a_bad_step_is_skipped_counted_and_named_with_its_rows(
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     said = [line for line in capsys.readouterr().err.splitlines() if "not applied" in line]
     assert [line.split(":")[0] for line in said] == ["step 3", "step 5"]
-    rows = trainer.source.rows(2)
+    rows = trainer.source.rows(2)  # pyright: ignore[reportAttributeAccessIssue]
     assert "loss nan" in said[0] and "(1 so far)" in said[0] and "(2 so far)" in said[1]
     assert ", ".join(f"{row.start}:{row.stop}" for row in rows) in said[0]
     lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if "loss" in x]
@@ -121,7 +122,7 @@ def too_large(trainer: Trainer, limit: int, error: RuntimeError) -> list[int]:
     """Let forward passes of more than `limit` rows run out of memory, after one micro-batch has passed."""
     seen: list[int] = []
 
-    def check(module: torch.nn.Module, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+    def check(module: torch.nn.Module, args: Any, kwargs: dict[str, Score]) -> None:
         if module.training:
             seen.append(kwargs["tokens"].size(0))
             if seen[-1] > limit and len(seen) > 1:

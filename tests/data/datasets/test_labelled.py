@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TOKENIZER = ByteTokenizer()
 RECORDS = [{"text": f"number {n}", "label": "even" if n % 2 == 0 else "odd"} for n in range(40)]
 
 
-def write(path: Path, records: Iterable[dict[str, object]]) -> Path:
+def write(path: Path, records: Iterable[Mapping[str, object]]) -> Path:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
 
