@@ -104,13 +104,13 @@ def test_ids_are_compared_even_if_a_vocabulary_covers_no_common_text(run_of, tmp
 
 def test_an_imported_model_is_in_memory_once(exported, tmp_path, monkeypatch):
     folder, read = exported("gpt2"), {}
-    original = imports.read_source
-    monkeypatch.setattr(imports, "read_source", lambda source: read.setdefault("it", original(source)))
+    original = imports.read_published
+    monkeypatch.setattr(imports, "read_published", lambda source: read.setdefault("it", original(source)))
     saved: dict[str, torch.Tensor] = {}
     keep = lambda *_, model, **__: saved.update(model)  # noqa: E731
     monkeypatch.setattr(imports, "save_checkpoint", keep)
     import_model(folder, tmp_path / "again")
-    weights = read["it"].model.weights
+    (_, weights), _ = read["it"]
     assert all(parameter.data_ptr() == weights[name].data_ptr() for name, parameter in saved.items())
     assert weights["heads.lm.proj.weight"].data_ptr() == weights["embed.tokens.weight"].data_ptr()  # tied
 
