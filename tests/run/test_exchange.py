@@ -110,7 +110,7 @@ def test_an_imported_model_is_in_memory_once(exported, tmp_path, monkeypatch):
     keep = lambda *_, model, **__: saved.update(model)  # noqa: E731
     monkeypatch.setattr(imports, "save_checkpoint", keep)
     import_model(folder, tmp_path / "again")
-    weights = read["it"].model.weights
+    (_, weights), _ = read["it"]
     assert all(parameter.data_ptr() == weights[name].data_ptr() for name, parameter in saved.items())
     assert weights["heads.lm.proj.weight"].data_ptr() == weights["embed.tokens.weight"].data_ptr()  # tied
 
