@@ -59,7 +59,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "toy.py"
     path.write_text(TOY, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "toy", raising=False)
+    for module in ("toy", "minillm.cli.train"):  # which reads the table when it is imported
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(OBJECTIVES, "toy", ObjectiveSpec("toy:ToyConfig", {"gpt": "toy:build"}))
     return path
 

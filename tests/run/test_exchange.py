@@ -104,8 +104,8 @@ def test_ids_are_compared_even_if_a_vocabulary_covers_no_common_text(run_of, tmp
 
 def test_an_imported_model_is_in_memory_once(exported, tmp_path, monkeypatch):
     folder, read = exported("gpt2"), {}
-    original = imports.read_source
-    monkeypatch.setattr(imports, "read_source", lambda source: read.setdefault("it", original(source)))
+    original = imports.read_published
+    monkeypatch.setattr(imports, "read_published", lambda source: read.setdefault("it", original(source)))
     saved: dict[str, torch.Tensor] = {}
     keep = lambda *_, model, **__: saved.update(model)  # noqa: E731
     monkeypatch.setattr(imports, "save_checkpoint", keep)
