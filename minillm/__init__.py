@@ -7,6 +7,7 @@ The public names, each fetched from its room at its first use, so that `import m
     print(minillm.sample(loaded, minillm.SampleConfig(prompt="Once"))[0].text)
 """
 
+# ruff: noqa: F401 (the names under TYPE_CHECKING are for editors and type checkers)
 from __future__ import annotations
 
 import importlib
@@ -71,49 +72,7 @@ _ROOMS = {
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = [
-    "GPT",
-    "PRESETS",
-    "CausalConfig",
-    "ClassifyConfig",
-    "Completion",
-    "Corpus",
-    "DataConfig",
-    "EvalConfig",
-    "LoadedRun",
-    "MaskedConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "ParallelConfig",
-    "PrefixConfig",
-    "RunConfig",
-    "SampleConfig",
-    "SaveConfig",
-    "ScheduleConfig",
-    "Seq2SeqConfig",
-    "SpanConfig",
-    "Tokenizer",
-    "TokenizerConfig",
-    "TrainConfig",
-    "Trainer",
-    "build_model",
-    "build_tokenizer",
-    "evaluate",
-    "fill",
-    "find_run",
-    "finetune_config",
-    "generate",
-    "load_config",
-    "load_run",
-    "load_tokenizer",
-    "override",
-    "prepare",
-    "preset",
-    "profile",
-    "sample",
-    "save_config",
-    "train",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -170,11 +170,9 @@ def _known(values: Mapping[str, object], source: str, objective: str) -> dict[st
         if key in SECTIONS and value != {}:
             raise ValueError(f"{source}{key}: expected a table of its keys, got {shown(value)}")
         if key not in known and key not in SECTIONS:
-            if readers := _readers(key):
-                raise ValueError(
-                    f"{source}{key} has no effect with objective.name {objective}, "
-                    f"only with {' or '.join(readers)}; leave it out"
-                )
+            if readers := " or ".join(_readers(key)):
+                only = f"objective.name {objective}, only with {readers}"
+                raise ValueError(f"{source}{key} has no effect with {only}; leave it out")
             raise ValueError(f"{source}unknown key {key}; {_nearest_key(key, known)}")
     return {key: _Given(value, source) for key, value in values.items() if key in known}
 

@@ -30,7 +30,6 @@ def main() -> None:
     changes = {
         "objective.name": "classify",
         "data.source": "builtin:python-token-classes",
-        "data.seq_len": 64,
         "optim.lr": 5e-4,
         "train.steps": args.steps,
         "train.global_batch": 32,

@@ -31,14 +31,8 @@ class LossEvaluator:
     """(V,) bytes of each id, on the device."""
 
     def __call__(self, model: nn.Module) -> Evaluation:
-        return evaluate(
-            model,
-            self.batches(),
-            self.objective,
-            compute=self.compute,
-            runtime=self.runtime,
-            token_bytes=self.token_bytes,
-        )
+        rest: Any = {"compute": self.compute, "runtime": self.runtime, "token_bytes": self.token_bytes}
+        return evaluate(model, self.batches(), self.objective, **rest)
 
 
 @dataclass(frozen=True)
@@ -68,18 +62,12 @@ def evaluate(
     runtime: Runtime,
     token_bytes: Tensor,
 ) -> Evaluation:
-    """Evaluate `model`, leaving it in the mode it was in.
+    """Evaluate `model`, leaving it in the mode it was in; ValueError if there is nothing to evaluate on.
 
     Args:
         model: the plain module, not its data-parallel wrapper: ranks may hold different numbers of batches.
-        batches: this rank's share.
-        objective: scores each batch.
-        compute: device and arithmetic.
-        runtime: sums over ranks.
+        batches: this rank's share; `runtime` sums over ranks.
         token_bytes: (V,) bytes of each id, on the device.
-
-    Raises:
-        ValueError: there is nothing to evaluate on.
     """
     was_training = model.training
     model.eval()

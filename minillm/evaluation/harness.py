@@ -49,10 +49,9 @@ _TASK, _GROUP = (re.compile(rf"^{key}\s*:", re.MULTILINE) for key in ("task", "g
 def run_harness(
     model: Any, tokenizer: Tokenizer, tasks: Sequence[str], *, prefix: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Score a model on tasks of the harness, in the dtype of its weights.
+    """Score a GPT on tasks of the harness, in the dtype of its weights.
 
     Args:
-        model, tokenizer: a GPT, and the tokenizer that it was trained with.
         tasks: each a name or pattern of the harness's tasks, a task's YAML file, or a folder of such files, at any
             depth.
         prefix: whether the model reads its context in both directions.

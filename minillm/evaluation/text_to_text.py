@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -18,20 +18,10 @@ from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import Completion
 from minillm.generation.text import complete, search
 from minillm.objectives.layout import Pair, encoder_decoder_batch
-from minillm.tokenizers.base import Tokenizer
-from minillm.training.precision import Compute, for_decoding
+from minillm.training.precision import for_decoding
 
 BATCH, MAX_EXAMPLES = 64, 500
 """Examples per batch, and of each task at most."""
-
-
-class TaskExample(NamedTuple):
-    """One example of a task."""
-
-    cut: Pair
-    """What the encoder reads and the decoder is trained to write, cut to the model's length."""
-    whole: Pair
-    """The same uncut, for the texts of the input and the target."""
 
 
 @dataclass(frozen=True)
@@ -54,31 +44,20 @@ class TaskScore:
 
 def task_figures(measured: Measurement) -> dict[str, Any]:
     """The scores of each task on its first examples, under "tasks"."""
-    objective, tokens = measured.objective, measured.tokens
-    examples = {}
-    for task in tokens.tasks:
-        rows = TaskRows(tokens, task, limit=MAX_EXAMPLES)
-        examples[task] = [
-            TaskExample(objective.split(row), objective.halves(row)) for row in map(rows.row, range(len(rows)))
-        ]
-    scores = score_tasks(measured.model, measured.tokenizer, examples, measured.compute)
-    return {"tasks": {task or "(no prefix)": asdict(score) for task, score in scores.items()}}
+    objective, decoder, figures = measured.objective, for_decoding(measured.model, measured.compute), {}
+    for task in measured.tokens.tasks:
+        examples = TaskRows(measured.tokens, task, limit=MAX_EXAMPLES)
+        rows = [examples.row(i) for i in range(len(examples))]
+        pairs, whole = list(map(objective.split, rows)), list(map(objective.halves, rows))
+        figures[task or "(no prefix)"] = asdict(_score(measured, decoder, pairs, whole))
+    return {"tasks": figures}
 
 
-def score_tasks(
-    model: Any, tokenizer: Tokenizer, examples: Mapping[str, Sequence[TaskExample]], compute: Compute
-) -> dict[str, TaskScore]:
-    """The scores of an encoder-decoder on the examples of each task, by the task's name; no task without examples."""
-    decoder = for_decoding(model, compute)
-    return {task: _score(model, decoder, tokenizer, rows, compute) for task, rows in examples.items()}
-
-
-def _score(
-    model: Any, decoder: Any, tokenizer: Tokenizer, examples: Sequence[TaskExample], compute: Compute
-) -> TaskScore:
-    inputs = [tokenizer.decode(example.whole.source) for example in examples]
-    targets = [tokenizer.decode(example.whole.target) for example in examples]
-    pairs = [example.cut for example in examples]
+def _score(measured: Measurement, decoder: Any, pairs: Sequence[Pair], whole: Sequence[Pair]) -> TaskScore:
+    """The scores on `pairs`, cut to the model's length; the texts of inputs and targets are those of `whole`."""
+    tokenizer = measured.tokenizer
+    inputs = [tokenizer.decode(pair.source) for pair in whole]
+    targets = [tokenizer.decode(pair.target) for pair in whole]
     sources, longest = [pair.source.tolist() for pair in pairs], max(len(pair.target) for pair in pairs)
     greedy, beam = SampleConfig(temperature=0.0, max_new_tokens=longest), BeamConfig(max_new_tokens=longest)
     greedy_answers = _answers(sources, lambda part: complete(decoder, tokenizer, part, greedy))
@@ -86,18 +65,18 @@ def _score(
     length = round(fmean(len(text.split()) for text in targets))
     first_words = [" ".join(text.removeprefix(f"{task_of(text)}:").split()[:length]) for text in inputs]
     return TaskScore(
-        examples=len(examples),
+        examples=len(pairs),
         exact_match=fmean(a == b for a, b in zip(targets, greedy_answers, strict=True)),
         rouge_l=fmean(map(rouge_l, targets, greedy_answers)),
         beam_rouge_l=fmean(map(rouge_l, targets, beam_answers)),
         first_words_rouge_l=fmean(map(rouge_l, targets, first_words)),
-        token_accuracy=_token_accuracy(model, pairs, tokenizer.pad_id, compute),
+        token_accuracy=_token_accuracy(measured, pairs),
     )
 
 
 @torch.inference_mode()
-def _token_accuracy(model: Any, pairs: Sequence[Pair], pad_id: int, compute: Compute) -> float:
-    correct, total = 0, 0
+def _token_accuracy(measured: Measurement, pairs: Sequence[Pair]) -> float:
+    model, compute, pad_id, correct, total = measured.model, measured.compute, measured.tokenizer.pad_id, 0, 0
     with evaluating(model), compute.autocast():
         for first in range(0, len(pairs), BATCH):
             batch = encoder_decoder_batch(pairs[first : first + BATCH], pad_id).to(compute.device)

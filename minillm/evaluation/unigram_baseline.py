@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
 import numpy as np
 
 from minillm.data.loader import Tokens
 from minillm.evaluation.evaluator import Measurement
-from minillm.objectives.base import IGNORE_INDEX, Batch
+from minillm.objectives.base import IGNORE_INDEX
 
 BLOCK = 1 << 22
 """Tokens per block while counting."""
-
-
-class UnigramBaseline(NamedTuple):
-    """Scores of predicting by token frequency only."""
-
-    loss: float
-    """Nats per target of the unigram model: the token counts of the training text, plus one each."""
-    accuracy: float
-    """Accuracy of always predicting the most frequent token of the training text."""
 
 
 def count_tokens(tokens: Tokens, vocab_size: int) -> np.ndarray:
@@ -33,28 +21,18 @@ def count_tokens(tokens: Tokens, vocab_size: int) -> np.ndarray:
     return counts
 
 
-def unigram_baseline(counts: np.ndarray, possible: np.ndarray, batches: Iterable[Batch], name: str) -> UnigramBaseline:
-    """Score the baseline on the targets of label set `name`.
+def unigram_figures(measured: Measurement) -> dict[str, float]:
+    """Scores of predicting by token frequency only, on the first label set.
 
-    Args:
-        counts: (V,) token counts of the training text.
-        possible: (V,) bool, the ids that can be targets.
-        batches: with at least one target.
+    "unigram_loss", in nats per target, is that of the unigram model: the token counts of the training text, plus one
+    each. "most_frequent_accuracy" is that of always predicting the most frequent token of the training text.
     """
-    weights = np.where(possible, counts + 1, 0)
-    targets = np.zeros(len(weights), np.int64)
-    for batch in batches:
+    possible = measured.tokenizer.num_bytes > 0
+    weights = np.where(possible, count_tokens(measured.train, len(possible)) + 1, 0)
+    targets, name = np.zeros(len(weights), np.int64), next(iter(measured.objective.targets))
+    for batch in measured.batches():
         labels = batch.labels[name].numpy()
         targets += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(weights))
     seen = targets > 0
     loss = -(targets[seen] * np.log(weights[seen] / weights.sum())).sum() / targets.sum()
-    return UnigramBaseline(float(loss), float(targets[weights.argmax()] / targets.sum()))
-
-
-def unigram_figures(measured: Measurement) -> dict[str, float]:
-    """Both baselines of the first label set, as figures."""
-    tokenizer = measured.tokenizer
-    counts = count_tokens(measured.train, tokenizer.vocab_size)
-    name = next(iter(measured.objective.targets))
-    found = unigram_baseline(counts, tokenizer.num_bytes > 0, measured.batches(), name)
-    return {"unigram_loss": found.loss, "most_frequent_accuracy": found.accuracy}
+    return {"unigram_loss": float(loss), "most_frequent_accuracy": float(targets[weights.argmax()] / targets.sum())}

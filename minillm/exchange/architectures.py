@@ -32,8 +32,6 @@ class Family(NamedTuple):
     """Our family, as in `ModelConfig.family`."""
     position: str | None = None
     """The only position scheme that the row is for; None: any."""
-    writes: Literal["continuation", "answer", "nothing"] = "continuation"
-    """What the model generates from a prompt."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads a model with a vocabulary head."""
     outputs: Outputs = decoder_outputs
@@ -46,28 +44,18 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "gpt2": Family(
-        ("gpt2",),
-        "transformer.",
-        lambda config, _: gpt2.config_from_hf(config),
-        gpt2.config_to_hf,
-        gpt2.gpt2_map,
-        position="learned",
+        ("gpt2",), "transformer.", gpt2.config_from_hf, gpt2.config_to_hf, gpt2.gpt2_map, position="learned"
     ),
     "llama": Family(
-        ("llama", "mistral", "qwen2", "qwen3"),
-        "model.",
-        lambda config, _: llama.config_from_hf(config),
-        llama.config_to_hf,
-        llama.llama_map,
+        ("llama", "mistral", "qwen2", "qwen3"), "model.", llama.config_from_hf, llama.config_to_hf, llama.llama_map
     ),
     "bert": Family(
         ("bert",),
         "bert.",
-        lambda config, names: bert.config_from_hf(config, heads=bert.heads_of(names)),
+        bert.config_from_hf,
         bert.config_to_hf,
         bert.bert_map,
         family="bert",
-        writes="nothing",
         auto_class="AutoModelForMaskedLM",
         outputs=encoder_outputs,
         objective="mlm",
@@ -76,11 +64,10 @@ FAMILIES = {
     "t5": Family(
         ("t5", "mt5"),
         "",
-        lambda config, names: t5.config_from_hf(config, head="lm_head.weight" in names),
+        t5.config_from_hf,
         t5.config_to_hf,
         t5.t5_map,
         family="t5",
-        writes="answer",
         auto_class="AutoModelForSeq2SeqLM",
         outputs=encoder_decoder_outputs,
         objective="span",
@@ -105,14 +92,9 @@ class Imported(NamedTuple):
 
 
 def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Imported:
-    """Our model from theirs.
+    """Our model from the content of its config.json, and its weights by their names, in any floating dtype.
 
-    Args:
-        config: the content of its config.json.
-        weights: by their names, in any floating dtype.
-
-    Raises:
-        ValueError: a family, a setting or a weight that is not supported; the message names it.
+    ValueError naming a family, a setting or a weight that is not supported.
     """
     kind = config.get("model_type")
     family = next((family for family in FAMILIES.values() if kind in family.model_types), None)
@@ -142,12 +124,7 @@ def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> I
 def model_to_hf(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The content of config.json, and the weights by their names, without the copies of tied ones.
 
-    Args:
-        config: of our model.
-        weights: by our names, tied ones under both.
-
-    Raises:
-        ValueError: no stock class can hold the model; the message says why.
+    `weights` are by our names, tied ones under both. ValueError saying why if no stock class can hold the model.
     """
     if config.ngram_order > 1:
         raise ValueError(

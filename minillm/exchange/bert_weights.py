@@ -8,19 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from minillm.exchange.weight_map import (
-    CLASSIC_PARTS,
-    Key,
-    Rule,
-    WeightMap,
-    activation_from_hf,
-    activation_to_hf,
-    read_settings,
-    refuse_keys,
-    require_settings,
-    values_from_hf,
-    values_to_hf,
-)
+from minillm.exchange.hf_config import CLASSIC_PARTS, HFConfig, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.nn.config import ModelConfig
 
 _LAYER = "bert.encoder.layer.{i}"
@@ -91,37 +80,25 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
 
-_KEYS = {
-    "vocab_size": Key("vocab_size"),
-    "max_position_embeddings": Key("max_seq_len"),
-    "hidden_size": Key("d_model"),
-    "num_hidden_layers": Key("num_layers"),
-    "num_attention_heads": Key("num_heads"),
-    "intermediate_size": Key("d_ff"),
-    "type_vocab_size": Key("num_token_types"),
-    "layer_norm_eps": Key("norm_eps", float),
-    "hidden_dropout_prob": Key("dropout", float),
-    "attention_probs_dropout_prob": Key("attention_dropout", float),
-    "initializer_range": Key("init_std", float),
-    "tie_word_embeddings": Key("tie_embeddings", bool),
-    "hidden_act": Key(None, str),
-    "position_embedding_type": Key(None, str),
-}
-_DEFAULTS: dict[str, Any] = {
-    **{"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute", "type_vocab_size": 2},
-    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02},
-    "tie_word_embeddings": True,
-}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", max_position_embeddings="max_seq_len", hidden_size="d_model")
+    | dict(num_hidden_layers="num_layers", num_attention_heads="num_heads", intermediate_size="d_ff")
+    | dict(type_vocab_size="num_token_types", layer_norm_eps="norm_eps", hidden_act="activation")
+    | dict(hidden_dropout_prob="dropout", attention_probs_dropout_prob="attention_dropout")
+    | dict(initializer_range="init_std", tie_word_embeddings="tie_embeddings"),
+    defaults=dict(hidden_act="gelu", layer_norm_eps=1e-12, position_embedding_type="absolute", type_vocab_size=2)
+    | dict(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, initializer_range=0.02)
+    | dict(tie_word_embeddings=True),
+    kinds={"position_embedding_type": str},
+)
 
 
-def config_from_hf(config: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm", "pair")) -> ModelConfig:
-    """Our config from a BertConfig's dictionary, which does not say which `heads` the file has.
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
+    """Our config from a BertConfig's dictionary; ValueError for a feature that is not supported here.
 
-    Raises:
-        ValueError: it has a feature that is not supported here.
+    The `names` of the weights say which heads the file has; None: lm and pair.
     """
-    settings = read_settings(config, _KEYS, _DEFAULTS)
-    refuse_keys(settings, "is_decoder", "add_cross_attention")
+    settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
     if settings["position_embedding_type"] != "absolute":
         raise ValueError(
             f"position_embedding_type is {settings['position_embedding_type']!r}; only 'absolute' can be imported"
@@ -131,15 +108,14 @@ def config_from_hf(config: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm",
         family="bert",
         norm_order="post",
         input_norm=True,
-        activation=activation_from_hf(settings, "hidden_act"),
         ff_dropout=0.0,
-        heads=heads,
+        heads=("lm", "pair") if names is None else _heads_of(names),
         residual_init="plain",
-        **values_from_hf(settings, _KEYS),
+        **_CONFIG.to_ours(settings),
     )
 
 
-def heads_of(names: Collection[str]) -> tuple[str, ...]:
+def _heads_of(names: Collection[str]) -> tuple[str, ...]:
     """The heads of a file, derived from the names of its weights."""
     pair, pooler = f"{_PAIR}.weight" in names, f"{_POOLER}.weight" in names
     present = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}
@@ -147,31 +123,18 @@ def heads_of(names: Collection[str]) -> tuple[str, ...]:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a BertConfig.
-
-    Raises:
-        ValueError: BERT cannot hold the model; the message lists every key that differs.
-    """
+    """The dictionary of a BertConfig; ValueError listing what BERT cannot hold."""
     name = _CLASSES.get(tuple(sorted({*config.heads} - {"pooler"})))
     if name is None:
         raise ValueError(f"model.heads is {list(config.heads)}; no transformers class has this combination")
-    require_settings(
-        config,
-        name,
-        family="bert",
-        **CLASSIC_PARTS,
-        norm_order="post",
-        input_norm=True,
-        kv_heads=config.num_heads,
-        head_width=config.d_model / config.num_heads,
-        attention_scale=None,
-    )
+    parts = {"family": "bert", "norm_order": "post", "input_norm": True, "attention_scale": None}
+    parts |= {"kv_heads": config.num_heads, "head_width": config.d_model / config.num_heads}
+    require_settings(config, name, **parts | CLASSIC_PARTS)
     if not config.num_token_types:
         raise ValueError(f"model.num_token_types is 0; {name} needs at least 1")
     return {
         "architectures": [name],
         "model_type": "bert",
-        "hidden_act": activation_to_hf(config.activation),
         "position_embedding_type": "absolute",
-        **values_to_hf(config, _KEYS),
+        **_CONFIG.to_hf(config),
     }

@@ -57,8 +57,7 @@ def encoder_outputs(ours: Any, theirs: Any, tokens: Tensor, valid: Tensor) -> li
 def compare(model: Any, tokenizer: Tokenizer, folder: Path, architecture: str, outputs: Outputs) -> str:
     """Load the folder with transformers and compare outputs and token ids; the result as one sentence.
 
-    Raises:
-        ValueError: outputs differ by more than rounding, or ids differ.
+    ValueError if outputs differ by more than rounding, or ids differ.
     """
     if util.find_spec("transformers") is None:
         return "transformers is not installed, so nothing was compared"

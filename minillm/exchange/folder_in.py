@@ -73,9 +73,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / name).is_file():
             return _read(folder / name)
         if (folder / f"{name}.index.json").is_file():
-            return {
-                key: weight for shard in _shards(folder / f"{name}.index.json") for key, weight in _read(shard).items()
-            }
+            shards = map(_read, _shards(folder / f"{name}.index.json"))
+            return {key: weight for shard in shards for key, weight in shard.items()}
     raise FileNotFoundError(f"{folder} holds no weights: neither {SAFETENSORS} nor {BIN}, nor shards of them")
 
 

@@ -10,18 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minillm.exchange import gguf_out
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.gguf_out import (
-    CONTROL,
-    CUTS,
-    ROLE_KEYS,
-    ROPE_FACTORS,
-    UNUSED,
-    USER_DEFINED,
-    interleave,
-    library,
-    weight_names,
-)
 from minillm.exchange.tokenizer_in import ROLES, byte_level_model, from_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.position import rotary_frequencies, rotary_scale
@@ -38,7 +28,7 @@ def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    package = library()
+    package = gguf_out.library()
     try:
         reader = package.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
@@ -80,17 +70,17 @@ def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) 
         "attention_bias": "blk.0.attn_output.bias" in weights,
         "mlp_bias": "blk.0.ffn_up.bias" in weights,
         "tie_word_embeddings": "output.weight" not in weights,
-        "rope_parameters": _rotary(arch, fields, weights.pop(ROPE_FACTORS, None)),
+        "rope_parameters": _rotary(arch, fields, weights.pop(gguf_out.ROPE_FACTORS, None)),
     }
     if field("rope.dimension_count", config["head_dim"]) != config["head_dim"]:
         raise ValueError(
             f"{arch}.rope.dimension_count is not the head dimension; partial rotary embeddings are not supported"
         )
-    names = weight_names(arch, config["num_hidden_layers"])
+    names = gguf_out.weight_names(arch, config["num_hidden_layers"])
     if unknown := sorted(weights.keys() - names.keys()):
         raise ValueError(f"{len(unknown)} tensors have no place here, among them {', '.join(unknown[:3])}")
     if arch == "llama":
-        weights = {name: interleave(name, weight, config, back=True) for name, weight in weights.items()}
+        weights = {name: gguf_out.interleave(name, weight, config, back=True) for name, weight in weights.items()}
     return model_from_hf(config, {names[name]: weight for name, weight in weights.items()})
 
 
@@ -112,35 +102,37 @@ def _rotary(arch: str, fields: Mapping[str, Any], factors: Tensor | None) -> dic
     )
     plain, scale = rotary_frequencies(2 * len(factors), rotary["rope_theta"]), rotary_scale(shape)
     if scale is None or not torch.allclose(plain / scale(plain), factors, rtol=1e-4):
-        raise ValueError(f"{ROPE_FACTORS} holds a scaling other than Llama 3's; it cannot be imported")
+        raise ValueError(f"{gguf_out.ROPE_FACTORS} holds a scaling other than Llama 3's; it cannot be imported")
     return rotary
 
 
 def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     """The tokenizer, via the content of a tokenizer.json."""
     kind, cut = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "default")
-    pattern = next((pattern for pattern, name in CUTS.items() if name == cut), None)
+    pattern = next((pattern for pattern, name in gguf_out.CUTS.items() if name == cut), None)
     if kind != "gpt2" or pattern is None:
-        known = ", ".join(CUTS.values())
+        known = ", ".join(gguf_out.CUTS.values())
         raise ValueError(
             f"{path}: tokenizer model {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
         )
     names, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     by_kind = {wanted: [name for name, of in zip(names, kinds, strict=True) if of == wanted] for wanted in range(7)}
-    unused = set(by_kind[UNUSED])
+    unused = set(by_kind[gguf_out.UNUSED])
     vocabulary = {name: i for i, name in enumerate(names) if name not in unused}
     pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     merges = [pair for pair in pairs if "".join(pair) in vocabulary]
-    model = byte_level_model(vocabulary, merges, by_kind[CONTROL], by_kind[USER_DEFINED], pattern)
+    model = byte_level_model(vocabulary, merges, by_kind[gguf_out.CONTROL], by_kind[gguf_out.USER_DEFINED], pattern)
     roles = {
-        role: fields[f"tokenizer.ggml.{key}"] for role, key in ROLE_KEYS.items() if f"tokenizer.ggml.{key}" in fields
+        role: fields[f"tokenizer.ggml.{key}"]
+        for role, key in gguf_out.ROLE_KEYS.items()
+        if f"tokenizer.ggml.{key}" in fields
     }
     for role, i in roles.items():
         if not isinstance(i, int) or not 0 <= i < len(names):
             raise ValueError(
-                f"tokenizer.ggml.{ROLE_KEYS[role]} is {i!r}, which is not an id of its {len(names)} tokens"
+                f"tokenizer.ggml.{gguf_out.ROLE_KEYS[role]} is {i!r}, which is not an id of its {len(names)} tokens"
             )
     # without the key, llama.cpp puts BOS before a text only with Llama 3's pre-tokenizer
-    begins = fields.get("tokenizer.ggml.add_bos_token", cut == CUTS[LLAMA3])
+    begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
     prefix = [roles["bos"]] if begins and "bos" in roles else []
     return from_model(model, {role: i for role, i in roles.items() if role in ROLES}, where=path, prefix=prefix)

@@ -19,30 +19,24 @@ from minillm.exchange.tokenizer_in import prefix_of
 from minillm.nn.position import rotary_frequencies, rotary_scale
 from minillm.tokenizers.merges import GPT2, LLAMA3, QWEN2, SINGLE_DIGITS, cut_pattern
 
-_LLAMA_BLOCK = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+_LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"} | {
+    f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"
 }
-_GPT2_BLOCK = {
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
+_LLAMA_BLOCK |= {f"mlp.{p}_proj": f"ffn_{p}" for p in ("gate", "up", "down")} | {"self_attn.o_proj": "attn_output"}
+_LLAMA_BLOCK |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+_GPT2_BLOCK = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+_GPT2_BLOCK |= {"ln_1": "attn_norm", "ln_2": "ffn_norm"}
 _LLAMA = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _GPT2 = {"transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm"}
 _GPT2 |= {"lm_head": "output"}
+_GPT2_SHAPE = dict(context_length="n_positions", embedding_length="n_embd", block_count="n_layer", head_count="n_head")
+_GPT2_SHAPE |= dict(feed_forward_length="n_inner", layer_norm_eps="layer_norm_epsilon")
+_LLAMA_SHAPE = dict(context_length="max_position_embeddings", embedding_length="hidden_size", vocab_size="vocab_size")
+_LLAMA_SHAPE |= dict(block_count="num_hidden_layers", feed_forward_length="intermediate_size")
+_LLAMA_SHAPE |= dict(head_count="num_attention_heads", head_count_kv="num_key_value_heads")
+_LLAMA_SHAPE |= dict.fromkeys(("key_length", "value_length", "rope_dimension_count"), "head_dim")
+_LLAMA_SHAPE |= {"layer_norm_rms_eps": "rms_norm_eps"}
+"""The writer's name of each hyperparameter -> key of config.json."""
 
 CUTS = {GPT2: "gpt-2", SINGLE_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
 """Pre-tokenization pattern -> llama.cpp's name of it, for the patterns that both support."""
@@ -62,11 +56,9 @@ def write_gguf(
     """Write a GGUF file in fp32.
 
     Args:
-        path: the file.
         config: the content of Hugging Face's config.json, with the ids of the special tokens.
         weights: under Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
-        name: of the model.
 
     Returns:
         A warning if llama.cpp will pre-tokenize text differently; otherwise None.
@@ -105,27 +97,12 @@ def _require_arithmetic(config: Mapping[str, Any]) -> None:
 
 def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
     """The hyperparameters."""
+    for name, key in (_GPT2_SHAPE if arch == "gpt2" else _LLAMA_SHAPE).items():
+        getattr(writer, f"add_{name}")(config[key])
     if arch == "gpt2":
-        writer.add_context_length(config["n_positions"])
-        writer.add_embedding_length(config["n_embd"])
-        writer.add_block_count(config["n_layer"])
-        writer.add_feed_forward_length(config["n_inner"])
-        writer.add_head_count(config["n_head"])
-        writer.add_layer_norm_eps(config["layer_norm_epsilon"])
         return
     rotary = config["rope_parameters"]
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(rotary["rope_theta"])
-    writer.add_vocab_size(config["vocab_size"])
     if rotary["rope_type"] == "linear":
         writer.add_string(f"{arch}.rope.scaling.type", "linear")
         writer.add_rope_scaling_factor(rotary["factor"])
@@ -190,9 +167,9 @@ def library() -> Any:
 
 def weight_names(arch: str, num_layers: int) -> dict[str, str]:
     """GGUF's name of each weight -> Hugging Face's."""
-    whole, block, layer = (
-        (_GPT2, _GPT2_BLOCK, "transformer.h") if arch == "gpt2" else (_LLAMA, _LLAMA_BLOCK, "model.layers")
-    )
+    whole, block, layer = _LLAMA, _LLAMA_BLOCK, "model.layers"
+    if arch == "gpt2":
+        whole, block, layer = _GPT2, _GPT2_BLOCK, "transformer.h"
     modules = {name: hf for hf, name in whole.items()}
     modules |= {f"blk.{i}.{name}": f"{layer}.{i}.{hf}" for i in range(num_layers) for hf, name in block.items()}
     return {f"{name}.{part}": f"{hf}.{part}" for name, hf in modules.items() for part in ("weight", "bias")}

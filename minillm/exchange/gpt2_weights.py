@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from minillm.exchange.weight_map import (
-    CLASSIC_PARTS,
-    Key,
-    Rule,
-    WeightMap,
-    activation_from_hf,
-    activation_to_hf,
-    read_settings,
-    refuse_keys,
-    require_settings,
-    values_from_hf,
-    values_to_hf,
-)
+from minillm.exchange.hf_config import CLASSIC_PARTS, GPT_PARTS, HFConfig, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.nn.config import ModelConfig
 
 _LAYER = "transformer.h.{i}"
@@ -54,69 +43,34 @@ def gpt2_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KEYS = {
-    "vocab_size": Key("vocab_size"),
-    "n_positions": Key("max_seq_len"),
-    "n_embd": Key("d_model"),
-    "n_layer": Key("num_layers"),
-    "n_head": Key("num_heads"),
-    "n_inner": Key("d_ff"),
-    "layer_norm_epsilon": Key("norm_eps", float),
-    "resid_pdrop": Key("dropout", float),
-    "attn_pdrop": Key("attention_dropout", float),
-    "initializer_range": Key("init_std", float),
-    "tie_word_embeddings": Key("tie_embeddings", bool),
-    "embd_pdrop": Key(None, float),
-    "scale_attn_weights": Key(None, bool),
-    "activation_function": Key(None, str),
-}
-_DEFAULTS: dict[str, Any] = {
-    **{"n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True},
-    **{"resid_pdrop": 0.1, "attn_pdrop": 0.1, "initializer_range": 0.02, "tie_word_embeddings": True},
-}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", n_positions="max_seq_len", n_embd="d_model", n_layer="num_layers")
+    | dict(n_head="num_heads", n_inner="d_ff", layer_norm_epsilon="norm_eps", activation_function="activation")
+    | dict(resid_pdrop="dropout", attn_pdrop="attention_dropout", initializer_range="init_std")
+    | dict(tie_word_embeddings="tie_embeddings"),
+    defaults=dict(n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, scale_attn_weights=True)
+    | dict(resid_pdrop=0.1, attn_pdrop=0.1, initializer_range=0.02, tie_word_embeddings=True),
+    kinds={"embd_pdrop": float, "scale_attn_weights": bool},
+)
 
 
-def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
-    """Our config from a GPT2Config's dictionary.
-
-    Raises:
-        ValueError: it has a feature that is not supported here.
-    """
-    settings = read_settings(config, _KEYS, _DEFAULTS)
-    refuse_keys(settings, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
-    return ModelConfig(
-        preset="gpt2",
-        activation=activation_from_hf(settings, "activation_function"),
-        ff_dropout=0.0,
-        attention_scale=None if settings["scale_attn_weights"] else 1.0,
-        **values_from_hf(settings, _KEYS),
-    )
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
+    """Our config from a GPT2Config's dictionary; ValueError for a feature that is not supported here."""
+    settings = _CONFIG.read(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
+    scale = None if settings["scale_attn_weights"] else 1.0
+    return ModelConfig(preset="gpt2", ff_dropout=0.0, attention_scale=scale, **_CONFIG.to_ours(settings))
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a GPT2Config.
-
-    Raises:
-        ValueError: GPT2LMHeadModel cannot hold the model; the message lists every key that differs.
-    """
-    require_settings(
-        config,
-        "GPT2LMHeadModel",
-        family="gpt",
-        **CLASSIC_PARTS,
-        norm_order="pre",
-        input_norm=False,
-        kv_heads=config.num_heads,
-        head_width=config.d_model / config.num_heads,
-        num_token_types=0,
-    )
+    """The dictionary of a GPT2Config; ValueError listing what GPT2LMHeadModel cannot hold."""
+    heads = {"kv_heads": config.num_heads, "head_width": config.d_model / config.num_heads}
+    require_settings(config, "GPT2LMHeadModel", **CLASSIC_PARTS | GPT_PARTS | heads)
     if config.attention_scale not in (None, 1.0):
         raise ValueError(f"model.attention_scale is {config.attention_scale}; GPT2LMHeadModel allows none or 1")
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "activation_function": activation_to_hf(config.activation),
         "embd_pdrop": config.dropout,
         "scale_attn_weights": config.attention_scale is None,
-        **values_to_hf(config, _KEYS),
+        **_CONFIG.to_hf(config),
     }

@@ -6,21 +6,12 @@ Qwen2 (Yang et al. 2024) is Llama (Touvron et al. 2023) with biases on queries, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from minillm.exchange.weight_map import (
-    Key,
-    Rule,
-    WeightMap,
-    activation_from_hf,
-    activation_to_hf,
-    read_settings,
-    refuse_keys,
-    require_settings,
-    values_from_hf,
-    values_to_hf,
-)
+from minillm.exchange.hf_config import GPT_PARTS, HFConfig, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.nn.config import ModelConfig
 
 _LAYER = "model.layers.{i}"
@@ -51,45 +42,29 @@ def llama_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KEYS = {
-    "vocab_size": Key("vocab_size"),
-    "max_position_embeddings": Key("max_seq_len"),
-    "hidden_size": Key("d_model"),
-    "num_hidden_layers": Key("num_layers"),
-    "num_attention_heads": Key("num_heads"),
-    "num_key_value_heads": Key("num_kv_heads"),
-    "head_dim": Key("head_dim"),
-    "intermediate_size": Key("d_ff"),
-    "rms_norm_eps": Key("norm_eps", float),
-    "attention_dropout": Key("attention_dropout", float),
-    "initializer_range": Key("init_std", float),
-    "mlp_bias": Key("bias", bool),
-    "tie_word_embeddings": Key("tie_embeddings", bool),
-    "rope_theta": Key(None, float),
-    "partial_rotary_factor": Key(None, float),
-    "attention_bias": Key(None, bool),
-    "use_sliding_window": Key(None, bool),
-    "hidden_act": Key(None, str),
-}
-_DEFAULTS: dict[str, Any] = {
-    **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "num_key_value_heads": None, "head_dim": None, "mlp_bias": False},
-    **{"attention_dropout": 0.0, "initializer_range": 0.02, "tie_word_embeddings": False, "rope_theta": 10000.0},
-}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", max_position_embeddings="max_seq_len", hidden_size="d_model")
+    | dict(num_hidden_layers="num_layers", num_attention_heads="num_heads", num_key_value_heads="num_kv_heads")
+    | dict(head_dim="head_dim", intermediate_size="d_ff", rms_norm_eps="norm_eps", hidden_act="activation")
+    | dict(attention_dropout="attention_dropout", initializer_range="init_std", mlp_bias="bias")
+    | dict(tie_word_embeddings="tie_embeddings"),
+    defaults=dict(hidden_act="silu", rms_norm_eps=1e-6, num_key_value_heads=None, head_dim=None, mlp_bias=False)
+    | dict(attention_dropout=0.0, initializer_range=0.02, tie_word_embeddings=False, rope_theta=10000.0),
+    kinds={"rope_theta": float, "partial_rotary_factor": float, "attention_bias": bool, "use_sliding_window": bool},
+)
 
 
-def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
     """Our config from the dictionary of a LlamaConfig, MistralConfig, Qwen2Config or Qwen3Config.
 
-    Raises:
-        ValueError: it has a feature that is not supported here.
+    ValueError for a feature that is not supported here.
     """
     kind = config["model_type"]
     defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in config else {}
     defaults |= {"head_dim": 128} if kind == "qwen3" else {}
-    settings = read_settings(config, _KEYS, _DEFAULTS | defaults)
-    refuse_keys(settings, "use_sliding_window", "add_cross_attention")
-    if kind == "mistral":
-        refuse_keys(settings, "sliding_window")
+    sliding = ("sliding_window",) if kind == "mistral" else ()
+    keys = replace(_CONFIG, defaults={**_CONFIG.defaults, **defaults})
+    settings = keys.read(config, "use_sliding_window", "add_cross_attention", *sliding)
     rotary = _rotary_settings(settings)
     for part in (settings, rotary):
         if part.get("partial_rotary_factor") not in (None, 1.0):
@@ -98,38 +73,20 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(
         preset="llama-small",
         norm="rmsnorm",
-        activation=activation_from_hf(settings, "hidden_act"),
         gated=True,
         position="rotary",
         qk_norm=kind == "qwen3",
         attention_bias="qkv" if kind == "qwen2" else attention,
         residual_init="plain",
-        **values_from_hf(settings, _KEYS),
+        **_CONFIG.to_ours(settings),
         **_rotary_from_hf(rotary, settings),
     )
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a LlamaConfig, Qwen2Config or Qwen3Config.
-
-    Raises:
-        ValueError: none of the three can hold the model; the message lists every key that differs.
-    """
-    require_settings(
-        config,
-        "LlamaForCausalLM",
-        family="gpt",
-        norm="rmsnorm",
-        norm_order="pre",
-        input_norm=False,
-        gated=True,
-        position="rotary",
-        embed_scale=None,
-        head_scale=None,
-        attention_scale=None,
-        logit_softcap=None,
-        num_token_types=0,
-    )
+    """The dictionary of a LlamaConfig, Qwen2Config or Qwen3Config; ValueError listing what none of them can hold."""
+    parts = GPT_PARTS | {"norm": "rmsnorm", "gated": True, "position": "rotary", "attention_scale": None}
+    require_settings(config, "LlamaForCausalLM", **parts)
     kind, biased = "llama", config.biased_projections
     if config.qk_norm:
         kind = "qwen3"
@@ -147,9 +104,8 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": [{"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[kind] + "ForCausalLM"],
         "model_type": kind,
-        "hidden_act": activation_to_hf(config.activation),
         "attention_bias": biased == "all",
-        **values_to_hf(config, _KEYS),
+        **_CONFIG.to_hf(config),
         "use_sliding_window": False,
         # transformers 4 reads the first two, 5 the last
         "rope_theta": config.rope_theta,
@@ -166,8 +122,7 @@ _SCALING = {
 }
 
 
-_ROTARY_KEYS = dict.fromkeys(("rope_theta", *_SCALING), Key(None, float))
-_ROTARY_KEYS |= dict.fromkeys(("rope_type", "type"), Key(None, str))
+_ROTARY = HFConfig(kinds={**dict.fromkeys(("rope_theta", *_SCALING), float), "rope_type": str, "type": str})
 
 
 def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +130,7 @@ def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rotary, dict):
         raise ValueError(f"the rotary settings are {rotary!r}; expected an object")
-    return read_settings(rotary, _ROTARY_KEYS, {})
+    return _ROTARY.read(rotary)
 
 
 def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from minillm.exchange.weight_map import (
-    Key,
-    Rule,
-    WeightMap,
-    activation_from_hf,
-    activation_to_hf,
-    read_settings,
-    require_settings,
-    values_from_hf,
-    values_to_hf,
-)
+from minillm.exchange.hf_config import HFConfig, activation_from_hf, activation_to_hf, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.nn.config import ModelConfig
 
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -55,47 +46,27 @@ def t5_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KEYS = {
-    "vocab_size": Key("vocab_size"),
-    "n_positions": Key("max_seq_len"),
-    "d_model": Key("d_model"),
-    "num_layers": Key("num_layers"),
-    "num_heads": Key("num_heads"),
-    "d_kv": Key("head_dim"),
-    "d_ff": Key("d_ff"),
-    "relative_attention_num_buckets": Key("relative_buckets"),
-    "relative_attention_max_distance": Key("relative_max_distance"),
-    "layer_norm_epsilon": Key("norm_eps", float),
-    "dropout_rate": Key("dropout", float),
-    "num_decoder_layers": Key(None),
-    "decoder_start_token_id": Key(None),
-    "tie_word_embeddings": Key(None, bool),
-    "scale_decoder_outputs": Key(None, bool),
-    "feed_forward_proj": Key(None, str),
-}
-# The files of the first release have neither the activation nor the distance.
-_DEFAULTS: dict[str, Any] = {
-    "feed_forward_proj": "relu",
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
-    "dropout_rate": 0.1,
-    "n_positions": 512,
-    "pad_token_id": 0,
-}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", n_positions="max_seq_len", d_model="d_model", num_layers="num_layers")
+    | dict(num_heads="num_heads", d_kv="head_dim", d_ff="d_ff", relative_attention_num_buckets="relative_buckets")
+    | dict(relative_attention_max_distance="relative_max_distance", layer_norm_epsilon="norm_eps")
+    | dict(dropout_rate="dropout"),
+    # The files of the first release have neither the activation nor the distance.
+    defaults=dict(feed_forward_proj="relu", relative_attention_num_buckets=32, relative_attention_max_distance=128)
+    | dict(layer_norm_epsilon=1e-6, dropout_rate=0.1, n_positions=512, pad_token_id=0),
+    kinds=dict.fromkeys(("num_decoder_layers", "decoder_start_token_id"), int)
+    | dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs"), bool)
+    | {"feed_forward_proj": str},
+)
 
 
-def config_from_hf(config: Mapping[str, Any], *, head: bool | None = None) -> ModelConfig:
-    """Our config from a T5Config's dictionary.
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
+    """Our config from a T5Config's dictionary; ValueError for a feature that is not supported here.
 
-    Args:
-        config: T5's positions are unlimited; `max_seq_len` is its `n_positions`.
-        head: whether the file has an untied head; None: it has one if the config does not scale it, as in v1.1.
-
-    Raises:
-        ValueError: it has a feature that is not supported here.
+    T5's positions are unlimited; `max_seq_len` is its `n_positions`. The `names` of the weights say whether the file
+    has an untied head; None: it has one if the config does not scale it, as in v1.1.
     """
-    settings = read_settings(config, _KEYS, _DEFAULTS)
+    settings = _CONFIG.read(config)
     if settings.get("decoder_start_token_id", settings["pad_token_id"]) != settings["pad_token_id"]:
         raise ValueError(
             f"decoder_start_token_id is {settings['decoder_start_token_id']}; here decoders start with the padding "
@@ -104,15 +75,13 @@ def config_from_hf(config: Mapping[str, Any], *, head: bool | None = None) -> Mo
     form = settings["feed_forward_proj"]
     gated, name = form.startswith("gated-"), form.removeprefix("gated-")
     # for "gated-gelu", and only for that, the library uses the tanh approximation
-    activation = (
-        "gelu_tanh" if form == "gated-gelu" else activation_from_hf({"feed_forward_proj": name}, "feed_forward_proj")
-    )
+    activation = "gelu_tanh" if form == "gated-gelu" else activation_from_hf(name, "feed_forward_proj")
     depth, decoder_depth = settings["num_layers"], settings.get("num_decoder_layers")
     if decoder_depth not in (None, depth):
         raise ValueError(f"num_decoder_layers {decoder_depth} is not num_layers {depth}; the depths must be equal")
     # v1.1's head is neither tied nor scaled. Recent releases of transformers write the second key only.
     scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))
-    tied = scaled or head is False
+    tied = scaled or (names is not None and "lm_head.weight" not in names)
     return ModelConfig(
         preset="t5-small" if scaled else "t5-v1.1-small",
         family="t5",
@@ -127,32 +96,16 @@ def config_from_hf(config: Mapping[str, Any], *, head: bool | None = None) -> Mo
         head_scale=settings["d_model"] ** -0.5 if scaled else None,
         init="fan_in",
         residual_init="plain",
-        **values_from_hf(settings, _KEYS),
+        **_CONFIG.to_ours(settings),
     )
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a T5Config.
-
-    Raises:
-        ValueError: T5ForConditionalGeneration cannot hold the model; the message lists every key that differs.
-    """
-    require_settings(
-        config,
-        "T5ForConditionalGeneration",
-        family="t5",
-        norm="rmsnorm",
-        norm_order="pre",
-        input_norm=False,
-        position="t5",
-        qk_norm=False,
-        bias=False,
-        biased_projections="none",
-        kv_heads=config.num_heads,
-        attention_scale=1.0,
-        embed_scale=None,
-        logit_softcap=None,
-    )
+    """The dictionary of a T5Config; ValueError listing what T5ForConditionalGeneration cannot hold."""
+    parts = {"family": "t5", "norm": "rmsnorm", "norm_order": "pre", "input_norm": False, "position": "t5"}
+    parts |= {"qk_norm": False, "bias": False, "biased_projections": "none", "kv_heads": config.num_heads}
+    parts |= {"attention_scale": 1.0, "embed_scale": None, "logit_softcap": None}
+    require_settings(config, "T5ForConditionalGeneration", **parts)
     if config.head_scale not in (None, config.d_model**-0.5) or (config.head_scale and not config.tie_embeddings):
         raise ValueError(
             f"model.head_scale is {config.head_scale}; T5ForConditionalGeneration scales only a tied head, "
@@ -172,5 +125,5 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tie_embeddings,
         "scale_decoder_outputs": config.head_scale is not None,
         "initializer_factor": 1.0,
-        **values_to_hf(config, _KEYS),
+        **_CONFIG.to_hf(config),
     }

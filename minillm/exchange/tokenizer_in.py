@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "s
 CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "<pad>": "pad", "</s>": "eos"}
 """Roles of tokens with these names, if no file gives them one."""
 UNKNOWN = ("<unk>", "[UNK]")
+"""Names of the token for text outside the vocabulary, if no file names it."""
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
 """Optional keys of a tokenizer.json."""
 
@@ -43,7 +44,9 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
     )
     for name, read in (("vocab.json", _gpt2_model), ("vocab.txt", _bert_model)):
         if (folder / name).is_file() and (name == "vocab.txt" or (folder / "merges.txt").is_file()):
-            if (folder / "added_tokens.json").is_file() or (name == "vocab.json" and _family(folder) != "gpt2"):
+            if (folder / "added_tokens.json").is_file() or (
+                name == "vocab.json" and _optional_json(folder / "config.json").get("model_type", "gpt2") != "gpt2"
+            ):
                 raise ValueError(f"{folder / name} alone does not say how this model pre-tokenizes text; {remedy}")
             try:
                 model = read(folder)
@@ -62,12 +65,10 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
 def from_model(
     model: dict[str, Any], named: Mapping[str, str | int], *, where: Path, prefix: list[int] | None = None
 ) -> ImportedTokenizer:
-    """The tokenizer from the content of a tokenizer.json.
+    """The tokenizer from `model`, the content of a tokenizer.json; `where` is the file, for messages.
 
     Args:
-        model: that content.
         named: Hugging Face's name of a role, such as "eos" -> the text or id of its token.
-        where: the file, for messages.
         prefix: ids that every text begins with; None: those that its post-processor adds.
     """
     model = {"added_tokens": [], **dict.fromkeys(PARTS), **model}
@@ -82,35 +83,37 @@ def from_model(
         for role, token in named.items()
         if token in (names if isinstance(token, int) else vocabulary)
     }
-    customary = {role: name for name, role in CUSTOMARY.items() if name in vocabulary}
-    by_role = customary | given
+    by_role = {role: name for name, role in CUSTOMARY.items() if name in vocabulary} | given
     special = {token["content"] for token in model["added_tokens"] if token["special"]}
-    special |= {name for name in _unknown(model["model"]) if name in vocabulary} | set(by_role.values())
+    unknown = (model["model"].get("unk_token"),) if model["model"].get("unk_token") else UNKNOWN
+    special |= {name for name in unknown if name in vocabulary} | set(by_role.values())
     roles = {ROLES[role]: vocabulary[name] for role, name in by_role.items()}
     sentinels = {f"<|extra_id_{i}|>": f"<extra_id_{i}>" for i in range(NUM_EXTRA_IDS)}
     roles |= {ours: vocabulary[theirs] for ours, theirs in sentinels.items() if theirs in special}
     exported = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # by this package
-    return ImportedTokenizer(
-        model,
-        specials={name: vocabulary[name] for name in sorted(special)},
-        roles=exported | roles,
-        prefix=prefix,
-    )
+    specials = {name: vocabulary[name] for name in sorted(special)}
+    return ImportedTokenizer(model, specials=specials, roles=exported | roles, prefix=prefix)
 
 
 def named_roles(folder: Path) -> dict[str, str | int]:
     """Role -> token, as text or id, from a folder's files; tokenizer_config.json has precedence."""
-    found: dict[str, str | int] = {}
-    config = folder / "config.json"
-    if config.is_file():
-        ids = load_json(config)
-        found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
-    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
-        if not file.is_file():
-            continue
-        for role, token in _tokens(load_json(file)):
-            found[role] = token
+    ids, found = _optional_json(folder / "config.json"), dict[str, str | int]()
+    found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        content = _optional_json(folder / name)
+        for role in ROLES:
+            token = content.get(f"{role}_token")
+            token = (
+                token.get("content") if isinstance(token, dict) else token
+            )  # files write it in one form or the other
+            if isinstance(token, str):
+                found[role] = token
     return found
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    """As `load_json`; empty if there is no such file."""
+    return load_json(path) if path.is_file() else {}
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -124,20 +127,6 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _tokens(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(role, token) pairs; files write a token as text or as an object with its content."""
-    for role in ROLES:
-        token = content.get(f"{role}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            yield role, token
-
-
-def _unknown(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Possible names of the token for text outside the vocabulary."""
-    return (model["unk_token"],) if model.get("unk_token") else UNKNOWN
-
-
 def prefix_of(model: Mapping[str, Any]) -> list[int]:
     """Ids that the post-processor puts before a text, as Llama's does with BOS."""
     if model.get("post_processor") is None:
@@ -149,11 +138,6 @@ def prefix_of(model: Mapping[str, Any]) -> list[int]:
     encoded = full.encode("a", add_special_tokens=True)
     first = encoded.special_tokens_mask.index(0) if 0 in encoded.special_tokens_mask else 0
     return encoded.ids[:first]
-
-
-def _family(folder: Path) -> str:
-    """The model_type in a folder's config.json; gpt2 if there is none."""
-    return load_json(folder / "config.json").get("model_type", "gpt2") if (folder / "config.json").is_file() else "gpt2"
 
 
 def _gpt2_model(folder: Path) -> dict[str, Any]:
@@ -194,8 +178,7 @@ def _bert_model(folder: Path) -> dict[str, Any]:
     """BERT's vocabulary, one token per line, as the content of a tokenizer.json; lower case by default."""
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {token: i for i, token in enumerate(lines) if token}
-    file = folder / "tokenizer_config.json"
-    settings = load_json(file) if file.is_file() else {}
+    settings = _optional_json(folder / "tokenizer_config.json")
     made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     made.normalizer = normalizers.BertNormalizer(  # type: ignore[assignment]
         lowercase=settings.get("do_lower_case", True),

@@ -28,10 +28,9 @@ def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
     body: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None}
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
-        split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
         # "<unk>" is not in the vocabulary, so that an unknown character is an error, as it is here
         model = {"type": "WordLevel", "vocab": vocabulary | tokenizer.specials, "unk_token": "<unk>"}
-        body |= {"pre_tokenizer": split, "decoder": {"type": "Fuse"}}
+        body |= {"pre_tokenizer": _split(r"[\s\S]"), "decoder": {"type": "Fuse"}}
     else:
         model = _bpe(tokenizer)
         body |= {"pre_tokenizer": _pre_tokenizer(tokenizer), "decoder": _byte_level(use_regex=True)}
@@ -47,12 +46,8 @@ def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]
     """The content of tokenizer_config.json, with the role of each special token."""
     names = {i: name for name, i in tokenizer.specials.items()}
     roles = {f"{role}_token": names[i] for role, i in role_ids(tokenizer).items()}
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_seq_len,
-        "clean_up_tokenization_spaces": False,
-        **roles,
-    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_seq_len}
+    return settings | {"clean_up_tokenization_spaces": False} | roles
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
@@ -95,8 +90,7 @@ def _pre_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     if not isinstance(tokenizer, BPETokenizer):
         return _byte_level(use_regex=False)
     pattern = PATTERNS.get(tokenizer.kind, tokenizer.pattern)
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
+    return {"type": "Sequence", "pretokenizers": [_split(pattern), _byte_level(use_regex=False)]}
 
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -115,6 +109,10 @@ PATTERNS = {
 """The published patterns without possessive quantifiers, which the library's regular expressions do not support."""
 
 
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
 def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
@@ -131,9 +129,5 @@ def _post_processor(tokenizer: Tokenizer, family: Family) -> dict[str, Any] | No
         for name, kind in (("A", 0), ("B", 1))
     ]
     used = {name: {"id": name, "ids": [tokenizer.specials[name]], "tokens": [name]} for name in (first, last) if name}
-    return {
-        "type": "TemplateProcessing",
-        "single": [*begin, *parts[0]],
-        "pair": [*begin, *parts[0], *parts[1]],
-        "special_tokens": used,
-    }
+    single, pair = [*begin, *parts[0]], [*begin, *parts[0], *parts[1]]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": used}

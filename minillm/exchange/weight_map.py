@@ -1,4 +1,4 @@
-"""Reversible tables from Hugging Face's parameter names to ours, and the checks that all model families share.
+"""Reversible tables from Hugging Face's parameter names to ours.
 
 Each row names one of their parameters, our parameter or parameters, and an operation that has an inverse. Importing
 uses every weight of a file or lists it as ignored; exporting writes exactly the weights of the Hugging Face class.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-
-from minillm.nn.config import ModelConfig
 
 
 class Rule(NamedTuple):
@@ -50,11 +48,7 @@ class WeightMap:
 
 
 def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers: int) -> dict[str, Tensor]:
-    """Our state dict from theirs.
-
-    Raises:
-        ValueError: a weight is missing, unknown, or tied here but not in the file; the message names it.
-    """
+    """Our state dict from theirs; ValueError naming a weight that is missing, unknown, or tied only here."""
     ours: dict[str, Tensor] = {}
     unknown = {key for key in weights if not any(re.fullmatch(pattern, key) for pattern in rules.ignored)}
     for row, keys in rules.expand(num_layers):
@@ -78,11 +72,7 @@ def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers:
 
 
 def weights_to_hf(ours: Mapping[str, Tensor], rules: WeightMap, num_layers: int) -> dict[str, Tensor]:
-    """Their state dict from ours; the exact inverse of weights_from_hf.
-
-    Raises:
-        ValueError: one of our weights is missing, or has no name there.
-    """
+    """Their state dict from ours, the exact inverse; ValueError if a weight is missing, or has no name there."""
     weights: dict[str, Tensor] = {}
     unknown = set(ours)
     for row, keys in rules.expand(num_layers):
@@ -108,104 +98,3 @@ def _join(parts: list[Tensor], op: str) -> Tensor:
     if op != "copy":
         parts = [part.t() for part in parts]
     return torch.cat(parts, dim=-1).contiguous()
-
-
-_ACTIVATIONS = {
-    "relu": "relu",
-    "relu2": "relu2",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-}
-"""Hugging Face's name of each activation and ours; where two of theirs mean one of ours, the first is written."""
-
-
-def activation_from_hf(config: Mapping[str, Any], key: str) -> Any:
-    """Our name of the activation under `key` of their config; ValueError for an activation that is not supported."""
-    if config[key] not in _ACTIVATIONS:
-        raise ValueError(f"{key} {config[key]!r} is not one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[config[key]]
-
-
-def activation_to_hf(name: str) -> str:
-    """The inverse of `activation_from_hf`."""
-    return next(hf for hf, ours in _ACTIVATIONS.items() if ours == name)
-
-
-class Key(NamedTuple):
-    """Our key for one of theirs, and the type of its value."""
-
-    ours: str | None
-    """None: ours has no single key for it."""
-    kind: type = int
-
-
-def read_settings(config: Mapping[str, Any], keys: Mapping[str, Key], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Their config with defaults filled in and types checked.
-
-    Args:
-        config: the content of a config.json; null means the default.
-        keys: the types by their key; float accepts an integer too.
-        defaults: values of the keys that a file may lack, as in the Hugging Face class.
-
-    Raises:
-        ValueError: a value has another type; the message names the key.
-    """
-    settings = {**defaults, **{key: value for key, value in config.items() if value is not None}}
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
-    for key, (_, kind) in keys.items():
-        value = settings.get(key)
-        valid = isinstance(value, (int, float) if kind is float else kind)
-        if value is not None and not (valid and (kind is bool or not isinstance(value, bool))):
-            raise ValueError(f"{key} is {value!r}; expected {words[kind]}")
-    return settings
-
-
-def values_from_hf(settings: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
-    """Arguments of our config; KeyError for a key that is neither in the file nor among the defaults."""
-    return {key.ours: settings[hf] for hf, key in keys.items() if key.ours}
-
-
-def values_to_hf(config: ModelConfig, keys: Mapping[str, Key]) -> dict[str, Any]:
-    """The inverse of `values_from_hf`."""
-    derived = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "d_ff": "ff_width"}
-    derived |= {"attention_dropout": "attention_drop"}
-    return {hf: getattr(config, derived.get(key.ours, key.ours)) for hf, key in keys.items() if key.ours}
-
-
-def refuse_keys(config: Mapping[str, Any], *keys: str) -> None:
-    """ValueError if their config switches on any of these features, none of which is supported here."""
-    for key in keys:
-        if config.get(key):
-            raise ValueError(f"{key} is {config[key]!r} in this {config.get('model_type')} config; it must be off")
-
-
-CLASSIC_PARTS: dict[str, object] = {
-    "norm": "layernorm",
-    "norm_bias": True,
-    "gated": False,
-    "position": "learned",
-    "qk_norm": False,
-    "bias": True,
-    "biased_projections": "all",
-    "embed_scale": None,
-    "head_scale": None,
-    "logit_softcap": None,
-}
-"""Settings that GPT-2 and BERT share, for `require_settings`."""
-
-
-def require_settings(config: ModelConfig, architecture: str, **required: object) -> None:
-    """ValueError listing every setting of `config` that differs from what the Hugging Face class requires."""
-    actual = {key: getattr(config, key) for key in required}
-    wrong = [
-        f"model.{key} is {actual[key]!r} (must be {required[key]!r})"
-        for key in required
-        if actual[key] != required[key]
-    ]
-    if wrong:
-        raise ValueError(f"{architecture} cannot hold this model: {', '.join(wrong)}")

@@ -9,6 +9,7 @@ The second term is the two products of attention over a full context of T tokens
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,19 +62,13 @@ def profile(config: ModelConfig) -> Profile:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Parameters per part: that of the innermost enclosing module in `kinds`, or else "head"."""
-    kinds = {
-        nn.Embedding: "embeddings",
-        nn.LayerNorm: "norms",
-        nn.RMSNorm: "norms",
-        Attention: "attention",
-        FeedForward: "feed_forward",
-    }
-    counts = {"embeddings": 0, "attention": 0, "feed_forward": 0, "norms": 0, "head": 0}
-    owners = dict(model.named_modules())
+    kinds: dict[str, Any] = {"embeddings": nn.Embedding, "attention": Attention, "feed_forward": FeedForward}
+    kinds["norms"] = (nn.LayerNorm, nn.RMSNorm)
+    counts, owners = dict.fromkeys([*kinds, "head"], 0), dict(model.named_modules())
     for name, parameter in model.named_parameters():
         part = "head"
         while name and part == "head":
             name = name.rpartition(".")[0]
-            part = next((part for kind, part in kinds.items() if isinstance(owners[name], kind)), "head")
+            part = next((part for part, kind in kinds.items() if isinstance(owners[name], kind)), "head")
         counts[part] += parameter.numel()
     return counts

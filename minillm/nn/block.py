@@ -56,9 +56,7 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """num_layers Blocks that share one relative position scheme: an encoder, or a decoder if `causal`.
 
-    Args:
-        causal: no token attends to a later one.
-        cross: every block has cross-attention to an encoder's output.
+    With `cross` every block attends to an encoder's output too.
     """
 
     def __init__(self, config: ModelConfig, *, causal: bool, cross: bool = False) -> None:
@@ -79,18 +77,14 @@ class Stack(nn.Module):
         encoder_valid: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Run all blocks.
+        """Run all blocks: embedded tokens x (B, T, D) -> (B, T, D), after the final norm.
 
         Args:
-            x: (B, T, D) embedded tokens.
             layout: position, document and validity of these tokens and of those in the cache.
             prefix_length: (B,) number of first keys that every query attends to, even in a causal stack.
             encoder_output: (B, S, D), required if `cross`; a cache keeps it for later passes.
             encoder_valid: (B, S) bool, False for padding of the encoder's input.
             cache: keys and values of earlier passes; this pass appends its own.
-
-        Returns:
-            (B, T, D), after the final norm.
         """
         if cache is not None:
             cache.require(x.size(1))

@@ -12,13 +12,10 @@ from torch import Tensor
 
 
 class LayerKVCache:
-    """Keys and values of one attention layer.
+    """Keys and values of one attention layer, at most `max_len`.
 
-    Memory is allocated at the first write; batch size, local head count, device and dtype are those of the keys.
-
-    Args:
-        max_len: number of keys it can hold.
-        fixed: written once and then only read, as in cross-attention, where the keys come from the encoder's output.
+    Memory is allocated at the first write; batch size, local head count, device and dtype are those of the keys. A
+    `fixed` cache is written once and then only read, as in cross-attention.
     """
 
     def __init__(self, max_len: int, *, fixed: bool = False) -> None:
@@ -59,10 +56,7 @@ class LayerKVCache:
 class KVCache:
     """A LayerKVCache for each layer, and columns of data about the cached tokens: validity, document, position, id.
 
-    Args:
-        num_layers: number of blocks in the decoder.
-        max_len: number of tokens that the window can hold.
-        encoder_len: length of the encoder's output; None: there is no cross-attention.
+    It holds `max_len` tokens. `encoder_len` is the length of the encoder's output; None: there is no cross-attention.
     """
 
     def __init__(self, num_layers: int, max_len: int, encoder_len: int | None = None) -> None:

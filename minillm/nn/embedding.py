@@ -71,15 +71,10 @@ class InputEmbedding(nn.Module):
     def forward(
         self, tokens: Tensor, positions: Tensor, token_types: Tensor | None = None, *, cache: KVCache | None = None
     ) -> Tensor:
-        """Embed `tokens` (B, T) at `positions` (T) or (B, T); `token_types` (B, T) are segment ids, None: all 0.
+        """Embed `tokens` (B, T) at `positions` (T) or (B, T) -> (B, T, D).
 
-        `cache` supplies the earlier tokens that n-grams include, and stores these tokens for later passes.
-
-        Returns:
-            (B, T, D).
-
-        Raises:
-            ValueError: `token_types` for a model without token type embeddings.
+        `token_types` (B, T) are segment ids, None: all 0; ValueError if the model has no embeddings for them. `cache`
+        supplies the earlier tokens that n-grams include, and stores these tokens for later passes.
         """
         x = self.tokens(tokens)  # (B, T, D)
         dtype = compute_dtype(x)

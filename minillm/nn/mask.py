@@ -47,10 +47,8 @@ def resolve_mask(
 ) -> ScoreMask:
     """Combine `mask` and the position scheme's `bias` into one ScoreMask for all layers of a stack.
 
-    Args:
-        bias: (B|1, H, T, S) added to the scores, or None.
-        start: index of the first query among the keys: query t is key start + t.
-        like: the stack's input, whose device and compute dtype the scores will have.
+    `bias` is (B|1, H, T, S), added to the scores. Query t is key start + t. `like` is the stack's input, whose device
+    and compute dtype the scores will have.
 
     For a query that may attend to no key the softmax is 0/0: some kernels return NaN, others have NaN gradients. Such a
     query attends to every key instead, and `has_keys` sets its result to 0.

@@ -26,16 +26,10 @@ class NgramEmbedding(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(config.ngram_rows, config.d_model) for _ in range(self.reach))
 
     def forward(self, tokens: Tensor, positions: Tensor, earlier: Tensor | None = None) -> Tensor:
-        """Sum of the vectors of all n-grams that end at each token.
+        """The sum (B, T, D) over all n-grams that end at each of `tokens` (B, T), which follow `earlier` (B, S).
 
-        Args:
-            tokens: (B, T) ids.
-            positions: (T) or (B, T) number of preceding tokens in the same document. N-grams stop at its beginning:
-                they include no padding and no other document of a packed row.
-            earlier: (B, S) tokens of earlier passes; None: there are none.
-
-        Returns:
-            (B, T, D).
+        `positions` (T) or (B, T) count the preceding tokens of the same document. N-grams stop at its beginning: they
+        include no padding and no other document of a packed row.
         """
         num_tokens = tokens.size(1)
         text = tokens if earlier is None else torch.cat((earlier[:, -self.reach :], tokens), 1)

@@ -41,21 +41,16 @@ def layout_of(
     document_ids: Tensor | None = None,
     cache: KVCache | None = None,
 ) -> TokenLayout:
-    """The layout of `tokens` (B, T), which follow those in `cache`.
+    """The layout of `tokens` (B, T), which follow those in `cache`; ValueError for shapes that do not match them.
 
-    By default positions count the real tokens of each document. Padding on either side and packing therefore do not
-    change the result for a document. The cache stores what it is given. If a later pass omits `key_valid`, its tokens
-    count as real; if it omits `document_ids`, its tokens continue the last document of their row.
+    The cache stores what it is given. If a later pass omits `key_valid`, its tokens count as real; if it omits
+    `document_ids`, its tokens continue the last document of their row.
 
     Args:
-        tokens: (B, T) ids; only their shape and device are used.
-        positions: (T) or (B, T) positions of these tokens.
+        positions: (T) or (B, T); None: counted over the real tokens of each document, so that neither padding nor
+            packing changes the result for a document.
         key_valid: (B, T) bool, False for padding.
         document_ids: (B, T) document ids of packed rows; the tokens of a document are adjacent.
-        cache: keys and values of earlier passes.
-
-    Raises:
-        ValueError: an argument whose shape does not match `tokens`.
     """
     shape, start = tokens.shape, 0 if cache is None else cache.length
     for name, given in (("positions", positions), ("key_valid", key_valid), ("document_ids", document_ids)):

@@ -23,13 +23,10 @@ BLOCK = 1 << 19
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
-    """Sum over the targets of -log p(label), in nats, fp32.
+    """Sum over the targets of -log p(label), in nats, fp32, for logits (..., V) of any floating dtype.
 
-    Args:
-        logits: (..., V), any floating dtype.
-        labels: (...) ids, IGNORE_INDEX where there is no target.
-        label_smoothing: probability mass spread evenly over the vocabulary.
-        z_loss: weight of log(Z)^2, added for each target.
+    `labels` (...) are IGNORE_INDEX where there is no target. `label_smoothing` is the probability mass spread evenly
+    over the vocabulary, `z_loss` the weight of log(Z)^2, added for each target.
     """
     return CrossEntropySum.apply(logits.flatten(0, -2), labels.flatten(), label_smoothing, z_loss)  # type: ignore[return-value]
 
