@@ -265,7 +265,7 @@ def test_a_modules_name_stands_in_one_room():
 
 
 def test_a_public_name_is_defined_in_one_room():
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     defined = [
         (node.name, room_of(file))
         for file, text in sources(PACKAGE)
