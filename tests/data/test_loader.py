@@ -85,11 +85,6 @@ def test_loading_leaves_global_randomness_alone():
     assert np.random.get_state(legacy=False)["state"]["pos"] == before
 
 
-def test_epoch_counts_passes_over_the_windows():
-    dealt = loader(num_tokens=96, seq_len=8, global_batch=6, micro_batch=6)
-    assert [{row.epoch for row in dealt.rows(step)} for step in range(5)] == [{0}, {0}, {1}, {1}, {2}]
-
-
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
     with pytest.raises(ValueError, match=r"train.global_batch 12 does not split evenly over 5 ranks"):
         loader(world_size=5)

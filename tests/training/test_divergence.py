@@ -122,7 +122,7 @@ def too_large(trainer: Trainer, limit: int, error: RuntimeError) -> list[int]:
     """Let forward passes of more than `limit` rows run out of memory, after one micro-batch has passed."""
     seen: list[int] = []
 
-    def check(module: torch.nn.Module, args: Any, kwargs: dict[str, Score]) -> None:
+    def check(module: torch.nn.Module, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
         if module.training:
             seen.append(kwargs["tokens"].size(0))
             if seen[-1] > limit and len(seen) > 1:

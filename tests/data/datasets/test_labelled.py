@@ -131,7 +131,9 @@ def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Pat
     numbers = write(tmp_path / "numbers.jsonl", [{"text": "a", "label": 1}])
     with pytest.raises(ValueError, match=r"field 'label' of .*numbers\.jsonl line 1 is int, not text"):
         read_labelled(str(numbers), config, TOKENIZER)
-    with pytest.raises(ValueError, match=r"data\.validation .*labels\.jsonl is the training data itself: give other"):
+    with pytest.raises(
+        ValueError, match=r"data\.validation .*labels\.jsonl is the training text itself: give another text"
+    ):
         prepare_labelled(replace(config, validation=config.source), TOKENIZER)
     nothing = write(tmp_path / "nothing.jsonl", [{"text": "", "label": "x"}])
     with pytest.raises(ValueError, match=r"nothing\.jsonl has no example with a text and a label: add"):
