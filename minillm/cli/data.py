@@ -18,13 +18,10 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
     """Read a source and tokenize it as training would: documents, bytes, tokens, bytes per token, a sample, and what
     was left out. With --input-field or --target-field: the same for text-to-text examples.
 
-    Parameters
-    ----------
-    source
-        Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME is
-        python-docs, python-stdlib or python-tasks.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        source: Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME
+            is python-docs, python-stdlib or python-tasks.
+        json: Print one JSON object instead of lines.
     """
     keys = overrides(given)
     config = override(RunConfig(), {"data.source": source} | keys)

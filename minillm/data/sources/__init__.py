@@ -56,10 +56,7 @@ def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
 
 
 def read_records(source: str, columns: Columns) -> Iterator[Record]:
-    """The records of a source other than text files and builtins, raising like `read_pieces`.
-
-    `columns` are setting -> the column that it names.
-    """
+    """The records of any source but text files and builtins; `columns` are setting -> the column that it names."""
     for path, records in _readers(source, columns):
         if records is None:
             raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
