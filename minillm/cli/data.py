@@ -26,11 +26,11 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
     keys = overrides(given)
     config = override(RunConfig(), {"data.source": source} | keys)
 
-    from minillm.data.datasets.tasks import holds_tasks
     from minillm.data.describe import describe, describe_tasks
+    from minillm.data.sources.builtin_tasks import NAME as TASKS
     from minillm.tokenizers.load import build_tokenizer
 
-    of_tasks = bool(TASK_FIELDS & keys.keys()) or holds_tasks(source)
+    of_tasks = bool(TASK_FIELDS & keys.keys()) or source == TASKS
     if of_tasks and "data.field" in keys:
         raise ValueError("--field is for plain text, --input-field and --target-field for text-to-text: give one kind")
     read = describe_tasks if of_tasks else describe

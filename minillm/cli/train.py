@@ -36,7 +36,7 @@ def train(
     shown here.
 
     Args:
-        config: A name in configs/ or a TOML file. Default: gpt-nano; finetune with --init-from; the run's at --resume.
+        config: Name in configs/ or a TOML file. Default: gpt-nano; finetune with --init-from; the run's with --resume.
         data: Training text: file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:NAME; like --data.source.
         out: Run folder. Default: a new one under runs/; the latest run with --resume.
         resume: Continue from the run's last checkpoint.
