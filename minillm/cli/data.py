@@ -18,22 +18,19 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
     """Read a source and tokenize it as training would: documents, bytes, tokens, bytes per token, a sample, and what
     was left out. With --input-field or --target-field: the same for text-to-text examples.
 
-    Parameters
-    ----------
-    source
-        Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME is
-        python-docs, python-stdlib or python-tasks.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        source: Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME
+            is python-docs, python-stdlib or python-tasks.
+        json: Print one JSON object instead of lines.
     """
     keys = overrides(given)
     config = override(RunConfig(), {"data.source": source} | keys)
 
-    from minillm.data.datasets.tasks import holds_tasks
     from minillm.data.describe import describe, describe_tasks
+    from minillm.data.sources.builtin_tasks import NAME as TASKS
     from minillm.tokenizers.load import build_tokenizer
 
-    of_tasks = bool(TASK_FIELDS & keys.keys()) or holds_tasks(source)
+    of_tasks = bool(TASK_FIELDS & keys.keys()) or source == TASKS
     if of_tasks and "data.field" in keys:
         raise ValueError("--field is for plain text, --input-field and --target-field for text-to-text: give one kind")
     read = describe_tasks if of_tasks else describe

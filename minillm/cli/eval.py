@@ -29,16 +29,11 @@ def eval(
     For a text-to-text model also, for the first 500 examples of each task: exact match and ROUGE-L of greedy answers,
     ROUGE-L of beam search and of the first words of the input, and token accuracy.
 
-    Parameters
-    ----------
-    run
-        Run folder; the latest under runs/ if left out.
-    data
-        Data to measure on; the run's own validation split if left out.
-    harness
-        Score tasks of lm-evaluation-harness instead: names, YAML files or folders of them, separated by commas.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        run: Run folder; the latest under runs/ if left out.
+        data: Data to measure on; the run's own validation split if left out.
+        harness: Score tasks of lm-evaluation-harness instead: names, YAML files or folders, separated by commas.
+        json: Print one JSON object instead of lines.
     """
     fields = {key.removeprefix("data."): str(value) for key, value in overrides(given).items()}
     if harness is not None and (data is not None or fields):

@@ -11,12 +11,9 @@ def export(run: Path, out: Path, /) -> None:
     """Write a run for other libraries: a folder that transformers loads, or, where OUT ends in .gguf, a file for
     llama.cpp.
 
-    Parameters
-    ----------
-    run
-        Run folder.
-    out
-        Folder or .gguf file to write; it must not exist.
+    Args:
+        run: Run folder.
+        out: Folder or .gguf file to write; it must not exist.
     """
     from minillm.run import export_model
 

@@ -12,16 +12,11 @@ from minillm.generation.printable import printable
 def fill(run: Path, text: str, /, *, top_k: int = 5, json: bool = False) -> None:
     """Fill the gaps in a text with a model trained on masked tokens, and print each candidate's probability.
 
-    Parameters
-    ----------
-    run
-        Run folder of a BERT model.
-    text
-        The text, with [MASK] at each gap.
-    top_k
-        Candidates shown for each gap.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        run: Run folder of a BERT model.
+        text: The text, with [MASK] at each gap.
+        top_k: Candidates shown for each gap.
+        json: Print one JSON object instead of lines.
     """
     from minillm.run import fill as fill_gaps
 

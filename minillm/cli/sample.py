@@ -30,18 +30,12 @@ def sample(
 ) -> None:
     """Let a trained model continue a prompt or answer it. The run's [sample] section supplies what is left out.
 
-    Parameters
-    ----------
-    run
-        Run folder; the latest under runs/ if left out.
-    num_beams
-        Find the likeliest text by beam search with this many beams, instead of sampling.
-    num_best
-        Texts that beam search returns, the likeliest first.
-    length_penalty
-        Power of the length by which beam search divides a text's log-probability; 0.6 if left out.
-    json
-        Print one JSON object instead of the text.
+    Args:
+        run: Run folder; the latest under runs/ if left out.
+        num_beams: Find the likeliest text by beam search with this many beams, instead of sampling.
+        num_best: Texts that beam search returns, the likeliest first.
+        length_penalty: Power of the length by which beam search divides a text's log-probability; 0.6 if left out.
+        json: Print one JSON object instead of the text.
     """
     from minillm.run import load_run, search
     from minillm.run import sample as complete

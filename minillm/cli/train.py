@@ -35,21 +35,14 @@ def train(
     """Train a model and write everything it needs to a run folder. Precedence: flags > config > preset > the defaults
     shown here.
 
-    Parameters
-    ----------
-    config
-        A name in configs/ or a TOML file. Default: gpt-nano; finetune with --init-from; the run's own with --resume.
-    data
-        Training text: file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME or builtin:NAME; same as --data.source.
-    out
-        Run folder. Default: a new one under runs/; the latest run with --resume.
-    resume
-        Continue from the run's last checkpoint.
-    init_from
-        Start a new run from the weights of this one, which was trained here or imported. Its shape, tokenizer and
-        objective are used unless CONFIG or --objective.name gives another objective.
-    help_all
-        Show the flags of all config keys.
+    Args:
+        config: Name in configs/ or a TOML file. Default: gpt-nano; finetune with --init-from; the run's with --resume.
+        data: Training text: file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:NAME; like --data.source.
+        out: Run folder. Default: a new one under runs/; the latest run with --resume.
+        resume: Continue from the run's last checkpoint.
+        init_from: Start a new run from the weights of this one, which was trained here or imported. Its shape,
+            tokenizer and objective are used unless CONFIG or --objective.name gives another objective.
+        help_all: Show the flags of all config keys.
     """
     if help_all:
         from minillm.cli import build_app

@@ -47,10 +47,7 @@ def describe(
 ) -> Description:
     """What `config.source` holds, without a split, and how many tokens `tokenizer` makes of it.
 
-    Args:
-        config: the source, its field and the cache folder.
-        tokenizer: a finished one, or a function that makes one from all texts (and no validation texts).
-        progress: show a bar on standard error, if that is a terminal.
+    `tokenizer` is a finished one, or a function that makes one from all texts (and no validation texts).
     """
     require_field_read(config)
     text = read_text(config.source, config, cache_folder(config.cache), progress=progress)

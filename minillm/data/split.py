@@ -20,13 +20,7 @@ SMALL = ":small"
 
 
 def split_text(text: Text, how: Literal["auto", "tail", "document"], fraction: float) -> tuple[Section, Section]:
-    """The training and the validation section of a text; ValueError where one would be empty.
-
-    Args:
-        text: the text to split.
-        how: as data.split says.
-        fraction: share of the characters that validation gets, at most (0..1, both excluded).
-    """
+    """The training and the validation section of a text, which gets `fraction` of the characters, at most."""
     _require_fraction(fraction)
     if how == "auto":
         how = "document" if len(text.documents) >= DOCUMENTS_FROM else "tail"

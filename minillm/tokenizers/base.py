@@ -136,11 +136,7 @@ class Tokenizer(ABC):
         return [self.encode(text) for text in texts]
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
-        """The exact bytes of `ids` (any sequence, array or CPU tensor of integers); special tokens are skipped.
-
-        Raises:
-            ValueError: an id outside the vocabulary.
-        """
+        """The exact bytes of `ids` (a sequence, array or CPU tensor of integers); special tokens are skipped."""
         return b"".join([self._bytes[i] for i in self._checked(ids)])
 
     def decode(self, ids: ArrayLike, *, keep_special: bool = False) -> str:

@@ -97,9 +97,6 @@ def prepare(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, prog
         tokenizer: a finished one, or a function that makes one from the training and the validation texts; these come
             in pieces and can be iterated over once.
         progress: show bars on standard error, if that is a terminal.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: the source or a setting is at fault; one line that names it.
     """
     folder = cache.cache_folder(config.cache)
     require_field_read(config)
@@ -141,8 +138,7 @@ def divide(
     """The contents for "train" and for "validation", of two sources or of one that is split; fingerprint and notes.
 
     Args:
-        config: names the sources.
-        read, split: read a source, and divide its content.
+        config, read, split: names the sources; reads one; divides its content.
         hashes: one for each document or example of a content; those on both sides are noted.
         what: "documents" or "examples".
     """

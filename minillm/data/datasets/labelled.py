@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -44,8 +44,6 @@ class LabelledIds(NamedTuple):
 
 class LabelledTokens:
     """The examples of one split, in ids and in memory; also what a loader deals out, one by one."""
-
-    unit: ClassVar[str] = "examples"
 
     def __init__(self, examples: list[Labelled], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         firsts = tokenizer.encode_batch([example.text for example in examples])

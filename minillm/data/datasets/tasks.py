@@ -24,7 +24,8 @@ from minillm.data.config import DataConfig
 from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, dtype_of, prepare_examples
 from minillm.data.datasets.text import READING
 from minillm.data.loader import Tokens
-from minillm.data.sources.builtin_tasks import TASKS, VERSION
+from minillm.data.sources.builtin_tasks import NAME as TASKS
+from minillm.data.sources.builtin_tasks import VERSION, python_tasks
 from minillm.data.sources.records import Example, Tally, task_of
 from minillm.data.split import split_examples, text_hash
 
@@ -37,9 +38,11 @@ SPLIT_VERSION = 2
 
 def read_examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Example]:
     """The examples of a source, raising like `sources.read_records`; those with an empty side are only counted."""
-    if source.startswith(sources.BUILTIN):
-        yield from TASKS[_builtin(source)]()
+    if source == TASKS:
+        yield from python_tasks()
         return
+    if source.startswith(sources.BUILTIN):
+        raise ValueError(f"{source} holds no text-to-text examples: give {TASKS}, or data with an input and a target")
     columns = {"data.input_field": config.input_field, "data.target_field": config.target_field}
     for record in sources.read_records(source, columns):
         text, target = record.text(config.input_field), record.text(config.target_field)
@@ -49,21 +52,9 @@ def read_examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Exa
 
 def fingerprint(source: str, config: DataConfig) -> str:
     """Hash of the content that `read_examples` would give."""
-    if source.startswith(sources.BUILTIN):
-        return cache.key(_builtin(source), VERSION, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
+    if source == TASKS:
+        return cache.key("python-tasks", VERSION, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
     return sources.fingerprint(source, f"{config.input_field} {config.target_field}")
-
-
-def holds_tasks(source: str) -> bool:
-    """Whether the source is a builtin of text-to-text examples."""
-    return source in {sources.BUILTIN + name for name in TASKS}
-
-
-def _builtin(source: str) -> str:
-    if not holds_tasks(source):
-        known = ", ".join(sources.BUILTIN + known for known in TASKS)
-        raise ValueError(f"{source} holds no text-to-text examples: give {known}, or data with an input and a target")
-    return source.removeprefix(sources.BUILTIN)
 
 
 def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:

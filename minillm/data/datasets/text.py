@@ -88,11 +88,7 @@ class Section:
 
 
 def read_text(source: str, config: DataConfig, folder: Path, *, progress: bool = False) -> Text:
-    """The text of a source, read at the first call and found in the cache `folder` later.
-
-    Raises:
-        ValueError, OSError: like `sources.read_pieces`; also if all documents are empty.
-    """
+    """The text of a source, read at the first call and found in the cache later; ValueError if it is empty."""
     limit = config.max_documents
     fingerprint = sources.fingerprint(source, config.field)
 

@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from minillm.data.sources.builtin import BUILTINS, library_files
 from minillm.data.sources.files import Piece, read_plain, why_not_text
@@ -18,14 +17,6 @@ from minillm.data.sources.records import READERS, Columns, Record, counted, endi
 BUILTIN, HUB = "builtin:", "hf:"
 """Prefixes of the names of sources that are not paths."""
 RECORD_FILES = "records in .jsonl (one a line), .json (an array), .csv, .tsv or .parquet"
-
-
-class Found(NamedTuple):
-    """The files of a source."""
-
-    files: list[Path]
-    notes: tuple[str, ...]
-    """What else was there and is left out: at most one line."""
 
 
 def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
@@ -56,10 +47,7 @@ def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
 
 
 def read_records(source: str, columns: Columns) -> Iterator[Record]:
-    """The records of a source other than text files and builtins, raising like `read_pieces`.
-
-    `columns` are setting -> the column that it names.
-    """
+    """The records of any source but text files and builtins; `columns` are setting -> the column that it names."""
     for path, records in _readers(source, columns):
         if records is None:
             raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
@@ -71,7 +59,7 @@ def _readers(source: str, columns: Columns) -> Iterator[tuple[Path, Iterator[Rec
     if (name := hub_name(source)) is not None:
         yield Path(name), read_hub(find_dataset(name), columns)
         return
-    for path in find_files(source).files:
+    for path in find_files(source)[0]:
         form = ending(path)
         yield path, None if form is None else READERS[form](path, columns)
 
@@ -80,12 +68,12 @@ def has_fields(source: str) -> bool:
     """Whether the text is one field among others, at least in some files of the source."""
     if source.startswith(BUILTIN):
         return False
-    return hub_name(source) is not None or any(map(ending, find_files(source).files))
+    return hub_name(source) is not None or any(map(ending, find_files(source)[0]))
 
 
 def left_out(source: str) -> tuple[str, ...]:
     """Which files of a folder or glob are not read, and why: at most one line."""
-    return () if source.startswith(BUILTIN) or hub_name(source) is not None else find_files(source).notes
+    return () if source.startswith(BUILTIN) or hub_name(source) is not None else find_files(source)[1]
 
 
 def fingerprint(source: str, field: str = "text") -> str:
@@ -96,7 +84,7 @@ def fingerprint(source: str, field: str = "text") -> str:
     if (name := hub_name(source)) is not None:
         return hashlib.sha256(repr((find_dataset(name), field)).encode()).hexdigest()
     # how a file is read, in words that must never change: they are part of the fingerprints that runs keep
-    forms = {path: ending(path) for path in find_files(source).files}
+    forms = {path: ending(path) for path in find_files(source)[0]}
     return _digest(
         [("read_plain" if form is None else f"read_{form.split('.')[1]} {field}", path) for path, form in forms.items()]
     )
@@ -123,14 +111,14 @@ def hub_name(source: str) -> str | None:
     return None if name == source or (name and Path(name).expanduser().exists()) else name
 
 
-def find_files(source: str) -> Found:
-    """The files behind a file, folder or glob, sorted; ValueError for a single file without text."""
+def find_files(source: str) -> tuple[list[Path], tuple[str, ...]]:
+    """The files behind a file, folder or glob, sorted, and at most one line on what else was there and is left out."""
     source = source.removeprefix(HUB)
     path = Path(source).expanduser()
     if path.is_file():
         if reason := why_not_text(path):
             raise ValueError(f"{path} is {reason}: give a text file, or {RECORD_FILES}")
-        return Found([path], ())
+        return [path], ()
     hidden: list[Path] = []
     if path.is_dir() and source:  # an empty name does not mean the working directory
         paths, wanted = _walk(path, hidden), f"folder {path} holds no text files"
@@ -152,7 +140,7 @@ def find_files(source: str) -> Found:
     note = f"left out of {source}: {counted(reasons)}" if reasons else ""
     if not files:
         raise FileNotFoundError(f"{wanted}{note and f' ({note})'}: give a folder, glob or file with text")
-    return Found(files, (note,) if note else ())
+    return files, (note,) if note else ()
 
 
 def _walk(folder: Path, hidden: list[Path]) -> Iterator[Path]:

@@ -33,6 +33,7 @@ from minillm.data.sources.builtin import class_of, group_of, library_files, pars
 from minillm.data.sources.deduplicate import MAX_SEEN, shingles
 from minillm.data.sources.records import Example
 
+NAME = "builtin:python-tasks"
 VERSION = 4
 """Part of the fingerprint; raised when the same Python gives other examples."""
 MAX_SOURCE, MAX_SUMMARY, MAX_LINE = 2000, 200, 72
@@ -148,7 +149,3 @@ def add() -> Iterator[Example]:
 def _functions(source: str) -> list[Function]:
     """The functions of a module, including nested ones; none if it does not parse."""
     return [node for node in ast.walk(parse_python(source)) if isinstance(node, Function)]
-
-
-TASKS = {"python-tasks": python_tasks}
-"""Name after `builtin:` -> the function that yields its examples."""
