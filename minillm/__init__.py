@@ -7,6 +7,7 @@ The public names, each fetched from its room at its first use, so that `import m
     print(minillm.sample(loaded, minillm.SampleConfig(prompt="Once"))[0].text)
 """
 
+# ruff: noqa: F401 (the names under TYPE_CHECKING are for editors and type checkers)
 from __future__ import annotations
 
 import importlib
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from minillm.objectives.prefix_lm import PrefixConfig
     from minillm.objectives.seq2seq import Seq2SeqConfig
     from minillm.objectives.span import SpanConfig
-    from minillm.run import LoadedRun, evaluate, fill, find_run, load_run, sample, train
+    from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, sample, train
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "config": ("RunConfig", "load_config", "override", "save_config"),
     "data.config": ("DataConfig",),
-    "data.corpus": ("Corpus", "prepare"),
+    "data.datasets.corpus": ("Corpus", "prepare"),
     "distributed.config": ("ParallelConfig",),
     "generation.config": ("SampleConfig",),
     "generation.generate": ("Completion", "generate"),
@@ -62,7 +63,7 @@ _ROOMS = {
     "objectives.prefix_lm": ("PrefixConfig",),
     "objectives.seq2seq": ("Seq2SeqConfig",),
     "objectives.span": ("SpanConfig",),
-    "run": ("LoadedRun", "evaluate", "fill", "find_run", "load_run", "sample", "train"),
+    "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "sample", "train"),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
     "tokenizers.load": ("build_tokenizer", "load_tokenizer"),
@@ -71,48 +72,7 @@ _ROOMS = {
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = [
-    "GPT",
-    "PRESETS",
-    "CausalConfig",
-    "ClassifyConfig",
-    "Completion",
-    "Corpus",
-    "DataConfig",
-    "EvalConfig",
-    "LoadedRun",
-    "MaskedConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "ParallelConfig",
-    "PrefixConfig",
-    "RunConfig",
-    "SampleConfig",
-    "SaveConfig",
-    "ScheduleConfig",
-    "Seq2SeqConfig",
-    "SpanConfig",
-    "Tokenizer",
-    "TokenizerConfig",
-    "TrainConfig",
-    "Trainer",
-    "build_model",
-    "build_tokenizer",
-    "evaluate",
-    "fill",
-    "find_run",
-    "generate",
-    "load_config",
-    "load_run",
-    "load_tokenizer",
-    "override",
-    "prepare",
-    "preset",
-    "profile",
-    "sample",
-    "save_config",
-    "train",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -111,8 +111,9 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
         written = {key: item for key, item in written.items() if not key.startswith("model.")}
     given = written | flags
     chosen = given.get("model.preset", _Given(ModelConfig.preset, ""))
+    section = objective_class(name)()
     try:
-        base = RunConfig(model=preset(_convert("model.preset", chosen, KEYS)), objective=objective_class(name)())
+        base = RunConfig(model=preset(_convert("model.preset", chosen, KEYS)), objective=section)
     except ValueError as error:
         raise ValueError(f"{chosen.source}{error}") from error
     loaded = _apply(base, given)
@@ -169,11 +170,9 @@ def _known(values: Mapping[str, object], source: str, objective: str) -> dict[st
         if key in SECTIONS and value != {}:
             raise ValueError(f"{source}{key}: expected a table of its keys, got {shown(value)}")
         if key not in known and key not in SECTIONS:
-            if readers := _readers(key):
-                raise ValueError(
-                    f"{source}{key} has no effect with objective.name {objective}, "
-                    f"only with {' or '.join(readers)}; leave it out"
-                )
+            if readers := " or ".join(_readers(key)):
+                only = f"objective.name {objective}, only with {readers}"
+                raise ValueError(f"{source}{key} has no effect with {only}; leave it out")
             raise ValueError(f"{source}unknown key {key}; {_nearest_key(key, known)}")
     return {key: _Given(value, source) for key, value in values.items() if key in known}
 

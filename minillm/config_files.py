@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from minillm.models.presets import PRESETS
@@ -17,46 +17,34 @@ OLD_HEADS = {"model.lm_head": True, "model.pair_head": False, "model.pooler": Fa
 
 
 def find_config(name: str | Path) -> Path:
-    """The TOML file of that name: one of configs/ (`gpt-nano`), or a path (`my.toml`, `folder/my.toml`).
-
-    Raises:
-        ValueError: no config has that name; the message has the nearest names.
-        FileNotFoundError: there is no file at that path.
-    """
-    path = Path(name)
+    """The TOML file of that name: one of configs/ (`gpt-nano`), or a path (`my.toml`, `folder/my.toml`)."""
+    path, own = Path(name), own_configs()
     if path.suffix == ".toml" or len(path.parts) > 1:
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no such config file; give a TOML file or one of {', '.join(config_names())}"
-            )
+            raise FileNotFoundError(f"{path}: no such config file; give a TOML file or one of {', '.join(own)}")
         return path
-    for folder in _config_folders():
-        if (folder / f"{name}.toml").is_file():
-            return folder / f"{name}.toml"
+    if str(name) in own:
+        return own[str(name)]
     hint = f"a model of that name is --model.preset {name}; " if str(name) in PRESETS else ""
-    raise ValueError(f"no config named {str(name)!r}; {hint}{_nearest(str(name), config_names())} Or give a TOML file.")
+    near = difflib.get_close_matches(str(name), own, n=1)
+    nearest = f"did you mean {near[0]}?" if near else f"there are: {', '.join(own)}."
+    raise ValueError(f"no config named {str(name)!r}; {hint}{nearest} Or give a TOML file.")
 
 
-def config_names() -> list[str]:
-    """Names of the configs that come with the package, in alphabetical order."""
-    return sorted({path.stem for folder in _config_folders() for path in folder.glob("*.toml")})
+def own_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name in alphabetical order.
 
-
-def _config_folders() -> list[Path]:
-    """configs/ in the package (a wheel) or beside it (a checkout), but not another package's in site-packages."""
+    configs/ is in the package (a wheel) or beside it (a checkout), but not another package's in site-packages.
+    """
     package = Path(__file__).resolve().parent
-    inside, beside = package / "configs", package.parent / "configs"
-    if inside.is_dir():
-        return [inside]
-    return [beside] if (package.parent / "pyproject.toml").is_file() else []
+    folder = package / "configs"
+    if not folder.is_dir() and (package.parent / "pyproject.toml").is_file():
+        folder = package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """The file's values by dotted key, not checked yet; old names of keys are translated.
-
-    Raises:
-        ValueError: the file is not TOML, or gives a key twice.
-    """
+    """The file's values by dotted key, not checked yet; old names of keys are translated."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -92,9 +80,3 @@ def _with_new_names(values: dict[str, object]) -> dict[str, object]:
     if twice := sorted(values.keys() & new.keys()):
         raise ValueError(f"{twice[0]} is given twice, once by its old name; leave the old one out")
     return values | new
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    """The nearest known name, or all names if none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}."

@@ -81,7 +81,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         {"bert": "minillm.objectives.classify:build"},
         dataset="labelled",
         baselines=("minillm.objectives.classify:majority_figures",),
-        resolve="minillm.objectives.classify:resolve",
+        resolve="minillm.objectives.classify:name_labels",
     ),
 }
 
@@ -90,8 +90,8 @@ def objective_spec(name: str) -> ObjectiveSpec:
     """The row of that name; ValueError with the nearest name where there is none."""
     if name not in OBJECTIVES:
         near = difflib.get_close_matches(str(name), OBJECTIVES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"objective.name is {name!r}; {hint}It must be one of {', '.join(OBJECTIVES)}")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"objective.name is {name!r}; it must be one of {', '.join(OBJECTIVES)}{hint}")
     return OBJECTIVES[name]
 
 

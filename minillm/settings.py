@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from math import isfinite
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from pathlib import PurePath
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -31,53 +32,33 @@ class Bounds(NamedTuple):
 
     def allow(self, value: object) -> bool:
         """Whether `value` is a number in the range. Without any bound, everything is allowed."""
-        if self == Bounds():
-            return True
-        return (
-            isinstance(value, int | float)
-            and (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
+        tests = zip(self, (ge, gt, le, lt), strict=True)
+        return all(isinstance(value, int | float) and test(value, bound) for bound, test in tests if bound is not None)
 
     def __str__(self) -> str:
         if self.at_least is not None and self.at_most is not None:
             return f"from {self.at_least} to {self.at_most}"
-        words = [f"{name.replace('_', ' ')} {bound}" for name, bound in self._asdict().items() if bound is not None]
-        return " and ".join(words)
+        return " and ".join(f"{name.replace('_', ' ')} {x}" for name, x in self._asdict().items() if x is not None)
 
 
 def setting(
-    default: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    note: str = "",
-    only: Only | None = None,
-    datasets: tuple[str, ...] = (),
+    default: Any, *, note: str = "", only: Only | None = None, datasets: tuple[str, ...] = (), **bounds: float
 ) -> Any:
     """A dataclass field with its range.
 
     Args:
         default: value of the field if none is given.
-        at_least, above, at_most, below: the range of its numbers, None apart.
         note: what a special value in the range means, for the message about a value out of range.
         only: the settings with which the field is read; with others, giving it is a mistake.
         datasets: the kinds of data set that read the field; empty: all.
+        bounds: the range of its numbers, None apart, as `Bounds` takes it.
     """
-    metadata = {"bounds": Bounds(at_least, above, at_most, below), "note": note}
-    return dataclasses.field(default=default, metadata=metadata | {"only": only or {}, "datasets": datasets})
+    metadata = {"bounds": Bounds(**bounds), "note": note, "only": only or {}, "datasets": datasets}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(section: str, config: Any) -> None:
-    """Convert every field of a new config to its type; a path becomes text.
-
-    Raises:
-        ValueError: a value is of the wrong type or out of range; the message names section and key.
-    """
+    """Convert every field of a new config to its type; ValueError for a wrong type or a number out of range."""
     for item in dataclasses.fields(config):
         value, hint = getattr(config, item.name), hints(type(config))[item.name]
         try:
@@ -102,10 +83,8 @@ def unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
         if wanted.allow(value) if isinstance(wanted, Bounds) else value in wanted:
             continue
         remedy = str(wanted) if isinstance(wanted, Bounds) else " or ".join(map(typed, wanted))
-        return (
-            f"{key} has no effect with {section}.{other} {typed(value)}; "
-            f"leave it out, or set {section}.{other} to {remedy}"
-        )
+        other = f"{section}.{other}"
+        return f"{key} has no effect with {other} {typed(value)}; leave it out, or set {other} to {remedy}"
     return None
 
 
@@ -118,8 +97,7 @@ def unread_by_dataset(owner: Any, keys: Iterable[str], dataset: str) -> list[str
 def convert(value: Any, hint: Any) -> Any:
     """`value` as the type `hint`; "none" is None where that is allowed, a path is text.
 
-    Raises:
-        ValueError: it is of another type; the message is what is allowed, in a user's words.
+    ValueError for another type; the message is what is allowed, in a user's words.
     """
     allowed = alternatives(hint)
     if NoneType in allowed and (value is None or (isinstance(value, str) and value == "none")):
@@ -157,13 +135,12 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 def described(hint: Any) -> str:
     """A type in a user's words."""
     names = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
-    words = []
-    for kind in alternatives(hint):
-        if get_origin(kind) is Literal:
-            words.append("one of " + ", ".join(get_args(kind)))
-        else:
-            words.append(names.get(kind, "a list of strings, none of them empty"))
-    return " or ".join(words)
+    return " or ".join(
+        "one of " + ", ".join(get_args(kind))
+        if get_origin(kind) is Literal
+        else names.get(kind, "a list of strings, none of them empty")
+        for kind in alternatives(hint)
+    )
 
 
 def shown(value: object) -> str:

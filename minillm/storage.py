@@ -71,11 +71,7 @@ def seal(folder: Path, **facts: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a sealed folder, with `files` as name -> (size in bytes, SHA-256).
-
-    Raises:
-        ValueError: it is missing, damaged, or from a newer version.
-    """
+    """The manifest of a sealed folder, with `files` as name -> (size in bytes, SHA-256); ValueError for a bad one."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

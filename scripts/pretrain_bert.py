@@ -50,8 +50,8 @@ def main() -> None:
     loaded = minillm.load_run(folder)
     print(loaded.describe())
     found = minillm.evaluate(loaded)
-    print(f"masked tokens guessed right: {found.accuracies['mlm']:.1%}; by the most frequent token: ", end="")
-    print("unknown" if found.guess is None else f"{found.guess.accuracy:.1%}")
+    print(f"masked tokens guessed right: {found.accuracies['mlm']:.1%}; ", end="")
+    print(f"by the most frequent token: {found.baselines['most_frequent_accuracy']:.1%}")
     for candidate in minillm.fill(loaded, args.gap, top_k=5).candidates[0]:
         print(f"  {candidate.probability:.3f} {candidate.text!r}")
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillm import config_files as config_module
-from minillm.config import KEYS, SECTIONS, RunConfig, load_config, override, save_config
+from minillm.config import SECTIONS, RunConfig, keys_of, load_config, objective_class, override, save_config
 from minillm.config_files import find_config
 from minillm.models.presets import PRESETS, preset
+from minillm.registry import OBJECTIVES
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_another_preset_given_as_a_flag_replaces_the_files_model_section_and_no_
 
 
 def test_an_empty_file_is_the_default_run(toml):
-    assert load_config(toml("")) == load_config(toml('[model]\npreset = "gpt-nano"\n'))
+    assert load_config(toml("")) == load_config(toml('[model]\npreset = "qwen3-nano"\n'))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,8 @@ def test_a_mistake_in_the_file_is_one_line_that_names_file_key_and_remedy(toml, 
         ("data.validation", "own.txt", "own.txt"),
         ("data.source", "12", "12"),
         ("sample.stop", ["a", "b"], ("a", "b")),
-        ("sample.prompt", "none", "none"),
+        ("sample.prompt", "none", None),
+        ("data.source", "none", "none"),
     ],
 )
 def test_an_override_may_be_a_value_or_its_text(key: str, value: object, read: object):
@@ -223,7 +224,7 @@ NO_EFFECT: list[tuple[str, object, str, object, object]] = [
     ("model.rope_high_freq_factor", 8.0, "model.rope_scaling", "linear", "llama3"),
     ("model.relative_buckets", 16, "model.position", "rotary", "t5"),
     ("model.relative_max_distance", 64, "model.position", "rotary", "t5"),
-    ("model.norm_bias", True, "model.norm", "rmsnorm", "layernorm"),
+    ("model.norm_bias", False, "model.norm", "rmsnorm", "layernorm"),
     ("model.ngram_rows", 64, "model.ngram_order", 1, 2),
     ("model.init_std", 0.1, "model.init", "fan_in", "normal"),
 ]
@@ -237,7 +238,7 @@ def test_a_setting_without_effect_is_refused_as_a_flag_and_in_a_file(toml, key, 
         load_config(overrides={key: value, other: without})
     with pytest.raises(ValueError, match=f"^{words}"):
         override(load_config(), {key: value, other: without})
-    lines = f"[{section}]\n{name} = {str(value).lower() if value is True else repr(value)}\n"
+    lines = f"[{section}]\n{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
     unread = f"{lines}{other.partition('.')[2]} = {without!r}\n"
     with pytest.raises(ValueError, match=rf"my\.toml: {words}"):
         load_config(toml(unread))
@@ -355,8 +356,10 @@ def test_the_saved_copy_rebuilds_any_values(tmp_path_factory, prompt: str, stop:
 
 
 def test_every_key_has_a_default_of_its_own_type():
-    defaults: dict[str, Any] = {
-        f"{section}.{f.name}": f.default for section, owner in SECTIONS.items() for f in fields(owner)
-    }
-    assert set(defaults) == set(KEYS)
-    assert override(RunConfig(), defaults) == RunConfig()
+    default = RunConfig()
+    for name in OBJECTIVES:
+        config = override(default, {"objective.name": name})
+        owners = SECTIONS | {"objective": objective_class(name)}
+        defaults = {f"{section}.{f.name}": f.default for section, owner in owners.items() for f in fields(owner)}
+        assert set(defaults) == set(keys_of(name))
+        assert override(config, defaults) == config == replace(default, objective=objective_class(name)())

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from minillm.config import load_config, save_config
-from minillm.config_files import config_names
+from minillm.config_files import own_configs
 from minillm.models.build import build_model
 
-NAMES = config_names()
+NAMES = list(own_configs())
 
 
 def test_there_are_configs():

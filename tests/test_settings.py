@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from minillm.config import KEYS, SECTIONS
+from minillm.config import SECTIONS, objective_class
 from minillm.data.config import DataConfig
 from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.registry import OBJECTIVES
 from minillm.settings import Bounds, check, convert, hints, setting, unread, unread_by_dataset
 from minillm.training.config import OptimConfig, TrainConfig
 
@@ -123,11 +124,14 @@ def test_the_data_sets_that_read_a_key_are_declared_beside_it():
     assert unread_by_dataset(DataConfig, keys, "text") == keys[3:]
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_conditions_name_keys_of_their_section_and_values_that_these_can_have(section: str):
-    owner = SECTIONS[section]
+OWNERS = [(section, owner) for section, owner in SECTIONS.items() if section != "objective"]
+OWNERS += [("objective", objective_class(name)) for name in OBJECTIVES]
+
+
+@pytest.mark.parametrize(("section", "owner"), OWNERS)
+def test_conditions_name_keys_of_their_section_and_values_that_these_can_have(section: str, owner: type):
     for item in fields(owner):
         for other, wanted in item.metadata.get("only", {}).items():
-            assert f"{section}.{other}" in KEYS and other != item.name
+            assert other in hints(owner) and other != item.name
             if not isinstance(wanted, Bounds):
                 assert wanted and [convert(value, hints(owner)[other]) for value in wanted] == list(wanted)

@@ -62,7 +62,9 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "tokenizer.json": lambda file: ByteTokenizer().save(file.parent),
     "metrics.jsonl": log,
     "curve.png": lambda file: plot_curve(file.parent / "none.jsonl", file, title="run"),
-    "step-000001": lambda file: save_checkpoint(file.parent, 1, model=weights(nn.Linear(50, 50)), optimizer={}, state=STATE),
+    "step-000001": lambda file: save_checkpoint(
+        file.parent, 1, model=weights(nn.Linear(50, 50)), optimizer={}, state=STATE
+    ),
     "cache": cached(lambda folder: (folder / "text.bin").write_bytes(bytes(999))),
     "array": cached(lambda folder: np.save(folder / "ids.npy", np.zeros(999))),
 }

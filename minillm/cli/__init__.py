@@ -108,14 +108,13 @@ def version() -> str:
 def _explained(error: CycloptsError) -> str:
     """The parser's message, with the remedy for arguments that the command does not take."""
     command = " ".join(("minillm", *(error.command_chain or ())))
-    message = str(error)
-    if isinstance(error, UnusedCliTokensError):
-        words = error.unused_tokens or []
-        remedy = "put an argument with spaces in quotes, and give settings by their flags."
-        if command == "minillm sample":
-            remedy = f"give the prompt by its flag: --prompt {shlex.quote(' '.join(words))}."
-        message = f"{command} does not take the argument {shlex.join(words[:1])}; {remedy}"
-    return f"{message} See {command} --help."
+    if not isinstance(error, UnusedCliTokensError):
+        return f"{error} See {command} --help."
+    words = error.unused_tokens or []
+    remedy = "put an argument with spaces in quotes, and give settings by their flags"
+    if command == "minillm sample":
+        remedy = f"give the prompt by its flag: --prompt {shlex.quote(' '.join(words))}"
+    return f"{command} does not take the argument {shlex.join(words[:1])}; {remedy}. See {command} --help."
 
 
 def _mistake(message: str) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from minillm.cli.flags import overrides, with_flags
-from minillm.cli.output import show
+from minillm.cli.output import open_run, show
 
 FIELDS = ("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field")
 
@@ -41,27 +41,19 @@ def eval(
         Print one JSON object instead of lines.
     """
     fields = {key.removeprefix("data."): str(value) for key, value in overrides(given).items()}
-    if harness is not None:
-        if data is not None or fields:
-            raise ValueError("--data and its fields have no effect: the tasks of --harness bring their own text")
-        score_tasks(run, harness, json=json)
-        return
+    if harness is not None and (data is not None or fields):
+        raise ValueError("--data and its fields have no effect: the tasks of --harness bring their own text")
     if fields and data is None:
         raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
-    from minillm.run import evaluate, load_run
+    from minillm.run import evaluate, score_harness
 
-    loaded = load_run(run)
-    print(loaded.describe(), file=sys.stderr)
+    loaded = open_run(run)
+    if harness is not None:
+        show(score_harness(loaded, [task.strip() for task in harness.split(",") if task.strip()]), json=json)
+        return
     found = evaluate(loaded, data, fields=fields, thorough=True)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     perplexity = {} if found.bits_per_byte is None else {"perplexity": found.perplexity}
     figures = {"loss": found.loss} | perplexity | found.figures() | found.baselines
     show(figures | {"targets": found.targets} | found.more, json=json)
-
-
-def score_tasks(run: Path | None, tasks: str, *, json: bool) -> None:
-    """Print a run's figures on tasks of lm-evaluation-harness, whose names are separated by commas."""
-    from minillm.run import load_run, score_harness
-
-    loaded = load_run(run)
-    print(loaded.describe(), file=sys.stderr)
-    show(score_harness(loaded, [task.strip() for task in tasks.split(",") if task.strip()]), json=json)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+from minillm.cli.output import open_run
 
 
 def export(run: Path, out: Path, /) -> None:
@@ -17,8 +18,6 @@ def export(run: Path, out: Path, /) -> None:
     out
         Folder or .gguf file to write; it must not exist.
     """
-    from minillm.run import export_model, load_run
+    from minillm.run import export_model
 
-    loaded = load_run(run, device="cpu")
-    print(loaded.describe(), file=sys.stderr)
-    print(f"written to {export_model(loaded, out)}")
+    print(f"written to {export_model(open_run(run, device='cpu'), out)}")

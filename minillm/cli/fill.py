@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json as jsonlib
-import sys
 from pathlib import Path
+
+from minillm.cli.output import open_run
+from minillm.generation.printable import printable
 
 
 def fill(run: Path, text: str, /, *, top_k: int = 5, json: bool = False) -> None:
@@ -21,12 +23,9 @@ def fill(run: Path, text: str, /, *, top_k: int = 5, json: bool = False) -> None
     json
         Print one JSON object instead of lines.
     """
-    from minillm.generation.printable import printable
     from minillm.run import fill as fill_gaps
-    from minillm.run import load_run
 
-    loaded = load_run(run)
-    print(loaded.describe(), file=sys.stderr)
+    loaded = open_run(run)
     filled = fill_gaps(loaded, text, top_k=top_k)
     if json:
         gaps = [[candidate._asdict() for candidate in gap] for gap in filled.candidates]

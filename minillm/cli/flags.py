@@ -60,7 +60,7 @@ def overrides(given: Mapping[str, object]) -> dict[str, object]:
 
 def section_texts(section: str) -> dict[str, str]:
     """Dotted key -> help text of a section of the config."""
-    sentences = docstrings(inspect.getsource(SECTIONS[section]), SECTIONS[section].__name__)
+    sentences = field_texts(inspect.getsource(SECTIONS[section]), SECTIONS[section].__name__)
     return {
         f"{section}.{item.name}": f"{sentences[item.name]} [default: {typed(item.default)}]"
         for item in fields(SECTIONS[section])
@@ -76,12 +76,12 @@ def objective_texts() -> dict[str, str]:
         module, _, owner = reference.partition(":")
         found = importlib.util.find_spec(module)
         assert found is not None and found.origin is not None, "a row of the table names a module"
-        for key, sentence in docstrings(Path(found.origin).read_text(encoding="utf-8"), owner).items():
+        for key, sentence in field_texts(Path(found.origin).read_text(encoding="utf-8"), owner).items():
             texts.setdefault(f"objective.{key}", f"{name}: {sentence}".removeprefix(": "))
     return texts
 
 
-def docstrings(source: str, owner: str) -> dict[str, str]:
+def field_texts(source: str, owner: str) -> dict[str, str]:
     """Field name -> the sentence under it, read from the source of the dataclass `owner`."""
     classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == owner]
     body = classes[0].body
@@ -119,7 +119,7 @@ def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool)
         show=show,
         metavar=_metavar(hint),
         show_default=False,
-        allow_leading_hyphen=hint in (str, tuple[str, ...]),  # a prompt may start with a dash
+        allow_leading_hyphen=str in alternatives(hint) or several,  # a prompt may start with a dash
         **settings,
     )
     annotation = Annotated[list[str] | None if several else str | None, parameter]

@@ -1,13 +1,28 @@
-"""How a command's result is printed: as lines of text, or as one JSON object."""
+"""What commands have in common: to open a run, and to print a result as lines of text or as one JSON object."""
 
 from __future__ import annotations
 
 import json as jsonlib
 import math
+import sys
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minillm.generation.printable import printable
+
+if TYPE_CHECKING:
+    from minillm.run import LoadedRun
+
+
+def open_run(run: Path | None, **options: str) -> LoadedRun:
+    """Load a run, and say on stderr which one it is."""
+    from minillm.run import load_run
+
+    loaded = load_run(run, **options)
+    print(loaded.describe(), file=sys.stderr)
+    return loaded
 
 
 def show(result: Mapping[str, object], *, json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,17 +54,10 @@ def sample(
     print(loaded.describe(), file=sys.stderr)
 
     if num_beams is not None:
-        refuse(
-            given, "beam search does not sample", allowed=("sample__prompt", "sample__max_new_tokens", "sample__stop")
-        )
-        penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
-        beams = BeamConfig(
-            num_beams=num_beams,
-            num_best=num_best,
-            max_new_tokens=settings.max_new_tokens,
-            stop=settings.stop,
-            **penalty,
-        )
+        refuse_sampling(overrides(given))
+        asked = {"num_beams": num_beams, "num_best": num_best, "length_penalty": length_penalty}
+        asked |= {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
+        beams = BeamConfig(**{name: value for name, value in asked.items() if value is not None})
         completions = search(loaded, prompt, beams)
     elif num_best != 1 or length_penalty is not None:
         raise ValueError("--num-best and --length-penalty belong to beam search; give --num-beams too")
@@ -78,30 +72,30 @@ def sample(
     first = completions[0]
     say_what_is_cut(first, loaded.config.model.max_seq_len)
     if json:
-        texts = [
-            {"text": c.text, "finish_reason": c.finish_reason} | ({} if c.score is None else {"score": c.score})
-            for c in completions
-        ]
         about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": first.prompt_tokens_cut}
-        print(jsonlib.dumps(about | {"completions": texts}))
+        print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
         return
     for number, completion in enumerate(completions, 1):
         heading = f"--- {number} of {len(completions)}\n" if len(completions) > 1 else ""
         print(heading + printable(shown_prompt + completion.text))
 
 
+def facts(completion: Completion) -> dict[str, object]:
+    """What --json tells of a completion."""
+    score = {} if completion.score is None else {"score": completion.score}
+    return {"text": completion.text, "finish_reason": completion.finish_reason} | score
+
+
 def say_what_is_cut(completion: Completion, context: int) -> None:
     """Say on stderr how much of a prompt that is longer than the context was not read."""
-    if completion.prompt_tokens_cut:
-        print(
-            f"the prompt has {len(completion.prompt_ids)} tokens and the model reads {context}: "
-            f"its first {completion.prompt_tokens_cut} are not read",
-            file=sys.stderr,
-        )
+    if cut := completion.prompt_tokens_cut:
+        read = f"the prompt has {len(completion.prompt_ids)} tokens and the model reads {context}"
+        print(f"{read}: its first {cut} are not read", file=sys.stderr)
 
 
-def refuse(given: dict[str, str], why: str, *, allowed: tuple[str, ...]) -> None:
-    """ValueError for a flag on the command line that would be ignored."""
-    for name, value in given.items():
-        if value is not None and name not in allowed:
-            raise ValueError(f"--{name.partition('__')[2].replace('_', '-')} has no effect: {why}; leave it out")
+def refuse_sampling(keys: Iterable[str]) -> None:
+    """ValueError for a setting on the command line that beam search ignores."""
+    for key in keys:
+        if key not in ("sample.prompt", "sample.max_new_tokens", "sample.stop"):
+            flag = key.removeprefix("sample.").replace("_", "-")
+            raise ValueError(f"--{flag} has no effect: beam search does not sample; leave it out")

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from minillm.cli.flags import overrides, print_help, with_flags
-from minillm.config import DEFAULT_CONFIG, FINETUNE_CONFIG, SECTIONS, load_config
+from minillm.config import DEFAULT_CONFIG, SECTIONS, load_config
 from minillm.training.state import Outcome
 
 SHOWN = {
@@ -83,15 +83,10 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
     """Train a new run from the weights of `parent`."""
     if resume:
         raise ValueError("--init-from starts a new run, --resume continues one; give one of them")
-    # without a config, the flags modify the parent's objective, so they are applied to that in `inherit`
-    settings = load_config(config, keys) if config else load_config(FINETUNE_CONFIG)
-
     from minillm import run
     from minillm.run.resolve import require_read
-    from minillm.run.warm_start import inherit
 
-    folder = run.find_run(parent)
-    settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)
+    settings = run.finetune_config(parent, keys, config=config)
     require_read(keys, settings)
     return exit_code(run.train_run(settings, out, init_from=parent))
 

@@ -47,16 +47,13 @@ def key(*parts: object) -> str:
 def entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """The facts of the entry at `folder`, made first where it is absent or damaged.
 
-    Args:
-        folder: where the entry belongs.
-        make: writes the entry's files into the folder it is given and returns the entry's facts, as JSON values.
-
-    Raises:
-        OSError: the cache cannot be written; the message names the folder and the setting that moves it.
+    `make` writes the entry's files into the folder it is given and returns the entry's facts, as JSON values.
     """
     if (facts := _verified(folder)) is not None:
         return facts
-    _sweep(folder.parent)
+    for path in folder.parent.glob(".*"):  # what a killed process left unfinished
+        if _UNFINISHED.fullmatch(path.name) and time.time() - path.stat().st_mtime > WEEK:
+            shutil.rmtree(path, ignore_errors=True)
     temporary = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
     try:
         temporary.mkdir(parents=True)
@@ -70,13 +67,6 @@ def entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return facts
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what a killed process left unfinished a week ago or longer."""
-    for path in parent.glob(".*"):
-        if _UNFINISHED.fullmatch(path.name) and time.time() - path.stat().st_mtime > WEEK:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _verified(folder: Path) -> dict[str, Any] | None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from minillm.data.cache import cache_folder
 from minillm.data.config import DataConfig
-from minillm.data.datasets.corpus import TokenizerBuilder, require_field_read
-from minillm.data.datasets.tasks import cached_examples, texts
+from minillm.data.datasets.corpus import TokenizerBuilder, require_field_read, texts
+from minillm.data.datasets.tasks import cached_examples
 from minillm.data.datasets.text import read_text
-from minillm.data.sources.records import task_of
+from minillm.data.split import input_task
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -45,21 +45,17 @@ class Description:
 def describe(
     config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder | None = None, *, progress: bool = False
 ) -> Description:
-    """What `config.source` holds, and how many tokens `tokenizer` makes of it.
+    """What `config.source` holds, without a split, and how many tokens `tokenizer` makes of it.
 
     Args:
-        config: the source, its field and the cache folder; nothing is split.
+        config: the source, its field and the cache folder.
         tokenizer: a finished one, or a function that makes one from all texts (and no validation texts).
         progress: show a bar on standard error, if that is a terminal.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: like `corpus.prepare`.
     """
     require_field_read(config)
     text = read_text(config.source, config, cache_folder(config.cache), progress=progress)
     read = text.whole().texts
-    measured = _measure(read, tokenizer)
-    sample = next(read())[:SAMPLE_CHARACTERS]
+    measured, sample = _measure(read, tokenizer), next(read())[:SAMPLE_CHARACTERS]
     return Description(config.source, text.fingerprint, len(text.documents), *measured, sample=sample, notes=text.notes)
 
 
@@ -67,10 +63,10 @@ def describe_tasks(
     config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder | None = None, *, progress: bool = False
 ) -> Description:
     """Like `describe`, for a source of text-to-text examples."""
-    fingerprint, examples, notes = cached_examples(config.source, config, cache_folder(config.cache), progress)
+    examples, fingerprint, notes = cached_examples(config.source, config, cache_folder(config.cache), progress)
     measured = _measure(lambda: texts(examples), tokenizer)
-    sample = " -> ".join(part[:SAMPLE_CHARACTERS] for part in texts(examples[:1]))
-    tasks = dict(Counter(task_of(example.input) for example in examples).most_common())
+    sample = " -> ".join(part[:SAMPLE_CHARACTERS] for part in examples[0][:2])
+    tasks = dict(Counter(map(input_task, examples)).most_common())
     return Description(config.source, fingerprint, len(examples), *measured, sample=sample, notes=notes, tasks=tasks)
 
 

@@ -27,24 +27,44 @@ SHUFFLE, EVALUATION = 1, 2
 """Last words of the seeds of the other random streams; a training row's seed ends at its third word, as if by 0."""
 
 
-class TokenStream(Protocol):
-    """What a window is cut from; `corpus.Tokens` is one."""
+class Tokens:
+    """The ids of one split, memory-mapped: all documents, each followed by EOS.
+
+    Args:
+        ids: (N,) uint16 or uint32.
+        eos_id: the id after every document. A document that the split cut in two is two documents here.
+        notes: what of the source was left out and why, one line each.
+    """
+
+    def __init__(self, ids: np.ndarray, eos_id: int, notes: tuple[str, ...] = ()):
+        self._ids = np.asarray(ids)  # a plain view of the map: slicing a memmap object costs ten times as much
+        self.eos_id, self.notes = eos_id, notes
 
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Tokens of all documents, EOS included."""
+        return len(self._ids)
 
-    def slice(self, start: int, stop: int) -> np.ndarray: ...
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) ids, a read-only view."""
+        return self._ids[start:stop]
+
+    @property
+    def document_starts(self) -> np.ndarray:
+        """(D,) index of each document's first token; the document ends before the EOS before the next."""
+        ends = np.flatnonzero(self._ids == self.eos_id)
+        return np.concatenate(([0], ends[:-1] + 1))
 
 
 class Row(NamedTuple):
-    """Where a row of a global batch comes from."""
+    """Where a row of a global batch comes from: `start` is the index of its first target in the token stream, `stop`
+    the one after its last, beyond the stream's length where the row goes round the end.
+    """
 
     epoch: int
     window: int
     start: int
-    """Index of the row's first target in the token stream."""
     stop: int
-    """Index after its last target; beyond the stream's length where the row goes round the end."""
 
 
 class Examples(Protocol):
@@ -67,19 +87,14 @@ class Examples(Protocol):
         ...
 
     def row(self, window: int, offset: int = 0) -> Any:
-        """The example, in the form that its collate wants; always the same for the same arguments."""
+        """The example as its collate wants it; always the same for the same arguments."""
         ...
 
 
 class Windows:
-    """The windows of a token stream.
+    """The windows of `seq_len` targets of a ring of at least two tokens."""
 
-    Args:
-        tokens: the ring, at least two tokens.
-        seq_len: targets in a window.
-    """
-
-    def __init__(self, tokens: TokenStream, seq_len: int):
+    def __init__(self, tokens: Tokens, seq_len: int):
         if seq_len < 1:
             raise ValueError(f"data.seq_len must be at least 1 token, not {seq_len}")
         if tokens.num_tokens < 2:
@@ -103,41 +118,9 @@ class Windows:
         """(targets + 1,) int64: the targets of the window, and before them the token before them."""
         start, stop = self.span(window, offset)
         num_tokens = self.tokens.num_tokens
-        start = start - 1
-        if start < 0:
-            start, stop = start + num_tokens, stop + num_tokens
-        if stop <= num_tokens:
-            return self.tokens.slice(start, stop).astype(np.int64)
-        ends = self.tokens.slice(start, num_tokens), self.tokens.slice(0, stop - num_tokens)
+        before = self.tokens.slice(start - 1, start) if start else self.tokens.slice(num_tokens - 1, num_tokens)
+        ends = before, self.tokens.slice(start, min(stop, num_tokens)), self.tokens.slice(0, max(0, stop - num_tokens))
         return np.concatenate(ends).astype(np.int64)
-
-
-class BatchSource(Protocol[BatchT]):
-    """All that the trainer sees of data: a step's batches, as a function of (seed, step)."""
-
-    def batches(self, step: int) -> list[BatchT]:
-        """This rank's micro-batches of a step, counted from 0; asked again, it gives the same."""
-        ...
-
-    def describe(self, step: int) -> str:
-        """Names the data of a step, for the message about a bad one."""
-        ...
-
-    def examples_before(self, step: int) -> int:
-        """Examples that all ranks have read before a step."""
-        ...
-
-    def go_on(self, step: int, examples: int) -> None:
-        """Continue at `step` after `examples` examples, whatever the size of the global batch was so far."""
-        ...
-
-    def close(self) -> None:
-        """End what makes batches ahead."""
-        ...
-
-    def halve_micro_batch(self) -> int | None:
-        """Cut micro-batches in half, to need less memory: their new size, or None where they are of one row."""
-        ...
 
 
 class Loader(Generic[BatchT]):
@@ -150,9 +133,6 @@ class Loader(Generic[BatchT]):
         global_batch: rows in a step, over all ranks.
         micro_batch: rows in one batch; the last of a step is smaller where it does not divide the rank's share.
         rank, world_size: this process takes the rank-th contiguous share of each global batch.
-
-    Raises:
-        ValueError: a number is out of range, or the ranks cannot share the global batch evenly.
     """
 
     def __init__(
@@ -183,9 +163,7 @@ class Loader(Generic[BatchT]):
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def batches(self, step: int) -> list[BatchT]:
-        """This rank's micro-batches of a step. A global batch is dealt out in order of length, which saves padding; in
-        rows of one length the numbers decide, and each keeps its own generator.
-        """
+        """This rank's micro-batches of a step. Rows are dealt out in order of length, which saves padding."""
         lengths = [row.stop - row.start for row in self.rows(step)]
         rows = sorted(range(self.global_batch), key=lengths.__getitem__)[self.local.start : self.local.stop]
         return [self._batch(step, rows[i : i + self.micro_batch]) for i in range(0, len(rows), self.micro_batch)]
@@ -202,29 +180,24 @@ class Loader(Generic[BatchT]):
         return f"training tokens {spans}{more}"
 
     def examples_before(self, step: int) -> int:
-        """Examples that all ranks have read before `step`."""
         return self._origin[1] + (step - self._origin[0]) * self.global_batch
 
     def go_on(self, step: int, examples: int) -> None:
-        """Continue at `step` after `examples` examples."""
         self._origin = (step, examples)
 
     def close(self) -> None:
         """Nothing is made ahead."""
 
     def halve_micro_batch(self) -> int | None:
-        """Half the rows in a micro-batch; None where there is one."""
         half = min(self.micro_batch, len(self.local)) // 2
         if half:
             self.micro_batch = half
         return half or None
 
     def _batch(self, step: int, global_rows: Sequence[int]) -> BatchT:
-        def rng(i: int) -> np.random.Generator:
-            return np.random.default_rng([self.seed, step, global_rows[i]])
-
-        sources = [self._row(step, i) for i in global_rows]
-        return self.collate([self.windows.row(s.window, self._order(s.epoch)[1]) for s in sources], rng)
+        rows = [self._row(step, i) for i in global_rows]
+        examples = [self.windows.row(row.window, self._order(row.epoch)[1]) for row in rows]
+        return self.collate(examples, lambda i: np.random.default_rng([self.seed, step, global_rows[i]]))
 
     def _row(self, step: int, global_row: int) -> Row:
         epoch, position = divmod(self.examples_before(step) + global_row, len(self.windows))
@@ -254,9 +227,7 @@ def eval_batches(
     to the next, for any `batch` and `world_size`.
 
     Args:
-        windows: of the validation text.
-        collate: rows to a batch.
-        batch: rows in a batch, at most.
+        windows, collate, batch: the validation text's, rows to a batch, and rows in a batch, at most.
         max_tokens: evaluate the first windows with no more targets than this, one window at least; None or 0: all.
         rank, world_size: this process takes its share. All ranks get equally many batches, unless there are fewer
             windows than (batches of a rank) * world_size; then the last ranks get one less.
@@ -267,11 +238,5 @@ def eval_batches(
     num_batches = world_size * math.ceil(total / (batch * world_size))
     for share in np.array_split(np.arange(total), num_batches)[rank::world_size]:
         if share.size:
-            yield _eval_batch(windows, collate, share.tolist())
-
-
-def _eval_batch(windows: Examples, collate: Collate[BatchT], share: list[int]) -> BatchT:
-    def rng(i: int) -> np.random.Generator:
-        return np.random.default_rng([0, share[i], 0, EVALUATION])
-
-    return collate([windows.row(window) for window in share], rng)
+            rows = [windows.row(window) for window in share.tolist()]
+            yield collate(rows, lambda i, share=share: np.random.default_rng([0, share[i], 0, EVALUATION]))

@@ -1,20 +1,48 @@
-"""Batches made ahead: while a step is computed, a thread makes the next one's, so that no step waits for its data."""
+"""Where the trainer's batches come from, and how they are made ahead: while a step is computed, a thread makes the next
+one's, so that no step waits for its data.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic
+from typing import Generic, Protocol
 
-from minillm.data.loader import BatchSource, BatchT
+from minillm.data.loader import BatchT
+
+
+class BatchSource(Protocol[BatchT]):
+    """All that the trainer sees of data: a step's batches, as a function of (seed, step)."""
+
+    def batches(self, step: int) -> list[BatchT]:
+        """This rank's micro-batches of a step, counted from 0; asked again, it gives the same."""
+        ...
+
+    def describe(self, step: int) -> str:
+        """Names the data of a step, for the message about a bad one."""
+        ...
+
+    def examples_before(self, step: int) -> int:
+        """Examples that all ranks have read before a step."""
+        ...
+
+    def go_on(self, step: int, examples: int) -> None:
+        """Continue at `step` after `examples` examples, whatever the size of the global batch was so far."""
+        ...
+
+    def close(self) -> None:
+        """End what makes batches ahead."""
+        ...
+
+    def halve_micro_batch(self) -> int | None:
+        """Cut micro-batches in half, to need less memory: their new size, or None where they are of one row."""
+        ...
 
 
 class Prefetched(Generic[BatchT]):
     """A BatchSource whose next step is made in a thread. Batches are the same: a function of (seed, step).
 
-    Args:
-        source: where they come from.
-        prepare: called for each batch in the thread, such as copying it to pinned memory; None: nothing.
+    `prepare` is called for each batch in the thread, such as to copy it to pinned memory.
     """
 
     def __init__(self, source: BatchSource[BatchT], prepare: Callable[[BatchT], BatchT] | None = None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
 from minillm.data.datasets.text import Section, Text
 from minillm.data.sources.files import CHUNK_BYTES
-from minillm.data.sources.records import Example, task_of
+from minillm.data.sources.records import task_of
 
 DOCUMENTS_FROM = 20
 """Number of documents from which `auto` splits by document."""
@@ -19,16 +20,12 @@ SMALL = ":small"
 
 
 def split_text(text: Text, how: Literal["auto", "tail", "document"], fraction: float) -> tuple[Section, Section]:
-    """The training and the validation section of a text.
+    """The training and the validation section of a text; ValueError where one would be empty.
 
     Args:
         text: the text to split.
-        how: "tail" gives validation the end of the text, cut at a character, "document" whole documents; "auto" is
-            "document" from 20 documents on.
+        how: as data.split says.
         fraction: share of the characters that validation gets, at most (0..1, both excluded).
-
-    Raises:
-        ValueError: the fraction is out of range, or one of the two would be empty.
     """
     _require_fraction(fraction)
     if how == "auto":
@@ -85,46 +82,48 @@ def _byte_of_character(text: Text, start: int, count: int) -> int:
             start, count = start + len(data), count - len(starts)
 
 
-def split_examples(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+def input_task(example: Any) -> str:
+    """The task that an example's first text names."""
+    return task_of(example[0])
+
+
+def split_examples(
+    examples: list[Any], fraction: float, task: Callable[[Any], str] = input_task
+) -> tuple[list[Any], list[Any]]:
     """Training and validation examples. Validation gets that share of each task, as whole groups in hash order.
 
     A task's share is exceeded by less than one group, or by groups that another task still needs. Tasks too small to
     give one example count together as one task. No task loses its last group to validation, unless no other is left.
-
-    Raises:
-        ValueError: the fraction is out of range, or all examples are of one group.
+    ValueError where all examples are of one group.
     """
     _require_fraction(fraction)
-    sizes = Counter(task_of(example.input) for example in examples)
+    sizes = Counter(map(task, examples))
     groups: dict[str, Counter[str]] = {}  # group -> examples of each task; all small tasks count as SMALL
     for example in examples:
-        task = task_of(example.input)
-        groups.setdefault(example.group, Counter())[task if fraction * sizes[task] >= 1 else SMALL] += 1
+        name = task(example)
+        groups.setdefault(example.group, Counter())[name if fraction * sizes[name] >= 1 else SMALL] += 1
     if len(groups) < 2:
         raise ValueError("there are fewer than two different examples to split: add examples, or set data.validation")
-    in_order = sorted(groups, key=hash_of)
+    in_order = sorted(groups, key=text_hash)
     left: Counter[str] = Counter()  # groups that training still has
     sizes.clear()
     for tasks in groups.values():
         left.update(tasks.keys())
         sizes.update(tasks)
-    short = {task: fraction * size for task, size in sizes.items()}
+    short = {name: fraction * size for name, size in sizes.items()}
     held: set[str] = set()
     for group in in_order:
         tasks = groups[group]
-        if any(short[task] > 1e-9 for task in tasks) and all(left[task] > 1 for task in tasks):
+        if any(short[name] > 1e-9 for name in tasks) and all(left[name] > 1 for name in tasks):
             held.add(group)
             left.subtract(tasks.keys())
-            for task, number in tasks.items():
-                short[task] -= number
+            for name, number in tasks.items():
+                short[name] -= number
     held = held or {in_order[0]}
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for example in examples:
-        parts[example.group in held].append(example)
-    return parts
+    return [e for e in examples if e.group not in held], [e for e in examples if e.group in held]
 
 
-def hash_of(text: str) -> int:
+def text_hash(text: str) -> int:
     """64 bits of a text's hash, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 

@@ -14,13 +14,13 @@ _WORD = re.compile(r"[^\W_]+")
 
 def rouge_l(reference: str, candidate: str) -> float:
     """F1 of the longest common subsequence, 0 to 1; if a text has no words, 1 for equal texts and 0 otherwise."""
-    a, b = words(reference), words(candidate)
+    a, b = _words(reference), _words(candidate)
     if not a or not b:
         return float(reference.strip() == candidate.strip())
     return 2 * lcs_length(a, b) / (len(a) + len(b))
 
 
-def words(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     """The words of a text."""
     return _WORD.findall(text.lower())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.data.loader import TokenStream
+from minillm.data.loader import Tokens
 from minillm.evaluation.evaluator import Measurement
 from minillm.objectives.base import IGNORE_INDEX
 
@@ -12,7 +12,7 @@ BLOCK = 1 << 22
 """Tokens per block while counting."""
 
 
-def count_tokens(tokens: TokenStream, vocab_size: int) -> np.ndarray:
+def count_tokens(tokens: Tokens, vocab_size: int) -> np.ndarray:
     """Number of occurrences of each id: (V,)."""
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, tokens.num_tokens, BLOCK):

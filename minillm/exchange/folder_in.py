@@ -16,13 +16,13 @@ from torch import Tensor
 
 from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.tokenizer_in import read_json, read_tokenizer
+from minillm.exchange.tokenizer_in import load_json, read_tokenizer
 from minillm.tokenizers.base import Tokenizer
 
 SAFETENSORS, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
 
-def read_source(source: str) -> tuple[Imported, Tokenizer]:
+def read_published(source: str) -> tuple[Imported, Tokenizer]:
     """The model and the tokenizer of a folder in Hugging Face's layout, a GGUF file, or a model's name on the hub.
 
     Raises:
@@ -52,7 +52,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected a folder as transformers saves it")
-    return read_json(path)
+    return load_json(path)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _shards(index: Path) -> Iterator[Path]:
     """The files that an index names, without duplicates."""
-    names = read_json(index).get("weight_map")
+    names = load_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{index} has no weight_map; download it again")
     for name in dict.fromkeys(names.values()):

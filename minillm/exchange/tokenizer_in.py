@@ -37,7 +37,7 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
     """
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
-        return from_model(read_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
+        return from_model(load_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
     remedy = (
         "create a tokenizer.json next to it with "
         f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
@@ -112,11 +112,11 @@ def named_roles(folder: Path) -> dict[str, str | int]:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    """As `read_json`; empty if there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    """As `load_json`; empty if there is no such file."""
+    return load_json(path) if path.is_file() else {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ValueError naming the file if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -144,7 +144,7 @@ def _gpt2_model(folder: Path) -> dict[str, Any]:
     """GPT-2's two files as the content of a tokenizer.json."""
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    vocabulary = read_json(folder / "vocab.json")
+    vocabulary = load_json(folder / "vocab.json")
     return byte_level_model(vocabulary, pairs, special=[name for name in ("<|endoftext|>",) if name in vocabulary])
 
 

@@ -19,6 +19,8 @@ class Model(nn.Module):
 
     writes: ClassVar[Literal["continuation", "answer", "nothing"]]
     """The text that the model generates: a continuation of its prompt, an answer to it, or none."""
+    head_transform: ClassVar[bool] = False
+    """Whether the vocabulary head transforms the hidden states first, as BERT's does."""
     heads: nn.ModuleDict
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,7 +30,7 @@ class Model(nn.Module):
 
     def add_heads(self) -> None:
         """Add the heads that the config lists. Subclasses call this last, because init_weights follows this order."""
-        self.heads = build_heads(self.config)
+        self.heads = build_heads(self.config, transform=self.head_transform)
         self.tie_weights()
 
     def tie_weights(self) -> None:

@@ -14,7 +14,7 @@ from minillm.nn.token_layout import layout_of
 class BERT(Model):
     """embed -> encoder stack -> the heads that the config lists."""
 
-    writes = "nothing"
+    writes, head_transform = "nothing", True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

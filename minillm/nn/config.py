@@ -32,11 +32,27 @@ class HeadSpec(NamedTuple):
         return f"{self.name}:{self.size}" if self.size else self.name
 
 
+class FamilySpec(NamedTuple):
+    """What a family of models can have; one row of FAMILIES."""
+
+    heads: tuple[str, ...]
+    """Names of its heads."""
+    token_types: bool
+    """Whether it reads token types."""
+
+
+FAMILIES = {
+    "gpt": FamilySpec(("lm",), token_types=True),
+    "bert": FamilySpec(("lm", "pair", "pooler", "class"), token_types=True),
+    "t5": FamilySpec(("lm",), token_types=False),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that determines a model's parameters and arithmetic. None: derived as the field's sentence says."""
 
-    preset: str = setting("gpt-nano")
+    preset: str = setting("qwen3-nano")
     """Named shape from `models/presets.py` that the other keys of this section modify."""
     family: Literal["gpt", "bert", "t5"] = setting("gpt")
     """Arrangement of the stacks: decoder-only, encoder-only or encoder-decoder."""
@@ -183,11 +199,12 @@ class ModelConfig:
 
     def _check_family(self) -> None:
         """Refuse settings that the family cannot use."""
-        if self.family != "bert" and self.heads != ("lm",):
-            raise ValueError(f"model.heads is {list(self.heads)}; a {self.family} model has ['lm'] only")
-        if len({spec.name for spec in self.head_specs}) < len(self.heads):
+        family, names = FAMILIES[self.family], [spec.name for spec in self.head_specs]
+        if not set(names) <= set(family.heads):
+            raise ValueError(f"model.heads is {list(self.heads)}; a {self.family} model has {list(family.heads)} only")
+        if len(set(names)) < len(names):
             raise ValueError(f"model.heads is {list(self.heads)}; it names a head twice")
-        if self.num_token_types and self.family == "t5":
+        if self.num_token_types and not family.token_types:
             raise ValueError(
                 f"model.num_token_types is {self.num_token_types}, but a t5 model reads no token types: set it to 0"
             )

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -18,13 +16,12 @@ from minillm.nn.norm import make_norm
 class LMHead(nn.Module):
     """Vocabulary logits proj(h * scale); with a softcap c, c * tanh(proj(h * scale) / c).
 
-    BERT's head first replaces h by norm(act(dense(h))), and its proj has a bias.
+    With `transform`, as in BERT, norm(act(dense(h))) replaces h first, and proj has a bias.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, transform: bool = False) -> None:
         super().__init__()
         assert config.vocab_size is not None, "build_model checks it"
-        transform = config.family == "bert"
         self.dense = nn.Linear(config.d_model, config.d_model) if transform else None
         self.norm = make_norm(config) if transform else None
         self.activation = ACTIVATIONS[config.activation]
@@ -59,15 +56,12 @@ class PooledHead(nn.Module):
         return self.proj(torch.tanh(self.pooler(hidden[:, 0])))
 
 
-HEADS: dict[str, Callable[[ModelConfig, HeadSpec], nn.Module]] = {
-    "lm": lambda config, spec: LMHead(config),
-    "pair": lambda config, spec: PooledHead(config, 2),
-    "pooler": lambda config, spec: PooledHead(config, 0),
-    "class": lambda config, spec: PooledHead(config, spec.size),
-}
-"""Name to constructor."""
+def build_heads(config: ModelConfig, *, transform: bool) -> nn.ModuleDict:
+    """The heads in `config.heads`, in that order; `transform` is the vocabulary head's."""
 
+    def head(spec: HeadSpec) -> nn.Module:
+        if spec.name == "lm":
+            return LMHead(config, transform=transform)
+        return PooledHead(config, {"pair": 2, "pooler": 0}.get(spec.name, spec.size))
 
-def build_heads(config: ModelConfig) -> nn.ModuleDict:
-    """The heads in `config.heads`, in that order."""
-    return nn.ModuleDict({spec.name: HEADS[spec.name](config, spec) for spec in config.head_specs})
+    return nn.ModuleDict({spec.name: head(spec) for spec in config.head_specs})

@@ -26,7 +26,7 @@ class NgramEmbedding(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(config.ngram_rows, config.d_model) for _ in range(self.reach))
 
     def forward(self, tokens: Tensor, positions: Tensor, earlier: Tensor | None = None) -> Tensor:
-        """Sum (B, T, D) of the vectors of the n-grams that end at each of `tokens` (B, T), after `earlier` (B, S).
+        """The sum (B, T, D) over all n-grams that end at each of `tokens` (B, T), which follow `earlier` (B, S).
 
         `positions` (T) or (B, T) count the preceding tokens of the same document. N-grams stop at its beginning: they
         include no padding and no other document of a packed row.

@@ -17,7 +17,6 @@ from minillm.objectives.layout import pad
 
 if TYPE_CHECKING:
     from minillm.data.datasets.corpus import Corpus
-    from minillm.evaluation.evaluator import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +79,22 @@ class Classify(CrossEntropyObjective):
         tokens = np.concatenate(parts).astype(np.int64)
         return tokens, (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
 
+    def _room(self, example: LabelledIds) -> int:
+        """Tokens that the texts may have together."""
+        return max(0, self.max_len - (3 if len(example.second) else 2))
+
     def _cut(self, example: LabelledIds) -> tuple[np.ndarray, np.ndarray]:
         """Both texts, the longer one cut until they fit."""
-        first, second = len(example.first), len(example.second)
-        room = self.max_len - (3 if second else 2)
-        while first + second > room:
-            first, second = (first - 1, second) if first >= second else (first, second - 1)
-        return example.first[:first], example.second[:second]
+        room = self._room(example)
+        second = min(len(example.second), max(room - len(example.first), room - room // 2))
+        return example.first[: room - second], example.second[:second]
 
     def prompt(self, example: Any, decode: Decode) -> str:
         return ""
 
     def describe_cuts(self, tokens: LabelledTokens) -> list[str]:
         """Texts that are longer than what is read of them."""
-        cut = sum(len(row.first) + len(row.second) > self.max_len - 3 for row in tokens.rows)
+        cut = sum(len(row.first) + len(row.second) > self._room(row) for row in tokens.rows)
         return [f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are cut"] if cut else []
 
 
@@ -104,18 +105,19 @@ def build(config: ClassifyConfig, setup: Setup) -> Classify:
     return Classify(ids.pad_id, *loss, *rows, token_types=setup.model.num_token_types > 1)
 
 
-def resolve(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
+def name_labels(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
     """The section with the names of its labels; ValueError where there are fewer than two."""
     if config.labels:
         return config
-    labels = sorted({row.label for row in corpus.train.rows})
+    rows = [*corpus.train.rows, *(corpus.validation.rows if corpus.info.validation_source is None else ())]
+    labels = sorted({row.label for row in rows})
     if len(labels) < 2:
         raise ValueError(f"{corpus.info.source} has only one label, {labels[0]!r}: at least two are needed")
     return replace(config, labels=tuple(labels))
 
 
-def majority_figures(measured: Measurement) -> dict[str, float]:
-    """Accuracy of always answering the most frequent label of the training data."""
+def majority_figures(measured: Any) -> dict[str, float]:
+    """Accuracy of always answering the most frequent label of the training data; takes a Measurement."""
     label, _ = Counter(row.label for row in measured.train.rows).most_common(1)[0]
     found = [row.label == label for row in measured.tokens.rows]
     return {"most_frequent_accuracy": sum(found) / len(found)}

@@ -23,7 +23,7 @@ from minillm.objectives.base import (
     TokenLossConfig,
     beginning,
 )
-from minillm.objectives.corruption import choose, corrupt, number_words
+from minillm.objectives.corruption import choose_tokens, corrupt, number_words
 from minillm.settings import setting
 
 
@@ -152,7 +152,7 @@ class MaskedLM(CrossEntropyObjective):
             parts += [second, [self.sep_id]]
         tokens = np.concatenate(parts).astype(np.int64)
         words = number_words(tokens, self.ordinary, self.pieces)
-        chosen = choose(words, self.mask_rate, rng)
+        chosen = choose_tokens(words, self.mask_rate, rng)
         read = corrupt(
             tokens,
             chosen,

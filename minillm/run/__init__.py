@@ -7,6 +7,7 @@ from minillm.run.folder import ABOUT, CONFIG, CURVE, METRICS, RUNS, find_run
 from minillm.run.imports import import_model
 from minillm.run.inference import LoadedRun, evaluate, fill, load_run, sample, score_harness, search
 from minillm.run.session import train, train_run
+from minillm.run.warm_start import finetune_config
 
 __all__ = [
     "ABOUT",
@@ -19,6 +20,7 @@ __all__ = [
     "export_model",
     "fill",
     "find_run",
+    "finetune_config",
     "import_model",
     "load_run",
     "sample",

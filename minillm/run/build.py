@@ -47,7 +47,7 @@ def prepare_corpus(config: RunConfig, tokenizer: Tokenizer | None, runtime: Runt
     return corpus
 
 
-def read_source(config: RunConfig, source: str, tokenizer: Tokenizer) -> Any:
+def read_data(config: RunConfig, source: str, tokenizer: Tokenizer) -> Any:
     """All of another source, in the form that the run's objective reads."""
     kind = DATASETS[objective_spec(config.objective.name).dataset]
     return load(kind.read)(source, config.data, tokenizer, progress=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minillm.config import RunConfig, objective_class, override
 from minillm.data.config import DataConfig
 from minillm.exchange.architectures import family_of
-from minillm.exchange.folder_in import read_source
+from minillm.exchange.folder_in import read_published
 from minillm.generation.config import SampleConfig
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
@@ -44,7 +44,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
     require_free(out)
     if (Path(source) / CONFIG).is_file():
         raise ValueError(f"{source} is already a run; use it directly, or start from it with train --init-from")
-    (config, weights), tokenizer = read_source(source)
+    (config, weights), tokenizer = read_published(source)
     require_valid(config, source)
     model, family = assemble(config, weights, source), family_of(config)
     run = RunConfig(

@@ -24,7 +24,7 @@ from minillm.generation.text import search as search_text
 from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.registry import load, objective_spec
-from minillm.run.build import build_objective, prepare_corpus, read_source, validation_batches
+from minillm.run.build import build_objective, prepare_corpus, read_data, validation_batches
 from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.preview import next_command
 from minillm.tokenizers.base import Tokenizer
@@ -155,6 +155,8 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
             + next_command(loaded.model, loaded.folder)
         )
     loaded.require_head()
+    if "lm" not in loaded.model.heads:
+        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {next_command(loaded.model, loaded.folder)}")
     with loaded.compute.autocast():
         return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)
 
@@ -178,17 +180,17 @@ def evaluate(
     loaded.require_head()
     config = override(loaded.config, {f"data.{key}": value for key, value in (fields or {}).items()})
     runtime = Runtime(device=loaded.compute.device)
-    train = None
     if source is None:
         corpus = prepare_corpus(config, loaded.tokenizer, runtime)
         require_same_text(loaded.checkpoint, corpus.info.fingerprint, config.data.source)
-        tokens, train = corpus.validation, corpus.train
+        tokens, train, notes = corpus.validation, corpus.train, corpus.notes
     else:
-        tokens = read_source(config, str(source), loaded.tokenizer)
+        tokens, train = read_data(config, str(source), loaded.tokenizer), None
+        notes = tokens.notes
     batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
     parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)
     measured = Measurement(*parts, tokens, train, batches)
-    found = score(measured, config, runtime)
+    found = replace(score(measured, config, runtime), notes=notes)
     if thorough:
         more = [load(name)(measured) for name in objective_spec(config.objective.name).evaluators]
         found = replace(found, more={key: value for figures in more for key, value in figures.items()})

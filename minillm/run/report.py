@@ -17,6 +17,7 @@ from torch import nn
 
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
+from minillm.generation.printable import printable
 from minillm.tokenizers.base import Tokenizer
 from minillm.training.evaluation import Evaluation
 from minillm.training.precision import Compute
@@ -71,7 +72,7 @@ def conclude(
     state = outcome.state
     why = " (stopped early: no better validation loss)" if outcome.reason == "early" else ""
     say(
-        f"trained {state.step:,} steps, {state.tokens:,} tokens in {state.seconds:.0f} s{why}; "
+        f"trained {state.step:,} steps, read {state.tokens:,} tokens in {state.seconds:.0f} s{why}; "
         f"best checkpoint: step {best_step}"
         + (f"; {state.skipped} steps were not finite and not applied" if state.skipped else "")
     )
@@ -120,7 +121,7 @@ def installed(package: str) -> str | None:
 
 def git_state() -> str | None:
     """Commit of the package's own checkout, `-dirty` where it has changes; None where it is installed otherwise."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
@@ -130,4 +131,4 @@ def git_state() -> str | None:
 
 def indent(text: str) -> str:
     """A sample, set off from the lines around it."""
-    return textwrap.indent(text.strip("\n"), "  | ", lambda _: True)
+    return textwrap.indent(printable(text).strip("\n"), "  | ", lambda _: True)

@@ -73,7 +73,7 @@ def resolve(
     config = replace(config, model=replace(model, heads=objective.heads))
     if config.sample.prompt is None:
         example = objective.examples(corpus.validation, config.data, seq_len(config), training=False).row(0)
-        prompt = objective.prompt(example, tokenizer.decode)
+        prompt = objective.prompt(example, lambda ids: tokenizer.decode(ids).strip("\ufffd"))  # no half characters
         config = replace(config, sample=replace(config.sample, prompt=prompt))
     for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         for cut in objective.describe_cuts(tokens):

@@ -48,20 +48,26 @@ from minillm.training.trainer import Trainer
 
 
 def train(
-    config: RunConfig, out: Path | str | None = None, *, resume: bool = False, init_from: Path | str | None = None
+    config: RunConfig,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    init_from: Path | str | None = None,
+    fresh: bool = False,
 ) -> Path:
-    """Train as `config` says, and leave a run folder; see `train_run`, which also tells how it ended.
-
-    Returns:
-        The run folder.
-    """
-    folder = train_run(config, out, resume=resume, init_from=init_from).folder
+    """Train like `train_run`, and return the run folder."""
+    folder = train_run(config, out, resume=resume, init_from=init_from, fresh=fresh).folder
     assert folder is not None, "the session knows it"
     return folder
 
 
 def train_run(
-    config: RunConfig, out: Path | str | None = None, *, resume: bool = False, init_from: Path | str | None = None
+    config: RunConfig,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    init_from: Path | str | None = None,
+    fresh: bool = False,
 ) -> Outcome:
     """Train as `config` says, and leave a run folder.
 
@@ -71,6 +77,8 @@ def train_run(
         resume: continue from the folder's last checkpoint.
         init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with;
             `warm_start.inherit` makes the config for it.
+        fresh: take shape and tokenizer of `init_from` but new weights: the control that shows what its weights are
+            worth.
 
     Returns:
         How it ended, and in which folder.
@@ -94,7 +102,7 @@ def train_run(
         with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
             folder = runtime.broadcast(claimed)
             assert folder is not None, "the first rank has claimed it"
-            return _Session(folder, compute, runtime, say, parent, resume).run(config)
+            return _Session(folder, compute, runtime, say, parent, resume, fresh).run(config)
     finally:
         runtime.close()
 
@@ -113,6 +121,7 @@ class _Session:
     say: Say
     parent: Checkpoint | None
     resume: bool
+    fresh: bool
 
     def run(self, config: RunConfig) -> Outcome:
         """Prepare the data, resolve the config, build all parts, train."""
@@ -130,7 +139,8 @@ class _Session:
             trainer.save()  # before it is a run, which then goes on from these weights wherever it is stopped
         if self.runtime.is_main:
             about = report.about_run(corpus, model, self.compute, self.runtime)
-            about |= {} if self.parent is None else {"init_from": str(self.parent.path)}
+            if self.parent is not None and not self.fresh:
+                about["init_from"] = str(self.parent.path)
             write_start(self.folder, config, corpus.tokenizer, about, resume=self.resume)
         report.announce(self.say, self.folder, corpus, model, self.compute, self.runtime)
         try:
@@ -155,7 +165,7 @@ class _Session:
 
         def fill() -> None:
             model.init_weights(torch.Generator().manual_seed(config.train.seed))
-            if self.parent is not None:
+            if self.parent is not None and not self.fresh:
                 adopt_weights(model, self.parent, self.say)
 
         materialize(model, self.compute.device, fill)

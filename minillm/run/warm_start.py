@@ -5,14 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from minillm.config import RunConfig, override
+from minillm.config import FINETUNE_CONFIG, RunConfig, load_config, override
+from minillm.config_files import flatten
+from minillm.run.folder import CONFIG, find_run
 from minillm.training.checkpoint import MODEL, Checkpoint, load_weights, weights
 
 POOLER = re.compile(r"^heads\.\w+\.(?=pooler\.)")
 HEADS = "heads."
 """What the names of weights begin with that a new run may have where its parent has none, or the other way round."""
+
+
+def finetune_config(
+    parent: Path | str, overrides: Mapping[str, object] | None = None, *, config: Path | str | None = None
+) -> RunConfig:
+    """The config of a run that starts from the weights of `parent`, as `minillm train --init-from` makes it.
+
+    Args:
+        parent: a run, or a checkpoint in it.
+        overrides: as of `load_config`, over what is inherited.
+        config: as of `load_config`; None: configs/finetune.toml with the parent's objective.
+    """
+    keys = flatten(overrides or {})
+    # without a config, the overrides modify the parent's objective, so they are applied to that in `inherit`
+    own = load_config(config, keys) if config else load_config(FINETUNE_CONFIG)
+    return inherit(own, load_config(find_run(Path(parent)) / CONFIG), keys, own_objective=config is not None)
 
 
 def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object], *, own_objective: bool) -> RunConfig:

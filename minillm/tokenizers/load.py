@@ -21,9 +21,7 @@ from minillm.tokenizers.stock import stock_tokenizer
 def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokenizer:
     """The tokenizer that `config` asks for; `documents` are read only by the kinds that learn from them, char and bpe.
 
-    Raises:
-        ValueError: too small a vocabulary, documents that are no valid Unicode, or a kind that only weights bring.
-        OSError: a published encoding whose table is neither on this machine nor reachable.
+    OSError for a published encoding whose table is neither on this machine nor reachable.
     """
     match config.kind:
         case "byte":
@@ -42,12 +40,7 @@ def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `Tokenizer.save` wrote into `folder`.
-
-    Raises:
-        OSError: no such file.
-        ValueError: a file that is damaged, or that this package did not write.
-    """
+    """The tokenizer that `Tokenizer.save` wrote into `folder`; ValueError for a file that is damaged or another's."""
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run folder holds its tokenizer under this name")

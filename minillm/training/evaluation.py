@@ -28,6 +28,8 @@ class Evaluation:
     """The figure that the best checkpoint is chosen by: the loss, or one that is better the higher it is."""
     baselines: dict[str, float] = field(default_factory=dict)
     """Figures of what is to be beaten."""
+    notes: tuple[str, ...] = ()
+    """What of the data was left out, one line each."""
     more: dict[str, Any] = field(default_factory=dict)
     """What slower measures found, where they were asked for."""
 

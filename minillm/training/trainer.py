@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minillm.data.loader import BatchSource
+from minillm.data.prefetch import BatchSource
 from minillm.distributed.parallelize import replicate, whole
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.base import Batch, Objective
@@ -168,8 +168,9 @@ class Trainer:
                     raise
                 micro = self.source.halve_micro_batch() if self.runtime.world_size == 1 else None
                 if micro is None:
+                    rows = max(len(next(iter(batch.inputs.values()))) for batch in batches)
                     raise ValueError(
-                        f"out of memory with a micro-batch of {len(batches)} per step; "
+                        f"out of memory with train.micro_batch {rows}; "
                         "set a smaller train.micro_batch, model.max_seq_len or model"
                     ) from None
             torch.cuda.empty_cache()

@@ -68,7 +68,9 @@ class FakeEvaluation(NamedTuple):
     perplexity: float
     bits_per_byte: float
     targets: int
-    guess: None = None
+    baselines: dict[str, float]
+    notes: tuple[str, ...]
+    more: dict[str, Any]
 
     def figures(self) -> dict[str, float]:
         return {"bits_per_byte": self.bits_per_byte}
@@ -105,9 +107,9 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     def fill(loaded: FakeRun, text: str, *, top_k: int = 5) -> None:
         raise ValueError("runs/fake fills no gaps")
 
-    def evaluate(loaded: FakeRun, source: str | None = None) -> FakeEvaluation:
-        fake.asked["source"] = source
-        return FakeEvaluation(1.5, 4.48, 2.0, 1000)
+    def evaluate(loaded: FakeRun, source: str | None = None, *, fields: Any, thorough: bool) -> FakeEvaluation:
+        fake.asked |= {"source": source, "fields": fields, "thorough": thorough}
+        return FakeEvaluation(1.5, 4.48, 2.0, 1000, {}, ("a row was left out",), {})
 
     for stand_in in (train_run, load_run, sample, search, fill, evaluate):
         monkeypatch.setattr(run, stand_in.__name__, stand_in)

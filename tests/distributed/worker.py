@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from minillm.distributed.config import ParallelConfig
-from minillm.distributed.parallelize import parallelize
+from minillm.distributed.parallelize import replicate
 from minillm.distributed.runtime import Runtime, start
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
@@ -154,7 +154,7 @@ def gradient(
     runtime: Runtime, batches: list[Batch], model: torch.nn.Module, objective: Objective, counts: dict[str, float]
 ) -> tuple[float, list[torch.Tensor]]:
     step = StepFunction(
-        parallelize(model, runtime),
+        replicate(model, runtime),
         objective,
         Optimizer(model, OptimConfig()),
         compute=CPU,

@@ -12,13 +12,30 @@ import torch
 from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Windows, eval_batches
 from minillm.distributed.runtime import Runtime
+from minillm.evaluation.evaluator import evaluate
+from minillm.models.build import build_model
+from minillm.models.gpt import GPT
+from minillm.nn.config import ModelConfig
 from minillm.objectives.clm import CausalLM
-from minillm.training.evaluation import Evaluation, evaluate
+from minillm.training.evaluation import Evaluation
 from minillm.training.precision import Compute
 
 COMPUTE = Compute(torch.device("cpu"), torch.float32, compile=False)
 BYTES = torch.tensor([1, 2, 3, 4] * 5 + [1, 0, 0])  # of ids 0..22; 21 is EOS
 TEXT = Tokens(np.array([*np.random.default_rng(0).integers(0, 20, 46), 21]), 21)  # 47 = 3 windows of 12 and one of 11
+
+
+@pytest.fixture
+def make_gpt() -> Callable[..., GPT]:
+    """Makes a filled GPT."""
+
+    def make(**shape: float) -> GPT:
+        sizes = {"vocab_size": 23, "max_seq_len": 12, "d_model": 16, "num_layers": 2, "num_heads": 2}
+        model = build_model(ModelConfig(**{**sizes, **shape}))  # type: ignore[arg-type]
+        model.init_weights(torch.Generator().manual_seed(1))
+        return model
+
+    return make
 
 
 def measure(model: torch.nn.Module, batch: int = 3, max_tokens: int = 0) -> Evaluation:

@@ -13,6 +13,7 @@ import torch
 
 from minillm import RunConfig, SampleConfig, load_run, override, preset, sample, train
 from minillm.cli import main
+from minillm.models.build import build_model
 from minillm.run import LoadedRun, export_model, import_model, score_harness
 
 pytest.importorskip("lm_eval")
@@ -266,7 +267,8 @@ def test_a_continuation_that_cannot_be_scored_is_named(both: Both):
 
 @pytest.mark.parametrize("family", ["bert-tiny", "t5-mini"])
 def test_only_a_decoder_can_be_scored(both: Both, family: str):
-    other = replace(both.loaded, config=replace(both.loaded.config, model=preset(family)))
+    shape = preset(family, vocab_size=both.loaded.tokenizer.vocab_size)
+    other = replace(both.loaded, config=replace(both.loaded.config, model=shape), model=build_model(shape))
     with pytest.raises(ValueError, match=rf"run is a {family.partition('-')[0]} model; .* for a gpt"):
         score_harness(other, ["anything"])
 
@@ -315,7 +317,7 @@ def test_a_mistake_in_the_tasks_is_one_line(
 
 def test_a_data_source_next_to_the_tasks_is_refused(capsys: pytest.CaptureFixture[str]):
     assert main(["eval", "no/run", "--harness", "arc_easy", "--data", "my.txt"]) == 2
-    assert "--data has no effect" in capsys.readouterr().err
+    assert "--data and its fields have no effect" in capsys.readouterr().err
 
 
 def test_without_the_harness_it_says_how_to_get_it(

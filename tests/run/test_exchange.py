@@ -107,7 +107,7 @@ def test_an_imported_model_is_in_memory_once(exported, tmp_path, monkeypatch):
     original = imports.read_source
     monkeypatch.setattr(imports, "read_source", lambda source: read.setdefault("it", original(source)))
     saved: dict[str, torch.Tensor] = {}
-    keep = lambda *_, model, **__: saved.update(model.named_parameters())  # noqa: E731
+    keep = lambda *_, model, **__: saved.update(model)  # noqa: E731
     monkeypatch.setattr(imports, "save_checkpoint", keep)
     import_model(folder, tmp_path / "again")
     weights = read["it"].model.weights

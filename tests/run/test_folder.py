@@ -41,7 +41,7 @@ def test_the_best_is_meant_where_one_was_evaluated_and_is_there(
 def test_a_folder_is_named_after_the_model_and_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with claim_new(RunConfig(), None) as folder:
-        assert folder.parent == Path("runs") and folder.name.startswith("gpt-nano-20") and folder.is_dir()
+        assert folder.parent == Path("runs") and folder.name.startswith("qwen3-nano-20") and folder.is_dir()
 
 
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -52,7 +52,7 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: P
         (second / "notes.txt").touch()
     with claim_new(RunConfig(), None), claim_new(RunConfig(), None) as third:
         names.append(third.name)
-    base = "gpt-nano-20260101-000000"
+    base = "qwen3-nano-20260101-000000"
     assert names == [base, f"{base}-2", f"{base}-3"]
 
 

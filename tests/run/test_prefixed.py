@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from minillm.objectives.config import ObjectiveConfig
 
 from minillm import RunConfig, SampleConfig, load_run, override, sample, train
 from minillm.generation.config import BeamConfig
@@ -16,8 +15,7 @@ from minillm.generation.generate import generate
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.objectives.prefix_lm import PrefixLM
-from minillm.run import search, session
-from minillm.run.build import reads_prefix
+from minillm.run import inference, search, session
 
 PREFIX_LM: dict[str, object] = {"objective.name": "prefix_lm", "model.num_layers": 2, "optim.lr": 3e-2}
 
@@ -36,17 +34,20 @@ def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown = []
-    monkeypatch.setattr(session, "example_of", lambda *_, prefix: shown.append(prefix) or "")
+    monkeypatch.setattr(session, "preview", lambda *_, prefix: shown.append(prefix) or "")
     loaded = load_run(train(override(config, PREFIX_LM), tmp_path / "run"))
-    assert loaded.prefix and shown == [True] * 4
+    assert loaded.objective.prefix_prompts and shown == [True] * 4
     prompt, ids = "3 and 4", list(b"3 and 4")
     (drawn,) = sample(loaded, SampleConfig(prompt=prompt, temperature=0, max_new_tokens=8))
     (found,) = search(loaded, prompt, BeamConfig(num_beams=1, max_new_tokens=8))
     assert drawn.ids == found.ids == by_hand(loaded.model, ids, 8)
 
 
-def test_a_model_of_another_objective_reads_causally():
-    assert not reads_prefix(ObjectiveConfig(name="clm"))
+def test_a_model_of_another_objective_reads_causally(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    read = []
+    monkeypatch.setattr(inference, "complete", lambda *_, prefix, **__: read.append(prefix) or [])
+    sample(finished, SampleConfig(prompt="3 and 4"))
+    assert read == [False]
 
 
 def test_texts_learned_by_heart_are_continued_from_any_prefix():

@@ -35,7 +35,9 @@ def test_a_run_folder_holds_all_that_belongs_to_the_run(finished: Path, config: 
     assert names == {"config.toml", "tokenizer.json", "run.json", "metrics.jsonl", "curve.png"}
     assert all(path.name in (".lock",) for path in finished.glob(".*")), "nothing half written is left"
     saved = load_config(finished / "config.toml")
-    assert saved == override(config, {"model.vocab_size": 362}), "resolved: with the tokenizer's vocabulary"
+    chosen = {"model.vocab_size": 362, "sample.prompt": saved.sample.prompt}
+    assert saved == override(config, chosen), "resolved: with the tokenizer's vocabulary and a prompt"
+    assert saved.sample.prompt and saved.sample.prompt in Path(config.data.source).read_text(encoding="utf-8")
     about = json.loads((finished / "run.json").read_text(encoding="utf-8"))
     assert about["text"]["source"] == config.data.source and about["processes"] == 1
     assert {"python", "torch", "minillm", "numpy"} <= about["versions"].keys() and "cpu" in about["compute"]

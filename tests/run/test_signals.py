@@ -13,21 +13,21 @@ import pytest
 
 from minillm import RunConfig, load_config, override, train
 from minillm.cli import main
+from minillm.evaluation import evaluator
 from minillm.generation import text as generation_text
-from minillm.run import loaded, session
+from minillm.run import inference, session
 from minillm.tokenizers.byte import ByteTokenizer
-from minillm.training import trainer
 from minillm.training.checkpoint import checkpoints
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 WORDS = {signal.SIGINT: "minillm: interrupted", signal.SIGTERM: "minillm: terminated"}
 PHASES: dict[str, tuple[object, str, list[str]]] = {
     "tokenizing": (ByteTokenizer, "encode", ["train"]),
-    "the last evaluation in training": (trainer, "evaluate", ["train"]),
+    "the last evaluation in training": (evaluator, "evaluate", ["train"]),
     "plotting": (session, "plot_curve", ["train"]),
-    "the evaluation after training": (session, "evaluate_model", ["train"]),
+    "the evaluation after training": (inference, "evaluate_model", ["train"]),
     "sampling": (generation_text, "generate", ["sample"]),
-    "evaluating": (loaded, "evaluate_model", ["eval"]),
+    "evaluating": (inference, "evaluate_model", ["eval"]),
 }
 
 

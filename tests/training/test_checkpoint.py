@@ -42,7 +42,7 @@ def test_what_is_saved_comes_back_bit_by_bit(make_gpt: GPT, tmp_path: Path, shap
     for p in twin.parameters():
         nn.init.zeros_(p)
     optimizer = {"a/step": torch.tensor(3.0), "a/m": torch.randn(4, 2).T, "b/m": torch.tensor([float("nan"), -0.0])}
-    saved = save_checkpoint(tmp_path, 7, model=weights(model), optimizer=optimizer, state=state_of(0.1 + 0.2))
+    saved = save_checkpoint(tmp_path, 7, model=module.weights(model), optimizer=optimizer, state=state_of(0.1 + 0.2))
     saved.verify()
     assert saved.path == tmp_path / "step-000007" and saved.state == state_of(0.1 + 0.2)
     saved.load_model(twin)
@@ -57,7 +57,7 @@ def test_what_is_saved_comes_back_bit_by_bit(make_gpt: GPT, tmp_path: Path, shap
 def test_tied_weights_are_stored_once_and_stay_tied(make_gpt: GPT, tmp_path: Path):
     model, twin = make_gpt(), make_gpt()
     nn.init.zeros_(twin.get_parameter("embed.tokens.weight"))
-    saved = save_checkpoint(tmp_path, 1, model=weights(model), optimizer={}, state=state_of(1.0))
+    saved = save_checkpoint(tmp_path, 1, model=module.weights(model), optimizer={}, state=state_of(1.0))
     names = set(module.load_file(saved.path / MODEL))
     assert "embed.tokens.weight" in names and "heads.lm.proj.weight" not in names
     saved.load_model(twin)
@@ -70,7 +70,7 @@ def test_weights_that_are_not_contiguous_are_saved(tmp_path: Path):
     model = nn.Linear(4, 3)
     model.weight = nn.Parameter(torch.arange(12.0).reshape(4, 3).T)
     twin = nn.Linear(4, 3)
-    save_checkpoint(tmp_path, 1, model=weights(model), optimizer={}, state=state_of(1.0)).load_model(twin)
+    save_checkpoint(tmp_path, 1, model=module.weights(model), optimizer={}, state=state_of(1.0)).load_model(twin)
     assert torch.equal(model.weight, twin.weight)
 
 

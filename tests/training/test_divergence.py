@@ -24,7 +24,8 @@ def poison(trainer: Trainer, *steps: int) -> None:
 
     def loss(output: Any, labels: Any, *, training: bool) -> dict[str, torch.Tensor]:
         factor = math.nan if training and trainer.state.step + 1 in steps else 1.0
-        return {name: value * factor for name, value in real(output, labels, training=training).items()}
+        scores = real(output, labels, training=training)
+        return {name: score._replace(loss=score.loss * factor) for name, score in scores.items()}
 
     object.__setattr__(trainer.take_step.objective, "loss", loss)
 

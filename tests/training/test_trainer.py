@@ -106,8 +106,8 @@ class Told:
 
     def __init__(self, trainer: Trainer, losses: list[float]) -> None:
         self.losses = iter(losses)
-        real = trainer.evaluate
-        trainer.evaluate = lambda: self.answer(real())  # pyright: ignore[reportAttributeAccessIssue]
+        real = trainer.evaluator
+        trainer.evaluator = lambda model: self.answer(real(model))
 
     def answer(self, real: Any) -> Any:
         loss = next(self.losses)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -14,7 +15,8 @@ from tqdm import tqdm
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.text import Section, byte_bar, read_text
-from minillm.data.split import split_text
+from minillm.data.loader import Tokens
+from minillm.data.split import split_text, text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -24,33 +26,15 @@ TokenizerBuilder = Callable[[Iterable[str], Iterable[str]], "Tokenizer"]
 texts alone; a character vocabulary covers both."""
 
 
-class Tokens:
-    """The ids of one split, memory-mapped: all documents, each followed by EOS.
+class Source(NamedTuple):
+    """What was read of a source."""
 
-    Args:
-        ids: (N,) uint16 or uint32.
-        eos_id: the id after every document. A document that the split cut in two is two documents here.
-        notes: what of the source was left out and why, one line each.
-    """
-
-    def __init__(self, ids: np.ndarray, eos_id: int, notes: tuple[str, ...] = ()):
-        self._ids = np.asarray(ids)  # a plain view of the map: slicing a memmap object costs ten times as much
-        self.eos_id, self.notes = eos_id, notes
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all documents, EOS included."""
-        return len(self._ids)
-
-    def slice(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) ids, a read-only view."""
-        return self._ids[start:stop]
-
-    @property
-    def document_starts(self) -> np.ndarray:
-        """(D,) index of each document's first token; the document ends before the EOS before the next."""
-        ends = np.flatnonzero(self._ids == self.eos_id)
-        return np.concatenate(([0], ends[:-1] + 1))
+    content: Any
+    """A Section of its text, or a list of examples."""
+    fingerprint: str
+    """Hash of the content."""
+    notes: tuple[str, ...] = ()
+    """What was left out and why, one line each."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +42,7 @@ class SplitInfo:
     """The size of a split."""
 
     documents: int
+    """Documents, or examples."""
     bytes: int
     """UTF-8 bytes of the text."""
     tokens: int
@@ -94,11 +79,7 @@ class Corpus:
         return self.tokenizer.decode_bytes(self.validation.slice(0, self.validation.num_tokens))
 
     def require(self, seq_len: int) -> None:
-        """Refuse a text of less than two training examples.
-
-        Raises:
-            ValueError: it is shorter; says how many tokens are needed and how many there are.
-        """
+        """ValueError for a text of less than two training examples, with the numbers of tokens."""
         split_off = self.validation.num_tokens if self.info.validation_source is None else 0
         tokens = self.train.num_tokens + split_off
         if tokens < 2 * seq_len:
@@ -122,40 +103,27 @@ def prepare(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, prog
     """
     folder = cache.cache_folder(config.cache)
     require_field_read(config)
-    text = read_text(config.source, config, folder, progress=progress)
-    fingerprint, notes = text.fingerprint, text.notes
-    if config.validation is None:
-        train, validation = split_text(text, config.split, config.validation_fraction)
-    else:
-        held_out = read_text(config.validation, config, folder, progress=progress)
-        if held_out.fingerprint == text.fingerprint:
-            raise ValueError(f"data.validation {config.validation} is the training text itself: give another text")
-        train, validation = text.whole(), held_out.whole()
-        fingerprint = cache.key(text.fingerprint, held_out.fingerprint)
-        notes += held_out.notes + overlap(text.documents["hash"], held_out.documents["hash"], "documents")
+
+    def read(source: str) -> Source:
+        text = read_text(source, config, folder, progress=progress)
+        return Source(text.whole(), text.fingerprint, text.notes)
+
+    def split(section: Section) -> tuple[Section, Section]:
+        return split_text(section.text, config.split, config.validation_fraction)
+
+    parts, fingerprint, notes = divide(config, read, split, lambda section: section.text.documents["hash"], "documents")
     if callable(tokenizer):
-        tokenizer = tokenizer(train.texts(), validation.texts())
-    parts = {"train": train, "validation": validation}
+        tokenizer = tokenizer(parts["train"].texts(), parts["validation"].texts())
     tokens, sizes = _tokenized(parts, tokenizer, folder, progress)
-    info = CorpusInfo(config.source, fingerprint, config.validation, sizes["train"], sizes["validation"])
-    corpus = Corpus(tokens["train"], tokens["validation"], tokenizer, info, notes)
+    info = CorpusInfo(config.source, fingerprint, config.validation, **sizes)
+    corpus = Corpus(**tokens, tokenizer=tokenizer, info=info, notes=notes)
     if config.seq_len is not None:
         corpus.require(config.seq_len)
     return corpus
 
 
 def read_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> Tokens:
-    """The whole of `source`, without a split: a text to evaluate a trained model on.
-
-    Args:
-        source: any source; config.source is ignored.
-        config: field, max_documents and cache folder.
-        tokenizer: the model's.
-        progress: show bars on standard error, if that is a terminal.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: like `prepare`.
-    """
+    """The whole of `source` (config.source is ignored), without a split: a text to evaluate a trained model on."""
     folder = cache.cache_folder(config.cache)
     text = read_text(source, config, folder, progress=progress)
     tokens = _tokenized({"all": text.whole()}, tokenizer, folder, progress)[0]["all"]
@@ -163,11 +131,61 @@ def read_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progre
     return tokens
 
 
-def overlap(train: np.ndarray, validation: np.ndarray, what: str) -> tuple[str, ...]:
-    """A line that says which share of the validation hashes is among the training hashes; none if it is 0."""
-    shared, total = int(np.isin(validation, train).sum()), len(validation)
-    line = f"{shared:,} of {total:,} validation {what} ({shared / total:.0%}) are in the training text too"
-    return (line,) if shared else ()
+def divide(
+    config: DataConfig,
+    read: Callable[[str], Source],
+    split: Callable[[Any], tuple[Any, Any]],
+    hashes: Callable[[Any], np.ndarray],
+    what: str,
+) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """The contents for "train" and for "validation", of two sources or of one that is split; fingerprint and notes.
+
+    Args:
+        config: names the sources.
+        read, split: read a source, and divide its content.
+        hashes: one for each document or example of a content; those on both sides are noted.
+        what: "documents" or "examples".
+    """
+    own = read(config.source)
+    if config.validation is None:
+        return dict(zip(("train", "validation"), split(own.content), strict=True)), own.fingerprint, own.notes
+    held_out = read(config.validation)
+    if held_out.fingerprint == own.fingerprint:
+        raise ValueError(f"data.validation {config.validation} is the training text itself: give another text")
+    shared = np.isin(hashes(held_out.content), hashes(own.content))
+    line = f"{shared.sum():,} of {len(shared):,} validation {what} ({shared.mean():.0%}) are in the training text too"
+    notes = own.notes + held_out.notes + ((line,) if shared.any() else ())
+    key = cache.key(own.fingerprint, held_out.fingerprint)
+    return {"train": own.content, "validation": held_out.content}, key, notes
+
+
+def prepare_examples(
+    config: DataConfig,
+    tokenizer: Tokenizer | TokenizerBuilder,
+    read: Callable[[str], Source],
+    split: Callable[[list[Any]], tuple[list[Any], list[Any]]],
+    tokenize: Callable[[list[Any], Tokenizer], Any],
+) -> Corpus:
+    """Like `prepare`, for examples whose first two fields are texts; all are held in memory once."""
+    parts, fingerprint, notes = divide(config, read, split, _hashes, "examples")
+    if callable(tokenizer):
+        tokenizer = tokenizer(texts(parts["train"]), texts(parts["validation"]))
+    tokens = {name: tokenize(part, tokenizer) for name, part in parts.items()}
+    sizes = {
+        name: SplitInfo(len(part), sum(len(text.encode("utf-8")) for text in texts(part)), tokens[name].num_tokens)
+        for name, part in parts.items()
+    }
+    info = CorpusInfo(config.source, fingerprint, config.validation, **sizes)
+    return Corpus(**tokens, tokenizer=tokenizer, info=info, notes=notes)
+
+
+def texts(examples: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Both texts of each example in turn."""
+    return (text for example in examples for text in example[:2])
+
+
+def _hashes(examples: list[tuple[str, ...]]) -> np.ndarray:
+    return np.array([text_hash(json.dumps(example[:2])) for example in examples], np.uint64)
 
 
 def require_field_read(config: DataConfig) -> None:

@@ -11,35 +11,33 @@ import numpy as np
 
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
-from minillm.data.datasets.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder
+from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepare_examples
 from minillm.data.sources.records import Tally
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
 from minillm.data.sources.token_classes import python_token_classes
-from minillm.data.split import hash_of
+from minillm.data.split import split_examples, text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
 
 class Labelled(NamedTuple):
-    """One example as it was read."""
+    """One example as it was read: the second text is "" for none, `where` names it in an error, and examples of one
+    group are never split between training and validation.
+    """
 
     text: str
     pair: str
-    """The second text; "" for none."""
     label: str
     where: str
-    """Names it in an error."""
     group: str
-    """Examples of one group are never split between training and validation."""
 
 
 class LabelledIds(NamedTuple):
-    """One example in ids."""
+    """One example in ids; `second` is empty where there is one text."""
 
     first: np.ndarray
     second: np.ndarray
-    """Empty where there is one text."""
     label: str
     where: str
 
@@ -57,7 +55,6 @@ class LabelledTokens:
             for first, second, example in zip(firsts, seconds, examples, strict=True)
         ]
         self.num_tokens = sum(len(row.first) + len(row.second) for row in self.rows)
-        self.num_bytes = sum(len((example.text + example.pair).encode("utf-8")) for example in examples)
         self.notes = notes
 
     @property
@@ -80,39 +77,31 @@ class LabelledTokens:
 
 
 def prepare_labelled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
-    """Like `corpus.prepare`, for labelled texts; they are held in memory.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: the source or a setting is at fault; one line that names it.
-    """
-    train, notes = _read(config.source, config)
-    key = _fingerprint(config.source, config)
-    if config.validation is None:
-        train, validation = _split(train, config.validation_fraction)
-    else:
-        validation, more = _read(config.validation, config)
-        notes, key = notes + more, cache.key(key, _fingerprint(config.validation, config))
-    if callable(tokenizer):
-        tokenizer = tokenizer(_texts(train), _texts(validation))
-    parts = LabelledTokens(train, tokenizer), LabelledTokens(validation, tokenizer)
-    sizes = [SplitInfo(len(part), part.num_bytes, part.num_tokens) for part in parts]
-    return Corpus(*parts, tokenizer, CorpusInfo(config.source, key, config.validation, *sizes), notes)
+    """Like `corpus.prepare`, for labelled texts; they are held in memory."""
+    return prepare_examples(
+        config,
+        tokenizer,
+        read=lambda source: _read(source, config),
+        split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
+        tokenize=LabelledTokens,
+    )
 
 
 def read_labelled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabelledTokens:
     """All examples of `source`, without a split, to evaluate a trained model on."""
-    examples, notes = _read(source, config)
-    return LabelledTokens(examples, tokenizer, notes)
+    read = _read(source, config)
+    return LabelledTokens(read.content, tokenizer, read.notes)
 
 
-def _read(source: str, config: DataConfig) -> tuple[list[Labelled], tuple[str, ...]]:
-    """The examples of a source in the order of their hashes, and what was left out of it."""
+def _read(source: str, config: DataConfig) -> Source:
+    """The examples of a source in the order of their hashes."""
     tally = Tally("examples")
     examples = list(islice(_examples(source, config, tally), config.max_documents))
     if not examples:
         raise ValueError(f"{source} has no example with a text and a label: add examples")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
-    return sorted(examples, key=lambda example: (hash_of(example.text + example.pair), example)), notes
+    examples.sort(key=lambda example: (text_hash(example.text + example.pair), example))
+    return Source(examples, _fingerprint(source, config), notes)
 
 
 def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelled]:
@@ -125,26 +114,8 @@ def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelle
     for record in sources.read_records(source, columns):
         text, label = record.text(config.field), record.text(config.label_field)
         pair = record.text(config.pair_field) if config.pair_field else ""
-        tally.total += 1
-        if text and label:
+        if tally.keeps(text=text, label=label):
             yield Labelled(text, pair, label, record.where, text)
-        else:
-            tally.reasons["empty label" if text else "empty text"] += 1
-
-
-def _split(examples: list[Labelled], fraction: float) -> tuple[list[Labelled], list[Labelled]]:
-    """Training and validation examples: whole groups, in the order of their hashes, until validation has its share."""
-    groups: dict[str, int] = {}
-    for example in examples:
-        groups[example.group] = groups.get(example.group, 0) + 1
-    if len(groups) < 2:
-        raise ValueError("there are fewer than two different examples to split: add examples, or set data.validation")
-    wanted, held = fraction * len(examples), set[str]()
-    for group in sorted(groups, key=hash_of)[:-1]:
-        if sum(groups[name] for name in held) >= wanted:
-            break
-        held.add(group)
-    return [e for e in examples if e.group not in held], [e for e in examples if e.group in held]
 
 
 def _fingerprint(source: str, config: DataConfig) -> str:
@@ -153,7 +124,3 @@ def _fingerprint(source: str, config: DataConfig) -> str:
         return cache.key(source, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
     fields = f"{config.field} {config.pair_field} {config.label_field}"
     return hashlib.sha256(sources.fingerprint(source, fields).encode()).hexdigest()
-
-
-def _texts(examples: list[Labelled]) -> Iterator[str]:
-    return (text for example in examples for text in (example.text, example.pair))

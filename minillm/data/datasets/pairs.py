@@ -8,47 +8,32 @@ enough, the run is shorter.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from minillm.data.loader import TokenStream
+from minillm.data.loader import Tokens
 
 PAIRS = 3
 """Third word of the seed of a pair's random choices; keeps them apart from the loader's."""
 
 
-class Documents(TokenStream, Protocol):
-    """A token stream that knows where its documents start, such as `corpus.Tokens`."""
-
-    @property
-    def document_starts(self) -> np.ndarray: ...
-
-
-class Pair(NamedTuple):
-    """Two passages."""
+class PassagePair(NamedTuple):
+    """Two passages, (A,) and (B,) int64."""
 
     first: np.ndarray
-    """(A,) int64."""
     second: np.ndarray
-    """(B,) int64."""
     follows: bool
     """Whether the second directly follows the first in the text."""
 
 
 class Pairs:
-    """One pair for each window of `seq_len` tokens within a document. The offset shifts the windows, so that every
-    token is used in some epoch.
+    """One pair for each window of `seq_len` tokens, of both passages together, within a document of at least two.
 
-    Args:
-        tokens: documents, each followed by EOS.
-        seq_len: tokens of both passages together, at most; shorter documents give shorter pairs.
-
-    Raises:
-        ValueError: fewer than two documents have two tokens or more.
+    Shorter documents give shorter pairs. The offset shifts the windows, so that every token is used in some epoch.
     """
 
-    def __init__(self, tokens: Documents, seq_len: int) -> None:
+    def __init__(self, tokens: Tokens, seq_len: int) -> None:
         if seq_len < 2:
             raise ValueError(f"data.seq_len leaves {seq_len} tokens for two passages; raise it")
         starts = tokens.document_starts
@@ -82,7 +67,7 @@ class Pairs:
         begin = start + (window - earlier) * self.seq_len + offset % (spare + 1)
         return begin, min(begin + self.seq_len, stop)
 
-    def row(self, window: int, offset: int = 0) -> Pair:
+    def row(self, window: int, offset: int = 0) -> PassagePair:
         """The pair; its random choices are a function of window and offset."""
         rng = np.random.default_rng([offset, window, PAIRS])
         begin, end = self.span(window, offset)
@@ -90,7 +75,7 @@ class Pairs:
         cut = int(rng.integers(max(begin + 1, begin + quarter), min(end - 1, end - quarter) + 1))
         follows = bool(rng.random() < 0.5)
         second = self._read(cut, end) if follows else self._elsewhere(self._document(window), end - cut, rng)
-        return Pair(self._read(begin, cut), second, follows)
+        return PassagePair(self._read(begin, cut), second, follows)
 
     def _elsewhere(self, document: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """`length` tokens of another document; fewer if no other is as long."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,11 +21,12 @@ from tqdm import tqdm
 
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
-from minillm.data.datasets.corpus import Corpus, CorpusInfo, SplitInfo, TokenizerBuilder, Tokens, dtype_of, overlap
+from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, dtype_of, prepare_examples
 from minillm.data.datasets.text import READING
+from minillm.data.loader import Tokens
 from minillm.data.sources.builtin_tasks import TASKS, VERSION
 from minillm.data.sources.records import Example, Tally, task_of
-from minillm.data.split import hash_of, split_examples
+from minillm.data.split import split_examples, text_hash
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -41,11 +43,8 @@ def read_examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Exa
     columns = {"data.input_field": config.input_field, "data.target_field": config.target_field}
     for record in sources.read_records(source, columns):
         text, target = record.text(config.input_field), record.text(config.target_field)
-        tally.total += 1
-        if text and target:
+        if tally.keeps(input=text, target=target):
             yield Example(text, target, text)
-        else:
-            tally.reasons["empty target" if text else "empty input"] += 1
 
 
 def fingerprint(source: str, config: DataConfig) -> str:
@@ -68,44 +67,32 @@ def _builtin(source: str) -> str:
 
 
 def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
-    """Like `corpus.prepare`, for a source of text-to-text examples. All examples are held in memory once.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: the source or a setting is at fault; one line that names it.
-    """
+    """Like `corpus.prepare`, for a source of text-to-text examples."""
     folder = cache.cache_folder(config.cache)
-    key, examples, notes = cached_examples(config.source, config, folder, progress)
-    if config.validation is None:
-        train, validation = split_examples(examples, config.validation_fraction)
-        key = cache.key(key, SPLIT_VERSION)
-    else:
-        other, validation, more = cached_examples(config.validation, config, folder, progress)
-        if other == key:
-            raise ValueError(f"data.validation {config.validation} is the training data itself: give other data")
-        train, key = examples, cache.key(key, other)
-        notes += more + overlap(_hashes(train), _hashes(validation), "examples")
-    if callable(tokenizer):
-        tokenizer = tokenizer(texts(train), texts(validation))
-    splits = {"train": train, "validation": validation}
-    tokens = {name: _tokenized(part, tokenizer, folder, progress) for name, part in splits.items()}
-    sizes = {name: _size(part, tokens[name]) for name, part in splits.items()}
-    info = CorpusInfo(config.source, key, config.validation, sizes["train"], sizes["validation"])
-    return Corpus(tokens["train"], tokens["validation"], tokenizer, info, notes)
+    corpus = prepare_examples(
+        config,
+        tokenizer,
+        read=lambda source: cached_examples(source, config, folder, progress),
+        split=lambda examples: split_examples(examples, config.validation_fraction),
+        tokenize=lambda examples, tokenizer: _tokenized(examples, tokenizer, folder, progress),
+    )
+    if config.validation is not None:
+        return corpus
+    key = cache.key(corpus.info.fingerprint, SPLIT_VERSION)
+    return replace(corpus, info=replace(corpus.info, fingerprint=key))
 
 
 def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> TaskTokens:
     """All examples of `source`, without a split, to evaluate a trained model on."""
     folder = cache.cache_folder(config.cache)
-    _, examples, notes = cached_examples(source, config, folder, progress)
-    tokens = _tokenized(examples, tokenizer, folder, progress)
-    tokens.notes = notes
+    read = cached_examples(source, config, folder, progress)
+    tokens = _tokenized(read.content, tokenizer, folder, progress)
+    tokens.notes = read.notes
     return tokens
 
 
-def cached_examples(
-    source: str, config: DataConfig, folder: Path, progress: bool
-) -> tuple[str, list[Example], tuple[str, ...]]:
-    """The source's fingerprint, its examples and its notes, read at the first call and found in the cache later."""
+def cached_examples(source: str, config: DataConfig, folder: Path, progress: bool) -> Source:
+    """The list of a source's examples, read at the first call and found in the cache later."""
     limit, key = config.max_documents, fingerprint(source, config)
 
     def make(temporary: Path) -> dict[str, Any]:
@@ -115,7 +102,7 @@ def cached_examples(
         examples = list(islice(bar, limit))
         if not examples:
             raise ValueError(f"{source} has no example with an input and a target: add examples")
-        examples.sort(key=lambda example: (hash_of(example.input), example))
+        examples.sort(key=lambda example: (text_hash(example.input), example))
         (temporary / "examples.jsonl").write_text("".join(map(_line, examples)), encoding="utf-8")
         return {"source": source, "examples": len(examples), "notes": tally.notes()}
 
@@ -123,20 +110,11 @@ def cached_examples(
     facts = cache.entry(home, make)
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in facts["notes"]))
     with (home / "examples.jsonl").open(encoding="utf-8") as file:
-        return key, [Example(*json.loads(line)) for line in file], notes
+        return Source([Example(*json.loads(line)) for line in file], key, notes)
 
 
 def _line(example: Example) -> str:
     return json.dumps(example) + "\n"
-
-
-def _hashes(examples: list[Example]) -> np.ndarray:
-    return np.array([hash_of(json.dumps(example[:2])) for example in examples], np.uint64)
-
-
-def texts(examples: Iterable[Example]) -> Iterator[str]:
-    """Inputs and targets in turn."""
-    return (text for example in examples for text in example[:2])
 
 
 def _tokenized(examples: list[Example], tokenizer: Tokenizer, folder: Path, progress: bool) -> TaskTokens:
@@ -158,19 +136,8 @@ def _tokenized(examples: list[Example], tokenizer: Tokenizer, folder: Path, prog
     return TaskTokens(np.memmap(home / "ids.bin", dtype, "r"), tokenizer.eos_id, names, indices)
 
 
-def _size(examples: list[Example], tokens: TaskTokens) -> SplitInfo:
-    return SplitInfo(len(examples), sum(len(text.encode("utf-8")) for text in texts(examples)), tokens.num_tokens)
-
-
 class TaskTokens(Tokens):
-    """The examples of one split, and which task each belongs to.
-
-    Args:
-        ids: (N,) all documents `input SEP target EOS`, one after another.
-        eos_id: the id after every document.
-        tasks: names.
-        task_of: (D,) index into `tasks` of each document.
-    """
+    """The examples of one split, documents `input SEP target EOS`; `task_of` is (D,) their indices into `tasks`."""
 
     def __init__(self, ids: np.ndarray, eos_id: int, tasks: tuple[str, ...], task_of: np.ndarray):
         super().__init__(ids, eos_id)
@@ -223,10 +190,8 @@ class Mixture(TaskRows):
 
     Args:
         tokens: the examples.
-        mixing: "proportional": every example once; "temperature": shares by the number of a task's examples to the
-            power 1/T; "equal": the same share for each. A task with fewer examples than its share repeats them; one
-            with more leaves some for other epochs.
-        temperature: that T.
+        mixing, temperature: as data.mixing and data.mixing_temperature. A task with fewer examples than its share
+            repeats them; one with more leaves some for other epochs.
     """
 
     def __init__(

@@ -90,14 +90,8 @@ class Section:
 def read_text(source: str, config: DataConfig, folder: Path, *, progress: bool = False) -> Text:
     """The text of a source, read at the first call and found in the cache `folder` later.
 
-    Args:
-        source: config.source or config.validation.
-        config: says which field holds the text and how many documents are read at most.
-        folder: the cache.
-        progress: show a bar on standard error, if that is a terminal.
-
     Raises:
-        ValueError, OSError: like `sources.read_documents`; also if all documents are empty.
+        ValueError, OSError: like `sources.read_pieces`; also if all documents are empty.
     """
     limit = config.max_documents
     fingerprint = sources.fingerprint(source, config.field)

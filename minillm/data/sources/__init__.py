@@ -28,12 +28,12 @@ class Found(NamedTuple):
     """What else was there and is left out: at most one line."""
 
 
-def read_documents(source: str, field: str = "text") -> Iterator[str]:
-    """The documents of a source that are not empty, always in the same order.
+def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
+    """The documents of a source, always in the same order; long ones in several pieces, so that no file need fit in
+    memory, and empty documents and null texts as an empty piece, so that they can be counted.
 
     A text file is one document. A folder is read with all its subfolders, sorted by name; hidden files, empty files
-    and files of other formats are left out, and so they are of a glob. A record of .jsonl, .json, .csv, .tsv, .parquet
-    and hub sources is a document.
+    and files of other formats are left out, and so they are of a glob. A record is a document.
 
     Args:
         source: text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME, hf:NAME/CONFIG or
@@ -45,50 +45,35 @@ def read_documents(source: str, field: str = "text") -> Iterator[str]:
         ValueError: it is empty, of another format, not UTF-8 or damaged, or has no such field.
         OSError: it cannot be read, or the hub cannot be reached.
     """
-    parts: list[str] = []
-    for text, last in read_pieces(source, field):
-        parts.append(text)
-        if last:
-            if document := "".join(parts):
-                yield document
-            parts = []
-
-
-def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
-    """Like `read_documents`, but long documents in several pieces, so that no file need fit in memory, and empty
-    documents and null texts as an empty piece, so that they can be counted.
-    """
-    columns = {"data.field": field}
     if source.startswith(BUILTIN):
         yield from (Piece(text, last=True) for text in _builtin(source)())
         return
-    if hub_name(source) is not None:
-        yield from (Piece(record.text(field), last=True) for record in read_records(source, columns))
-        return
-    for path in find_files(source).files:
-        if (form := ending(path)) is None:
+    for path, records in _readers(source, {"data.field": field}):
+        if records is None:
             yield from read_plain(path)
         else:
-            yield from (Piece(record.text(field), last=True) for record in READERS[form](path, columns))
+            yield from (Piece(record.text(field), last=True) for record in records)
 
 
 def read_records(source: str, columns: Columns) -> Iterator[Record]:
-    """The records of a source with fields, always in the same order.
+    """The records of a source other than text files and builtins, raising like `read_pieces`.
 
-    Args:
-        source: any but text files and builtins.
-        columns: setting -> the column that it names.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: like `read_documents`; also for a source without fields.
+    `columns` are setting -> the column that it names.
     """
+    for path, records in _readers(source, columns):
+        if records is None:
+            raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
+        yield from records
+
+
+def _readers(source: str, columns: Columns) -> Iterator[tuple[Path, Iterator[Record] | None]]:
+    """Each file of a source and its records, None for plain text; a data set on the hub counts as one file."""
     if (name := hub_name(source)) is not None:
-        yield from read_hub(find_dataset(name), columns)
+        yield Path(name), read_hub(find_dataset(name), columns)
         return
     for path in find_files(source).files:
-        if (form := ending(path)) is None:
-            raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
-        yield from READERS[form](path, columns)
+        form = ending(path)
+        yield path, None if form is None else READERS[form](path, columns)
 
 
 def has_fields(source: str) -> bool:
@@ -104,19 +89,17 @@ def left_out(source: str) -> tuple[str, ...]:
 
 
 def fingerprint(source: str, field: str = "text") -> str:
-    """Hexadecimal hash of the content that `read_documents` would give, without parsing it."""
+    """Hexadecimal hash of the content that `read_pieces` would give, without parsing it."""
     if source.startswith(BUILTIN):
         name = _builtin(source).__name__
         return _digest([(name, path) for path in library_files()])
     if (name := hub_name(source)) is not None:
         return hashlib.sha256(repr((find_dataset(name), field)).encode()).hexdigest()
-    return _digest([(_form(path, field), path) for path in find_files(source).files])
-
-
-def _form(path: Path, field: str) -> str:
-    """How a file is read, in words that must never change: they are part of the fingerprints that runs keep."""
-    form = ending(path)
-    return "read_plain" if form is None else f"read_{form.split('.')[1]} {field}"
+    # how a file is read, in words that must never change: they are part of the fingerprints that runs keep
+    forms = {path: ending(path) for path in find_files(source).files}
+    return _digest(
+        [("read_plain" if form is None else f"read_{form.split('.')[1]} {field}", path) for path, form in forms.items()]
+    )
 
 
 def _digest(parts: list[tuple[str, Path]]) -> str:
@@ -141,12 +124,7 @@ def hub_name(source: str) -> str | None:
 
 
 def find_files(source: str) -> Found:
-    """The files behind a file, folder or glob, sorted, and what is left out of a folder or glob.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: a single file holds no text.
-    """
+    """The files behind a file, folder or glob, sorted; ValueError for a single file without text."""
     source = source.removeprefix(HUB)
     path = Path(source).expanduser()
     if path.is_file():
@@ -164,10 +142,10 @@ def find_files(source: str) -> Found:
             f"{RECORD_FILES}, hf:NAME, or builtin:python-docs"
         )
     files, reasons = [], Counter[str]()
-    for path in sorted(paths):
-        if path.is_file() and (reason := why_not_text(path)):
+    for path in filter(Path.is_file, sorted(paths)):
+        if reason := why_not_text(path):
             reasons[reason] += 1
-        elif path.is_file():
+        else:
             files.append(path)
     if hidden:
         reasons["hidden"] = len(hidden)

@@ -6,6 +6,8 @@ It differs a little from one Python release to the next, so compare results only
 from __future__ import annotations
 
 import ast
+import hashlib
+import keyword
 import os
 import sysconfig
 import tokenize
@@ -22,11 +24,7 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def library_files() -> list[Path]:
-    """The standard library's source files without its tests, sorted.
-
-    Raises:
-        FileNotFoundError: this Python comes without source files.
-    """
+    """The standard library's source files without its tests, sorted; FileNotFoundError where there are none."""
     root = Path(sysconfig.get_path("stdlib"))
     found: list[Path] = []
     for parent, folders, names in os.walk(root):
@@ -35,6 +33,18 @@ def library_files() -> list[Path]:
     if not found:
         raise FileNotFoundError(f"no library source in {root}: this Python comes without it, so give a text file")
     return sorted(found)
+
+
+def group_of(source: str) -> str:
+    """A name of a source file by its content, the same on any machine."""
+    return hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def class_of(token: tokenize.TokenInfo) -> str | None:
+    """A token's class: keyword, name, number, operator or string; None for what is only layout."""
+    if token.type == tokenize.NAME:
+        return "keyword" if keyword.iskeyword(token.string) else "name"
+    return {tokenize.NUMBER: "number", tokenize.OP: "operator", tokenize.STRING: "string"}.get(token.type)
 
 
 def python_stdlib() -> Iterator[str]:
@@ -54,15 +64,10 @@ def _all_docs() -> Iterator[str]:
     for path in library_files():
         source = read_source(path)
         if '"""' in source or "'''" in source:
-            yield "\n\n".join(docstrings(source))
+            yield "\n\n".join(docstrings(parse_python(source)))
 
 
-def docstrings(source: str) -> Iterator[str]:
-    """Docstrings of a module, its classes and functions, and their methods; none if it does not parse."""
-    return _docstrings(parse(source))
-
-
-def parse(source: str) -> ast.Module:
+def parse_python(source: str) -> ast.Module:
     """The syntax tree of a module; an empty one if it does not parse."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in the library itself
@@ -72,13 +77,14 @@ def parse(source: str) -> ast.Module:
             return ast.Module([], [])
 
 
-def _docstrings(node: ast.Module | Definition) -> Iterator[str]:
+def docstrings(node: ast.Module | Definition) -> Iterator[str]:
+    """Docstrings of a module, its classes and functions, and their methods."""
     if text := ast.get_docstring(node):
         yield text
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         for child in node.body:
             if isinstance(child, Definition):
-                yield from _docstrings(child)
+                yield from docstrings(child)
 
 
 def read_source(path: Path) -> str:

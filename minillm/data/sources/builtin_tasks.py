@@ -19,9 +19,7 @@ The first three tasks differ a little between Python releases; the last two are 
 from __future__ import annotations
 
 import ast
-import hashlib
 import io
-import keyword
 import re
 import string
 import textwrap
@@ -31,7 +29,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from minillm.data.sources.builtin import library_files, parse, read_source
+from minillm.data.sources.builtin import class_of, group_of, library_files, parse_python, read_source
 from minillm.data.sources.deduplicate import MAX_SEEN, shingles
 from minillm.data.sources.records import Example
 
@@ -45,7 +43,6 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
-_CLASSES = {tokenize.OP: "op", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.NAME: "name"}
 
 
 def python_tasks() -> Iterator[Example]:
@@ -58,10 +55,8 @@ def python_tasks() -> Iterator[Example]:
 def _from_library() -> Iterator[Example]:
     for path in library_files():
         source = read_source(path)
-        group = hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest()  # the same on any machine
-        yield from summaries(source, group=group)
-        yield from tags(source, group=group)
-        yield from words(source, group=group)
+        for task in (summaries, tags, words):
+            yield from task(source, group=group_of(source))
 
 
 def _without_repeats(examples: Iterator[Example]) -> Iterator[Example]:
@@ -123,14 +118,10 @@ def words(source: str, *, group: str) -> Iterator[Example]:
 def token_classes(line: str) -> list[str]:
     """The class of each token of a line of code; none if the line alone is not valid code."""
     try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(line).readline))
+        found = map(class_of, tokenize.generate_tokens(io.StringIO(line).readline))
+        return ["op" if name == "operator" else name for name in found if name]
     except (tokenize.TokenError, SyntaxError):
         return []
-    return [
-        "keyword" if token.type == tokenize.NAME and keyword.iskeyword(token.string) else _CLASSES[token.type]
-        for token in tokens
-        if token.type in _CLASSES
-    ]
 
 
 def reverse() -> Iterator[Example]:
@@ -156,7 +147,7 @@ def add() -> Iterator[Example]:
 @lru_cache(maxsize=1)
 def _functions(source: str) -> list[Function]:
     """The functions of a module, including nested ones; none if it does not parse."""
-    return [node for node in ast.walk(parse(source)) if isinstance(node, Function)]
+    return [node for node in ast.walk(parse_python(source)) if isinstance(node, Function)]
 
 
 TASKS = {"python-tasks": python_tasks}

@@ -34,12 +34,7 @@ class HubDataset:
 
 
 def find_dataset(name: str) -> HubDataset:
-    """The data set named NAME, OWNER/NAME, NAME/CONFIG or OWNER/NAME/CONFIG, and its newest revision.
-
-    Raises:
-        ValueError: the hub has no data set of this name that this user may read.
-        OSError: the hub does not answer within TIMEOUT.
-    """
+    """The data set named NAME, OWNER/NAME, NAME/CONFIG or OWNER/NAME/CONFIG, and its newest revision."""
     parts = name.split("/")
     if not all(parts) or len(parts) > 3:
         raise ValueError(f"hf:{name} is not a data set's name: give hf:NAME, hf:OWNER/NAME or hf:OWNER/NAME/CONFIG")
@@ -53,12 +48,7 @@ def find_dataset(name: str) -> HubDataset:
 
 
 def read_hub(dataset: HubDataset, columns: Columns) -> Iterator[Record]:
-    """The records of the train split, in order.
-
-    Raises:
-        ValueError: no such configuration, split or field; the message names those there are.
-        OSError: the connection breaks.
-    """
+    """The records of the train split, in order; ValueError for a configuration, split or field that is not there."""
     for number, row in enumerate(_rows(dataset), start=1):
         yield pick(row, columns, f"hf:{dataset.repo} row {number}")
 
@@ -68,7 +58,7 @@ def _rows(dataset: HubDataset) -> Iterator[dict[str, Any]]:
 
     try:
         rows = load_dataset(dataset.repo, name=dataset.config, split="train", streaming=True, revision=dataset.revision)
-        yield from (dict(row) for row in rows)
+        yield from map(dict, rows)
     except ValueError as error:
         raise ValueError(f"hf:{dataset.repo}: {' '.join(str(error).split())}") from None
 
@@ -77,7 +67,7 @@ def fetch_model(name: str) -> Path:
     """The folder with the files of the model NAME or OWNER/NAME, downloaded or found in the hub's own cache.
 
     Raises:
-        ValueError: no such folder here, and the hub has no such model that this user may read.
+        ValueError: the hub has no such model that this user may read.
         OSError: the hub does not answer within TIMEOUT, or the connection breaks.
     """
     from huggingface_hub import snapshot_download

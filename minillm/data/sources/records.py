@@ -15,7 +15,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,17 +38,14 @@ class Record(NamedTuple):
         value = self.fields[field]
         if value is None:
             return ""
+        name = f"field {field!r} of {self.where}"
         if not isinstance(value, str):
-            raise ValueError(
-                f"field {field!r} of {self.where} is {type(value).__name__}, not text: choose another field, or write "
-                "the value in quotes"
-            )
+            remedy = "choose another field, or write the value in quotes"
+            raise ValueError(f"{name} is {type(value).__name__}, not text: {remedy}")
         try:
             value.isascii() or value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(
-                f"field {field!r} of {self.where} is not valid Unicode ({error.reason}): correct it"
-            ) from None
+            raise ValueError(f"{name} is not valid Unicode ({error.reason}): correct it") from None
         return value
 
 
@@ -74,6 +70,13 @@ class Tally:
 
     def __init__(self, what: str) -> None:
         self.what, self.total, self.reasons = what, 0, Counter[str]()
+
+    def keeps(self, **parts: str) -> bool:
+        """Count one example; false, with its first empty part as the reason, where it has one."""
+        self.total += 1
+        empty = [f"empty {name}" for name, part in parts.items() if not part]
+        self.reasons.update(empty[:1])
+        return not empty
 
     def notes(self) -> list[str]:
         """One line, such as "45 of 95 examples passed over: empty target"; none if nothing was passed over."""
@@ -111,7 +114,7 @@ def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
     """One JSON object a line, gzip-compressed or not; blank lines are not counted as records."""
     number, name = 0, str(path)
     try:
-        with _open(path) as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     where = f"{name} line {number}"
@@ -121,10 +124,6 @@ def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
                     yield pick(record, columns, where)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is a damaged gzip file after line {number} ({error}): download it again") from None
-
-
-def _open(path: Path) -> BufferedIOBase:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _json(data: bytes, where: str) -> Any:
@@ -143,9 +142,10 @@ def read_json(path: Path, columns: Columns) -> Iterator[Record]:
     """An array of objects. The whole file is held in memory."""
     records = _json(path.read_bytes(), str(path))
     for number, record in enumerate(records, start=1):
+        where = f"{path} record {number}"
         if not isinstance(record, dict):
-            raise ValueError(f'{path} record {number} is not a JSON object: each must be one, like {{"text": ...}}')
-        yield pick(record, columns, f"{path} record {number}")
+            raise ValueError(f'{where} is not a JSON object: each must be one, like {{"text": ...}}')
+        yield pick(record, columns, where)
 
 
 def read_table(path: Path, columns: Columns, *, delimiter: str) -> Iterator[Record]:
@@ -171,9 +171,8 @@ def read_table(path: Path, columns: Columns, *, delimiter: str) -> Iterator[Reco
                     )
                 start = rows.line_num + 1
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name} line {_first_undecodable(path)} is not UTF-8 ({error.reason}): convert the file to UTF-8"
-            ) from None
+            where = f"{name} line {_first_undecodable(path)}"
+            raise ValueError(f"{where} is not UTF-8 ({error.reason}): convert the file to UTF-8") from None
         except csv.Error as error:
             open_quote = "unexpected end" in str(error) or "field limit" in str(error)
             problem = "a quote is opened here and never closed" if open_quote else f"{error}, at line {rows.line_num}"

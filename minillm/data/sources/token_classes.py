@@ -5,16 +5,14 @@ The token itself is hidden, so its class must be predicted from the context.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import keyword
 import tokenize
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from minillm.data.sources.builtin import library_files, read_source
+from minillm.data.sources.builtin import class_of, group_of, library_files, read_source
 
 CLASSES = ("keyword", "name", "number", "operator", "string")
 REACH, PER_FILE = 100, 20
@@ -23,14 +21,12 @@ NAME = "builtin:python-token-classes"
 
 
 class Gap(NamedTuple):
-    """One token left out of a source file."""
+    """One token left out of a source file: its context, one of CLASSES, and the file that it comes from."""
 
     before: str
     after: str
     label: str
-    """One of CLASSES."""
-    group: str = ""
-    """Names the file that it comes from, by its content."""
+    group: str
 
 
 def python_token_classes() -> Iterator[Gap]:
@@ -46,11 +42,12 @@ def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
         rng = np.random.default_rng([seed, number])
         found = _by_class(source)
         present = [label for label, spans in enumerate(found) if spans]
-        group = hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest()
         for _ in range(per_source if present else 0):
             label = int(rng.choice(present))
             start, stop = found[label][rng.integers(len(found[label]))]
-            yield Gap(source[max(0, start - REACH) : start], source[stop : stop + REACH], CLASSES[label], group)
+            yield Gap(
+                source[max(0, start - REACH) : start], source[stop : stop + REACH], CLASSES[label], group_of(source)
+            )
 
 
 def _by_class(source: str) -> list[list[tuple[int, int]]]:
@@ -60,16 +57,9 @@ def _by_class(source: str) -> list[list[tuple[int, int]]]:
     found: list[list[tuple[int, int]]] = [[] for _ in CLASSES]
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            name = _class_of(token)
-            if name is not None:
+            if name := class_of(token):
                 start, stop = (int(starts[row - 1]) + column for row, column in (token.start, token.end))
                 found[CLASSES.index(name)].append((start, stop))
     except (tokenize.TokenError, SyntaxError):
         return [[] for _ in CLASSES]
     return found
-
-
-def _class_of(token: tokenize.TokenInfo) -> str | None:
-    if token.type == tokenize.NAME:
-        return "keyword" if keyword.iskeyword(token.string) else "name"
-    return {tokenize.NUMBER: "number", tokenize.OP: "operator", tokenize.STRING: "string"}.get(token.type)

@@ -5,7 +5,7 @@ import pytest
 
 from minillm.data.datasets.text import Section
 from minillm.data.sources import builtin
-from minillm.data.sources.builtin import docstrings, library_files, python_docs, python_stdlib
+from minillm.data.sources.builtin import docstrings, library_files, parse, python_docs, python_stdlib
 from minillm.data.sources.deduplicate import shingles
 from minillm.data.split import split_text
 
@@ -38,11 +38,11 @@ def test_docstrings_come_from_module_classes_methods_and_functions_in_order_with
         '"""module"""\nPATTERN = "\\d"\nclass A:\n    """class\n      more"""\n    def f(self):\n        """method"""\n'
         '        def inner():\n            """inner"""\nasync def g():\n    """function"""\n'
     )
-    assert list(docstrings(source)) == ["module", "class\nmore", "method", "function"]
+    assert list(docstrings(parse(source))) == ["module", "class\nmore", "method", "function"]
 
 
 def test_source_that_does_not_parse_has_no_docstrings():
-    assert list(docstrings('"""x"""\nprint "two"')) == []
+    assert list(docstrings(parse('"""x"""\nprint "two"'))) == []
 
 
 def test_a_python_without_library_source_is_told_to_name_a_file(monkeypatch, tmp_path):

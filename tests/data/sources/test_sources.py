@@ -2,7 +2,12 @@ import json
 
 import pytest
 
-from minillm.data.sources import fingerprint, left_out, read_documents
+from minillm.data.sources import fingerprint, left_out, read_pieces
+
+
+def read_documents(source: str, field: str = "text") -> list[str]:
+    """The documents that are not empty, all shorter than a piece."""
+    return [piece.text for piece in read_pieces(source, field) if piece.text]
 
 
 @pytest.fixture
@@ -22,7 +27,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_read_with_its_subfolders_in_order_without_hidden_empty_and_binary_files(folder):
-    assert list(read_documents(str(folder))) == ["first", "second", "third"]
+    assert read_documents(str(folder)) == ["first", "second", "third"]
 
 
 def test_what_is_left_out_of_a_folder_or_glob_is_counted(folder):
@@ -30,22 +35,22 @@ def test_what_is_left_out_of_a_folder_or_glob_is_counted(folder):
     (folder / "report.pdf").write_text("%PDF", encoding="utf-8")
     reasons = "1 empty, 1 JSON but not an array of records, 1 binary, 1 not text (.pdf), 2 hidden"
     assert left_out(str(folder)) == (f"left out of {folder}: {reasons}",)
-    assert list(read_documents(str(folder))) == ["first", "second", "third"]
+    assert read_documents(str(folder)) == ["first", "second", "third"]
     assert left_out(str(folder / "*.[rpt]*")) == (
         f"left out of {folder / '*.[rpt]*'}: 1 empty, 1 binary, 1 not text (.pdf)",
     )
     assert left_out(str(folder / "b.txt")) == ()
     with pytest.raises(FileNotFoundError, match=r"no text file matches .*e\*\.txt \(left out of .*: 1 empty\)"):
-        list(read_documents(str(folder / "e*.txt")))
+        read_documents(str(folder / "e*.txt"))
 
 
 def test_a_glob_takes_what_it_matches(folder):
-    assert list(read_documents(str(folder / "**" / "*.[tm]*"))) == ["first", "second"]
+    assert read_documents(str(folder / "**" / "*.[tm]*")) == ["first", "second"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
     (tmp_path / "a[1].txt").write_text("bracketed", encoding="utf-8")
-    assert list(read_documents(str(tmp_path / "a[1].txt"))) == ["bracketed"]
+    assert read_documents(str(tmp_path / "a[1].txt")) == ["bracketed"]
 
 
 @pytest.mark.parametrize(
@@ -59,21 +64,21 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
 def test_a_source_that_is_not_there_is_named_with_what_could_be_given(folder, name, message):
     (folder / "void").mkdir()
     with pytest.raises(FileNotFoundError, match=message):
-        list(read_documents(str(folder / name)))
+        read_documents(str(folder / name))
 
 
 def test_an_empty_name_is_not_the_working_directory():
     with pytest.raises(FileNotFoundError, match="no file or folder"):
-        list(read_documents(""))
+        read_documents("")
 
 
 def test_a_hub_name_that_names_something_here_is_taken_from_here(folder):
-    assert list(read_documents(f"hf:{folder / 'b.txt'}")) == ["second"]
+    assert read_documents(f"hf:{folder / 'b.txt'}") == ["second"]
 
 
 def test_an_unknown_builtin_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match=r"no builtin:python: choose one of builtin:python-docs, builtin:py"):
-        list(read_documents("builtin:python"))
+        read_documents("builtin:python")
 
 
 def test_the_fingerprint_follows_the_content_and_not_the_place(folder, tmp_path_factory):
