@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minillm.exchange.hf_config import CLASSIC_PARTS, HFConfig, require_settings
 from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _LAYER = "bert.encoder.layer.{i}"
@@ -103,16 +104,8 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
         raise ValueError(
             f"position_embedding_type is {settings['position_embedding_type']!r}; only 'absolute' can be imported"
         )
-    return ModelConfig(
-        preset="bert-base",
-        family="bert",
-        norm_order="post",
-        input_norm=True,
-        ff_dropout=0.0,
-        heads=("lm", "pair") if names is None else _heads_of(names),
-        residual_init="plain",
-        **_CONFIG.to_ours(settings),
-    )
+    heads = ("lm", "pair") if names is None else _heads_of(names)
+    return preset("bert-base", heads=heads, **_CONFIG.to_ours(settings))
 
 
 def _heads_of(names: Collection[str]) -> tuple[str, ...]:

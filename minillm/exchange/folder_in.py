@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,14 +22,7 @@ from minillm.tokenizers.base import Tokenizer
 SAFETENSORS, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
 
-class Published(NamedTuple):
-    """A published model."""
-
-    model: Imported
-    tokenizer: Tokenizer
-
-
-def read_published(source: str) -> Published:
+def read_published(source: str) -> tuple[Imported, Tokenizer]:
     """The model and the tokenizer of a folder in Hugging Face's layout, a GGUF file, or a model's name on the hub.
 
     Raises:
@@ -40,18 +33,18 @@ def read_published(source: str) -> Published:
     if path.suffix.lower() == ".gguf":
         from minillm.exchange.gguf_in import read_gguf  # its package is an extra
 
-        read = Published(*read_gguf(path))
+        model, tokenizer = read_gguf(path)
     else:
         folder = path if source and path.is_dir() else fetch_model(source)
         config, weights = read_config(folder), read_weights(folder)
         try:
-            read = Published(model_from_hf(config, weights), read_tokenizer(folder))
+            model, tokenizer = model_from_hf(config, weights), read_tokenizer(folder)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
-    ids, rows = read.tokenizer.vocab_size, read.model.config.vocab_size or 0
+    ids, rows = tokenizer.vocab_size, model.config.vocab_size or 0
     if rows < ids:
         raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights only {rows}; they do not match")
-    return read
+    return model, tokenizer
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -104,15 +104,7 @@ def write_folder(folder: Path, export: Export) -> str:
 
 
 def write_gguf_file(path: Path, export: Export) -> str | None:
-    """Write one file for llama.cpp, which reads decoders of GPT-2's and Llama's shapes.
-
-    Returns:
-        A warning, or None; as `write_gguf`.
-
-    Raises:
-        ValueError: llama.cpp cannot run the model.
-        OSError: the file cannot be written, or the gguf package is not installed.
-    """
+    """Write one file for llama.cpp, which reads decoders of GPT-2's and Llama's shapes; otherwise as `write_gguf`."""
     from minillm.exchange.gguf_out import write_gguf  # its package is an extra
 
     if export.model.writes != "continuation":

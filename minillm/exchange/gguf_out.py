@@ -53,15 +53,12 @@ ROPE_FACTORS = "rope_freqs.weight"
 def write_gguf(
     path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Mapping[str, Any], name: str
 ) -> str | None:
-    """Write a GGUF file in fp32.
+    """Write a GGUF file in fp32 and return a warning if llama.cpp will pre-tokenize text differently, else None.
 
     Args:
         config: the content of Hugging Face's config.json, with the ids of the special tokens.
         weights: under Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
-
-    Returns:
-        A warning if llama.cpp will pre-tokenize text differently; otherwise None.
 
     Raises:
         OSError: it cannot be written, or the gguf package is not installed.

@@ -7,6 +7,7 @@ from typing import Any
 
 from minillm.exchange.hf_config import CLASSIC_PARTS, GPT_PARTS, HFConfig, require_settings
 from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _LAYER = "transformer.h.{i}"
@@ -58,7 +59,7 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> Mo
     """Our config from a GPT2Config's dictionary; ValueError for a feature that is not supported here."""
     settings = _CONFIG.read(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     scale = None if settings["scale_attn_weights"] else 1.0
-    return ModelConfig(preset="gpt2", ff_dropout=0.0, attention_scale=scale, **_CONFIG.to_ours(settings))
+    return preset("gpt2", attention_scale=scale, **_CONFIG.to_ours(settings))
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -8,14 +8,8 @@ from typing import Any
 
 from minillm.nn.config import ModelConfig
 
-_ACTIVATIONS = {"relu": "relu", "relu2": "relu2", "gelu": "gelu", "gelu_new": "gelu_tanh"}
-_ACTIVATIONS |= {
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-}
+_ACTIVATIONS = {name: name for name in ("relu", "relu2", "gelu", "silu", "sigmoid", "tanh")}
+_ACTIVATIONS |= {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 """Hugging Face's name of each activation and ours; where two of theirs mean one of ours, the first is written."""
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 _KINDS = {

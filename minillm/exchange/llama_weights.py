@@ -12,6 +12,7 @@ from typing import Any
 
 from minillm.exchange.hf_config import GPT_PARTS, HFConfig, require_settings
 from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _LAYER = "model.layers.{i}"
@@ -70,11 +71,8 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> Mo
         if part.get("partial_rotary_factor") not in (None, 1.0):
             raise ValueError(f"partial_rotary_factor is {part['partial_rotary_factor']}; only 1 can be imported")
     attention = "all" if settings.get("attention_bias") else "none"
-    return ModelConfig(
-        preset="llama-small",
-        norm="rmsnorm",
-        gated=True,
-        position="rotary",
+    return preset(
+        "llama-small",
         qk_norm=kind == "qwen3",
         attention_bias="qkv" if kind == "qwen2" else attention,
         residual_init="plain",

@@ -7,6 +7,7 @@ from typing import Any
 
 from minillm.exchange.hf_config import HFConfig, activation_from_hf, activation_to_hf, require_settings
 from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -82,20 +83,12 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
     # v1.1's head is neither tied nor scaled. Recent releases of transformers write the second key only.
     scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))
     tied = scaled or (names is not None and "lm_head.weight" not in names)
-    return ModelConfig(
-        preset="t5-small" if scaled else "t5-v1.1-small",
-        family="t5",
-        norm="rmsnorm",
+    return preset(
+        "t5-small" if scaled else "t5-v1.1-small",
         activation=activation,
         gated=gated,
-        position="t5",
-        bias=False,
-        final_dropout=True,
-        attention_scale=1.0,
         tie_embeddings=tied,
         head_scale=settings["d_model"] ** -0.5 if scaled else None,
-        init="fan_in",
-        residual_init="plain",
         **_CONFIG.to_ours(settings),
     )
 

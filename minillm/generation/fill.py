@@ -41,9 +41,7 @@ def fill_gaps(model: BERT, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -
 
     The model, trained on masked tokens, reads [CLS] text [SEP]. If the tokenizer has tokens that begin with a blank,
     the blank before a gap belongs to the token that fills it. Probabilities are normalized over tokens of text.
-
-    Raises:
-        ValueError: no gap, a text longer than the model reads, or one that the tokenizer cannot encode.
+    ValueError if there is no gap, or the text is longer than the model reads.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")

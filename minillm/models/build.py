@@ -15,10 +15,8 @@ FAMILIES = {"gpt": GPT, "bert": BERT, "t5": T5}
 def build_model(config: ModelConfig) -> Any:
     """The GPT, BERT or T5 that `config` describes, with undefined weights; `model.init_weights()` initializes them.
 
-    Under `torch.device("meta")` no memory is allocated; `model.to_empty(device=...)` does it later.
-
-    Raises:
-        ValueError: vocab_size is None.
+    Under `torch.device("meta")` no memory is allocated; `model.to_empty(device=...)` does it later. ValueError if
+    vocab_size is None.
     """
     if config.vocab_size is None:
         raise ValueError("model.vocab_size is not set; take the tokenizer's vocab_size")

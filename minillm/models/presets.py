@@ -78,11 +78,7 @@ PRESETS: dict[str, Values] = {
 
 
 def preset(name: str, **overrides: object) -> ModelConfig:
-    """The config of preset `name`; `overrides` take precedence.
-
-    Raises:
-        ValueError: there is no such preset; the message names the closest one.
-    """
+    """The config of preset `name`, over which `overrides` take precedence; ValueError naming the closest preset."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
         raise ValueError(
