@@ -7,15 +7,23 @@ The public names, each fetched from its room at its first use, so that `import m
     print(minillm.sample(loaded, minillm.SampleConfig(prompt="Once"))[0].text)
 """
 
+# ruff: noqa: F401 (the names under TYPE_CHECKING are for editors and type checkers)
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# OpenMP's threads spin while they wait for work, which makes training 15 times slower as soon as another process needs
+# the cores. The library reads its settings when torch is loaded, and every entry point imports this file before torch:
+# the command, scripts, tests. So this one default is set on import, unless the user has chosen something.
+if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}):
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 if TYPE_CHECKING:
     from minillm.config import RunConfig, load_config, override, save_config
     from minillm.data.config import DataConfig
-    from minillm.data.corpus import Corpus, prepare
+    from minillm.data.datasets.corpus import Corpus, prepare
     from minillm.distributed.config import ParallelConfig
     from minillm.generation.config import SampleConfig
     from minillm.generation.generate import Completion, generate
@@ -24,8 +32,13 @@ if TYPE_CHECKING:
     from minillm.models.presets import PRESETS, preset
     from minillm.models.profile import profile
     from minillm.nn.config import ModelConfig
-    from minillm.objectives.config import ObjectiveConfig
-    from minillm.run import LoadedRun, evaluate, fill, find_run, load_run, sample, train
+    from minillm.objectives.classify import ClassifyConfig
+    from minillm.objectives.clm import CausalConfig
+    from minillm.objectives.mlm import MaskedConfig
+    from minillm.objectives.prefix_lm import PrefixConfig
+    from minillm.objectives.seq2seq import Seq2SeqConfig
+    from minillm.objectives.span import SpanConfig
+    from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, sample, train
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -35,7 +48,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "config": ("RunConfig", "load_config", "override", "save_config"),
     "data.config": ("DataConfig",),
-    "data.corpus": ("Corpus", "prepare"),
+    "data.datasets.corpus": ("Corpus", "prepare"),
     "distributed.config": ("ParallelConfig",),
     "generation.config": ("SampleConfig",),
     "generation.generate": ("Completion", "generate"),
@@ -44,8 +57,13 @@ _ROOMS = {
     "models.presets": ("PRESETS", "preset"),
     "models.profile": ("profile",),
     "nn.config": ("ModelConfig",),
-    "objectives.config": ("ObjectiveConfig",),
-    "run": ("LoadedRun", "evaluate", "fill", "find_run", "load_run", "sample", "train"),
+    "objectives.classify": ("ClassifyConfig",),
+    "objectives.clm": ("CausalConfig",),
+    "objectives.mlm": ("MaskedConfig",),
+    "objectives.prefix_lm": ("PrefixConfig",),
+    "objectives.seq2seq": ("Seq2SeqConfig",),
+    "objectives.span": ("SpanConfig",),
+    "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "sample", "train"),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
     "tokenizers.load": ("build_tokenizer", "load_tokenizer"),
@@ -54,43 +72,7 @@ _ROOMS = {
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = [
-    "GPT",
-    "PRESETS",
-    "Completion",
-    "Corpus",
-    "DataConfig",
-    "EvalConfig",
-    "LoadedRun",
-    "ModelConfig",
-    "ObjectiveConfig",
-    "OptimConfig",
-    "ParallelConfig",
-    "RunConfig",
-    "SampleConfig",
-    "SaveConfig",
-    "ScheduleConfig",
-    "Tokenizer",
-    "TokenizerConfig",
-    "TrainConfig",
-    "Trainer",
-    "build_model",
-    "build_tokenizer",
-    "evaluate",
-    "fill",
-    "find_run",
-    "generate",
-    "load_config",
-    "load_run",
-    "load_tokenizer",
-    "override",
-    "prepare",
-    "preset",
-    "profile",
-    "sample",
-    "save_config",
-    "train",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

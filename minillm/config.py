@@ -1,54 +1,61 @@
-"""A run as data: one frozen dataclass composed of its parts' own, read strictly from TOML and flags, saved whole.
+"""The config of a run: one frozen dataclass of sections, read strictly from TOML and flags.
 
-Values are layered, weakest first: the dataclasses' defaults, the model preset, the TOML file, the overrides (flags).
-The command line and Python come through here alike, so a mistake reads the same wherever it is made.
+Precedence: overrides (flags) > TOML file > model preset > the dataclasses' defaults. The command line and Python use
+the same functions, so an error reads the same in both.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import tomli_w
 
+from minillm.config_files import find_config, flatten, read_toml
 from minillm.data.config import DataConfig
 from minillm.distributed.config import ParallelConfig
 from minillm.generation.config import SampleConfig
-from minillm.models.presets import PRESETS, preset
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
-from minillm.objectives.config import ObjectiveConfig
+from minillm.registry import OBJECTIVES, load, objective_spec
+from minillm.settings import convert, hints, parse, shown, unread
+from minillm.storage import write_text
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.training.config import EvalConfig, OptimConfig, SaveConfig, ScheduleConfig, TrainConfig
 
 DEFAULT_CONFIG, FINETUNE_CONFIG = "gpt-nano", "finetune"
+DEFAULT_OBJECTIVE = "clm"
+
+
+def objective_class(name: str) -> type:
+    """The dataclass of the [objective] section with this name; its module imports torch."""
+    return load(objective_spec(name).config)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. A section belongs to the room that reads it; only `run.py` sees them all."""
+    """Everything that determines a run. Each section belongs to the room that reads it."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """How text becomes ids."""
+    """Conversion of text to token ids."""
     data: DataConfig = field(default_factory=DataConfig)
     """The text."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is predicted."""
+    objective: Any = field(default_factory=lambda: objective_class(DEFAULT_OBJECTIVE)())
+    """What is predicted: the dataclass of the objective that `objective.name` chooses from minillm/registry.py."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The update rule."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The learning rate over time."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """The loop."""
+    """The training loop."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """Measuring on the validation text."""
+    """Evaluation on the validation text."""
     save: SaveConfig = field(default_factory=SaveConfig)
     """Checkpoints."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -57,138 +64,136 @@ class RunConfig:
     """Generation."""
 
 
-SECTIONS: dict[str, type] = get_type_hints(RunConfig)
-"""Section name -> the dataclass that holds it."""
-KEYS: dict[str, Any] = {f"{s}.{k}": hint for s, owner in SECTIONS.items() for k, hint in get_type_hints(owner).items()}
-"""Dotted key -> its type, for every key of every section."""
+SECTIONS: dict[str, Any] = get_type_hints(RunConfig)
+"""Section name -> the dataclass that holds it; of [objective], which has one for each objective, Any."""
+KEYS: dict[str, Any] = {
+    f"{section}.{key}": hint
+    for section, owner in SECTIONS.items()
+    for key, hint in ({"name": str} if owner is Any else hints(owner)).items()
+}
+"""Dotted key -> its type, for every key of every section but those that only some objectives have."""
+_SAVED = {"model", "tokenizer", "data", "objective", "optim", "schedule", "train", "eval", "save", "parallel", "sample"}
+"""Sections of every config.toml in a run folder, including those of older versions."""
 
 
 class _Given(NamedTuple):
-    """A value as somebody wrote it, and the file it stands in as a prefix for messages; empty where there is none."""
+    """A value from a file or an override, and the file's name as a prefix for messages; "" for an override."""
 
     value: object
     source: str
 
 
 def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, object] | None = None) -> RunConfig:
-    """The run that `config` describes, refined by `overrides`.
+    """The run that `config` describes, changed by `overrides`.
 
-    `config` is a name in configs/ or the path of a TOML file. `overrides` maps dotted keys to values, such as
-    {"train.steps": 100}; a string is read as on the command line, "none" meaning None. Where they name another
-    model.preset than the file, the file's [model] section, which refines its own preset, does not apply.
-    Raises ValueError naming file and key for anything unknown, of the wrong type or contradictory, OSError for a file
-    that cannot be read.
+    Args:
+        config: a name in configs/ or the path of a TOML file.
+        overrides: values by dotted key, {"train.steps": 100}, or by section, {"train": {"steps": 100}}. A string is
+            read as on the command line; "none" means None. If model.preset differs from the file's, the file's [model]
+            section is not used, because it modifies the file's preset.
+
+    Raises:
+        ValueError: a key is unknown, has no effect, or its value is of the wrong type, out of range or contradictory;
+            the message names file and key.
+        OSError: the file cannot be read.
     """
     path = find_config(config)
-    given, flags = _read_toml(path), _flatten(overrides or {})
-    if (
-        "model.preset" in flags
-        and flags["model.preset"].value != given.get("model.preset", flags["model.preset"]).value
-    ):
-        given = {key: value for key, value in given.items() if not key.startswith("model.")}
-    given |= flags
+    in_file, in_flags = read_toml(path), flatten(overrides or {})
+    is_copy = {key.partition(".")[0] for key in in_file} >= _SAVED
+    own, name = (str(found.get("objective.name", DEFAULT_OBJECTIVE)) for found in (in_file, in_file | in_flags))
+    if is_copy:  # older versions wrote the keys of all objectives
+        in_file = {key: value for key, value in in_file.items() if own in _readers(key) or not _readers(key)}
+    written, flags = _known(in_file, f"{path}: ", own), _known(in_flags, "", name)
+    if own != name:
+        written = {key: item for key, item in written.items() if not key.startswith("objective.")}
+    chosen = flags.get("model.preset")
+    if chosen and chosen.value != written.get("model.preset", chosen).value:
+        written = {key: item for key, item in written.items() if not key.startswith("model.")}
+    given = written | flags
     chosen = given.get("model.preset", _Given(ModelConfig.preset, ""))
-    name = _convert("model.preset", chosen)
+    section = objective_class(name)()
     try:
-        shape = preset(name)
+        base = RunConfig(model=preset(_convert("model.preset", chosen, KEYS)), objective=section)
     except ValueError as error:
         raise ValueError(f"{chosen.source}{error}") from error
-    return _apply(RunConfig(model=shape), given)
+    loaded = _apply(base, given)
+    _require_effect(flags, loaded)
+    if not is_copy:  # the copy in a run folder holds every key, with or without effect
+        before, after = _values(base), _values(loaded)
+        changes = {key: item for key, item in written.items() if key not in flags and before[key] != after[key]}
+        # a flag may take away the effect of what the file holds
+        _require_effect(changes, loaded, before | {key: item.value for key, item in written.items()})
+    return loaded
 
 
 def override(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
     """A loaded config with some keys changed, by the same rules and messages as `load_config`.
 
-    A preset is not looked up again: `model.preset` by itself changes nothing but its name.
+    The preset is not looked up again: `model.preset` by itself changes only the name. A key without effect may repeat
+    the value that it has.
     """
-    return _apply(config, _flatten(overrides))
+    flat = flatten(overrides)
+    given = _known(flat, "", str(flat.get("objective.name", config.objective.name)))
+    changed = _apply(config, given)
+    before, after = _values(replace(config, objective=type(changed.objective)())), _values(changed)
+    before |= _values(config) if type(config.objective) is type(changed.objective) else {}
+    _require_effect({key: item for key, item in given.items() if before[key] != after[key]}, changed)
+    return changed
 
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config as TOML, from which `load_config` rebuilds an equal one.
 
-    TOML has no null: a key that is None is left out, or is "none" where the preset would otherwise fill it.
+    TOML has no null. A model key that is None is written as "none", because its preset may have another value; other
+    keys that are None are left out.
     """
-    shape = PRESETS.get(config.model.preset, {})
     document: dict[str, dict[str, object]] = {}
     for section in SECTIONS:
-        part = getattr(config, section)
         table = document[section] = {}
-        for key in (f.name for f in fields(part)):
-            value = getattr(part, key)
+        for key, value in vars(getattr(config, section)).items():
             if value is not None:
                 table[key] = list(value) if isinstance(value, tuple) else value
-            elif section == "model" and shape.get(key) is not None:
+            elif section == "model":
                 table[key] = "none"
-    path.write_text(tomli_w.dumps(document), encoding="utf-8")
+    write_text(path, tomli_w.dumps(document))
 
 
-def find_config(name: str | Path) -> Path:
-    """The TOML file of that name: one of configs/ (`gpt-nano`), or a path (`my.toml`, `folder/my.toml`).
-
-    Raises ValueError with the nearest names where there is none, FileNotFoundError for a path that does not exist.
-    """
-    path = Path(name)
-    if path.suffix == ".toml" or len(path.parts) > 1:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no such config file; give a TOML file or one of {', '.join(config_names())}"
-            )
-        return path
-    for folder in _config_folders():
-        if (folder / f"{name}.toml").is_file():
-            return folder / f"{name}.toml"
-    hint = f"a model of that name is --model.preset {name}; " if str(name) in PRESETS else ""
-    raise ValueError(f"no config named {str(name)!r}; {hint}{_nearest(str(name), config_names())} Or give a TOML file.")
+def keys_of(objective: str) -> dict[str, Any]:
+    """Dotted key -> its type, for every key of a run with this objective."""
+    return KEYS | {f"objective.{key}": hint for key, hint in hints(objective_class(objective)).items()}
 
 
-def config_names() -> list[str]:
-    """Names of the configs that come with the package, in alphabetical order."""
-    return sorted({path.stem for folder in _config_folders() for path in folder.glob("*.toml")})
+def _known(values: Mapping[str, object], source: str, objective: str) -> dict[str, _Given]:
+    """The values, each with its source; ValueError for a key that does not exist, or not for this objective."""
+    known = KEYS if all(key in KEYS for key in values) else keys_of(objective)
+    for key, value in values.items():
+        if key in SECTIONS and value != {}:
+            raise ValueError(f"{source}{key}: expected a table of its keys, got {shown(value)}")
+        if key not in known and key not in SECTIONS:
+            if readers := " or ".join(_readers(key)):
+                only = f"objective.name {objective}, only with {readers}"
+                raise ValueError(f"{source}{key} has no effect with {only}; leave it out")
+            raise ValueError(f"{source}unknown key {key}; {_nearest_key(key, known)}")
+    return {key: _Given(value, source) for key, value in values.items() if key in known}
 
 
-def _config_folders() -> list[Path]:
-    """configs/ inside the package (a wheel) or else beside it (a checkout); never a stranger's in site-packages."""
-    package = Path(__file__).resolve().parent
-    inside, beside = package / "configs", package.parent / "configs"
-    if inside.is_dir():
-        return [inside]
-    return [beside] if (package.parent / "pyproject.toml").is_file() else []
-
-
-def _read_toml(path: Path) -> dict[str, _Given]:
-    """The file's keys with their values; every key known, values not yet checked."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text; a config is a TOML file") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from error
-    values: dict[str, object] = {}
-    for section, table in document.items():
-        if section in SECTIONS and not isinstance(table, dict):
-            raise ValueError(f"{path}: {section}: expected a table [{section}], got {_shown(table)}")
-        if section in SECTIONS:
-            values |= {f"{section}.{key}": value for key, value in table.items()}
-        else:
-            values[section] = table
-    return _flatten(values, source=f"{path}: ")
-
-
-def _flatten(values: Mapping[str, object], source: str = "") -> dict[str, _Given]:
-    """The values under their dotted keys, each with its source; raises ValueError at a key that does not exist."""
-    for key in values:
-        if key not in KEYS:
-            raise ValueError(f"{source}unknown key {key}; {_nearest_key(key)}")
-    return {key: _Given(value, source) for key, value in values.items()}
+def _readers(key: str) -> list[str]:
+    """The objectives whose section has a key; none for a key that every objective has, or none."""
+    if not key.startswith("objective.") or key in KEYS:
+        return []
+    return [name for name in OBJECTIVES if key.partition(".")[2] in hints(objective_class(name))]
 
 
 def _apply(config: RunConfig, given: Mapping[str, _Given]) -> RunConfig:
-    """The config with every given key converted and set; the sections check what belongs together."""
+    """The config with every given key converted and set; each section checks its own values."""
     sections: dict[str, dict[str, object]] = {}
+    name = given.get("objective.name", _Given(config.objective.name, "")).value
+    known = keys_of(str(name))
+    if name != config.objective.name:
+        config = replace(config, objective=objective_class(str(name))())
     for key, item in given.items():
         section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = _convert(key, item)
+        sections.setdefault(section, {})[name] = _convert(key, item, known)
     changed = {}
     for section, values in sections.items():
         try:
@@ -198,92 +203,43 @@ def _apply(config: RunConfig, given: Mapping[str, _Given]) -> RunConfig:
     return replace(config, **changed)
 
 
+def _values(config: RunConfig) -> dict[str, object]:
+    """Every value of the config by its dotted key."""
+    return {f"{section}.{key}": value for section in SECTIONS for key, value in vars(getattr(config, section)).items()}
+
+
+def _require_effect(given: Mapping[str, _Given], config: RunConfig, alone: Mapping[str, object] | None = None) -> None:
+    """ValueError for a given key that nothing reads: neither in the config nor, if passed, with the values `alone`."""
+    for key, item in given.items():
+        owner = type(getattr(config, key.partition(".")[0]))
+        reason = unread(key, owner, _values(config))
+        if reason and (alone is None or unread(key, owner, alone)):
+            raise ValueError(f"{item.source}{reason}")
+
+
 def _source_of(message: str, section: str, given: Mapping[str, _Given]) -> str:
-    """Where the value that a section complains of was written: a file, or "" for a flag, which outdoes the file."""
+    """The source of the value that a section's message names: a file, or "" for an override, which takes precedence."""
     own = {key: item.source for key, item in given.items() if key.startswith(f"{section}.")}
     sources = [source for key, source in own.items() if re.search(rf"{re.escape(key)}\b", message)] or own.values()
     return min(sources, key=bool)
 
 
-def _convert(key: str, given: _Given) -> Any:
-    """The value as the key's type; raises ValueError with what was expected and what came."""
-    hint = KEYS[key]
-    value = _parse(given.value, hint) if not given.source else given.value
-    allowed = _alternatives(hint)
-    if NoneType in allowed and (value is None or value == "none"):
-        return None
-    for kind in allowed:
-        if get_origin(kind) is Literal and isinstance(value, str) and value in get_args(kind):
-            return value
-        if kind is bool and isinstance(value, bool):
-            return value
-        if kind is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
-            return float(value)
-        if kind is str and _is_text(value):
-            return value
-        if get_origin(kind) is tuple and isinstance(value, list | tuple) and all(map(_is_text, value)):
-            return tuple(value)
-    raise ValueError(f"{given.source}{key}: expected {_described(hint)}, got {_shown(given.value)}")
+def _convert(key: str, given: _Given, known: Mapping[str, Any]) -> Any:
+    """The value as the key's type; ValueError says what was expected and what was given."""
+    value = parse(given.value, known[key]) if isinstance(given.value, str) and not given.source else given.value
+    try:
+        return convert(value, known[key])
+    except ValueError as error:
+        raise ValueError(f"{given.source}{key}: expected {error}, got {shown(given.value)}") from None
 
 
-def _parse(value: object, hint: Any) -> object:
-    """A flag's text as the number or truth value that its key wants; anything else as it is."""
-    if isinstance(value, str):
-        allowed = _alternatives(hint)
-        if bool in allowed:
-            return {"true": True, "false": False}.get(value.lower(), value)
-        for kind in (int, float):
-            if kind in allowed:
-                try:
-                    return kind(value)
-                except ValueError:
-                    return value
-    return value
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the one type itself."""
-    return get_args(hint) if get_origin(hint) not in (Literal, tuple, None) else (hint,)
-
-
-def _is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can store; an argument with broken bytes is not."""
-    return isinstance(value, str) and value.encode("utf-8", "ignore").decode("utf-8") == value
-
-
-def _described(hint: Any) -> str:
-    """A type in a user's words."""
-    names = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
-    words = []
-    for kind in _alternatives(hint):
-        if get_origin(kind) is Literal:
-            words.append("one of " + ", ".join(get_args(kind)))
-        else:
-            words.append(names.get(kind, "a list of strings"))
-    return " or ".join(words)
-
-
-def _shown(value: object) -> str:
-    """The value on one short line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _nearest_key(key: str) -> str:
-    """Advice for an unknown key: the same name in another section, the nearest, or all there are."""
+def _nearest_key(key: str, keys: Mapping[str, Any]) -> str:
+    """Advice for an unknown key: the same name in another section, the nearest name, or all names."""
     section, _, name = key.rpartition(".")
-    namesakes = [known for known in KEYS if known.partition(".")[2] == name]
+    namesakes = [known for known in keys if known.partition(".")[2] == name]
     if namesakes:
         return "did you mean " + " or ".join(namesakes) + "?"
-    if section in SECTIONS and not difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):
-        return f"[{section}] has " + ", ".join(f.name for f in fields(SECTIONS[section]))
-    near = difflib.get_close_matches(key, [*SECTIONS, *KEYS], n=1)
+    if section in SECTIONS and not difflib.get_close_matches(key, keys, n=1, cutoff=0.75):
+        return f"[{section}] has " + ", ".join(k.partition(".")[2] for k in keys if k.startswith(f"{section}."))
+    near = difflib.get_close_matches(key, [*SECTIONS, *keys], n=1)
     return f"did you mean {near[0]}?" if near else "the sections are " + ", ".join(SECTIONS)
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    """The nearest known name, or all of them where none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}."

@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from minillm import SampleConfig, generate, load_run
 from minillm.exchange.gpt2_weights import gpt2_map
-from minillm.exchange.weight_map import export_weights
+from minillm.exchange.weight_map import weights_to_hf
 
 NEW, ROUNDS = 200, 7
 
@@ -37,7 +37,7 @@ def main() -> None:
     }
     shape |= {"vocab_size": c.vocab_size, "bos_token_id": None, "eos_token_id": None}
     theirs: Any = GPT2LMHeadModel(GPT2Config(**shape)).eval()
-    theirs.load_state_dict(export_weights(run.model.state_dict(), gpt2_map(c), c.num_layers))
+    theirs.load_state_dict(weights_to_hf(run.model.state_dict(), gpt2_map(c), c.num_layers))
     prompt = torch.from_numpy(run.tokenizer.encode(args.prompt).astype(int))[None]
 
     def ours_at(temperature: float, num_draft_tokens: int) -> Callable[[], list[int]]:

@@ -83,7 +83,7 @@ def bert(vocab: int = 8192, length: int = 128, batch: int = 32) -> Work:
         )
     )
     losses = (
-        lambda: objective.loss(ours(**made.inputs), made.labels, training=True)["mlm"] / made.counts["mlm"],
+        lambda: objective.loss(ours(**made.inputs), made.labels, training=True)["mlm"].loss / made.counts["mlm"],
         lambda: theirs(made.inputs["tokens"], labels=everywhere).loss,
     )
     return Work((ours, theirs), losses, batch * length)
@@ -99,7 +99,7 @@ def t5(vocab: int = 8192, length: int = 512, batch: int = 16, width: int = 256) 
     theirs: Any = transformers.T5ForConditionalGeneration(transformers.T5Config(d_kv=64, dropout_rate=0.0, **shape))
     theirs.config.decoder_start_token_id = 0
     losses = (
-        lambda: objective.loss(ours(**made.inputs), made.labels, training=True)["lm"] / made.counts["lm"],
+        lambda: objective.loss(ours(**made.inputs), made.labels, training=True)["lm"].loss / made.counts["lm"],
         lambda: theirs(input_ids=made.inputs["encoder_tokens"], labels=made.labels["lm"]).loss,
     )
     return Work((ours, theirs), losses, batch * (length + made.labels["lm"].size(1)))

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import mean, stdev
 
 import minillm
-from minillm.run.transfer import SOURCE, compare
 
 
 def main() -> None:
@@ -21,17 +21,33 @@ def main() -> None:
     parser.add_argument("--pretrain-steps", type=int, default=800)
     parser.add_argument("--steps", type=int, default=200, help="of training on the label, for either model")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--files", type=int, default=400, help="of Python's library that examples are taken from")
     args = parser.parse_args()
 
-    folder = args.run
-    if folder is None:
-        changes = {"data.source": SOURCE, "train.steps": args.pretrain_steps, "sample.prompt": "for i in [MASK](10):"}
-        changes["schedule.warmup_steps"] = min(30, args.pretrain_steps)
-        folder = minillm.train(minillm.load_config("bert-mini", changes))
-    loaded = minillm.load_run(folder)
-    print(loaded.describe())
-    print(compare(loaded, steps=args.steps, seeds=range(args.seeds), files=args.files).describe())
+    parent = args.run
+    if parent is None:
+        changes = {"data.source": "builtin:python-stdlib", "train.steps": args.pretrain_steps, "sample.prompt": None}
+        parent = minillm.train(minillm.load_config("bert-mini", changes))
+    changes = {
+        "objective.name": "classify",
+        "data.source": "builtin:python-token-classes",
+        "optim.lr": 5e-4,
+        "train.steps": args.steps,
+        "train.global_batch": 32,
+        "eval.every": 0,
+        "save.every": 0,
+    }
+    found: dict[str, list[float]] = {"pretrained": [], "untrained": []}
+    guess = 0.0
+    for seed in range(1, args.seeds + 1):
+        config = minillm.finetune_config(parent, changes | {"train.seed": seed})
+        for name, accuracies in found.items():
+            measured = minillm.evaluate(minillm.train(config, init_from=parent, fresh=name == "untrained"))
+            accuracies.append(measured.figures()["accuracy"])
+            guess = measured.baselines["most_frequent_accuracy"]
+    for name, accuracies in found.items():
+        spread = f" ± {stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
+        print(f"{name}: accuracy {mean(accuracies):.4f}{spread} over {len(accuracies)} seeds")
+    print(f"the most frequent class: {guess:.4f}")
 
 
 if __name__ == "__main__":

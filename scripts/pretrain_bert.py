@@ -12,7 +12,7 @@ import minillm
 from minillm import (
     DataConfig,
     EvalConfig,
-    ObjectiveConfig,
+    MaskedConfig,
     OptimConfig,
     RunConfig,
     SampleConfig,
@@ -38,7 +38,7 @@ def main() -> None:
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=4096),
         data=DataConfig(source=args.text),
         # Whole words instead of pieces; next_sentence=True adds the second task of Devlin et al. 2019.
-        objective=ObjectiveConfig(name="mlm", mask_rate=0.15, whole_words=False, next_sentence=False),
+        objective=MaskedConfig(mask_rate=0.15, whole_words=False, next_sentence=False),
         optim=OptimConfig(name="muon", muon_lr=0.02, lr=5e-3, weight_decay=0.01),
         schedule=ScheduleConfig(name="linear", warmup_steps=20, final_ratio=0.0),
         train=TrainConfig(steps=args.steps, global_batch=32),
@@ -50,8 +50,8 @@ def main() -> None:
     loaded = minillm.load_run(folder)
     print(loaded.describe())
     found = minillm.evaluate(loaded)
-    print(f"masked tokens guessed right: {found.accuracies['mlm']:.1%}; by the most frequent token: ", end="")
-    print("unknown" if found.guess is None else f"{found.guess.accuracy:.1%}")
+    print(f"masked tokens guessed right: {found.accuracies['mlm']:.1%}; ", end="")
+    print(f"by the most frequent token: {found.baselines['most_frequent_accuracy']:.1%}")
     for candidate in minillm.fill(loaded, args.gap, top_k=5).candidates[0]:
         print(f"  {candidate.probability:.3f} {candidate.text!r}")
 

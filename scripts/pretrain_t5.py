@@ -12,11 +12,11 @@ import minillm
 from minillm import (
     DataConfig,
     EvalConfig,
-    ObjectiveConfig,
     OptimConfig,
     RunConfig,
     SampleConfig,
     ScheduleConfig,
+    SpanConfig,
     TokenizerConfig,
     TrainConfig,
 )
@@ -38,7 +38,7 @@ def main() -> None:
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048),
         data=DataConfig(source=args.text),
         # The published rates; name="prefix_lm" predicts the rest of a text from its beginning instead.
-        objective=ObjectiveConfig(name="span", span_density=0.15, mean_span_length=3.0),
+        objective=SpanConfig(span_density=0.15, mean_span_length=3.0),
         optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01),
         schedule=ScheduleConfig(name="linear", warmup_steps=min(50, args.steps), final_ratio=0.0),
         train=TrainConfig(steps=args.steps, global_batch=32),

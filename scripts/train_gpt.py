@@ -30,7 +30,7 @@ def main() -> None:
 
     config = RunConfig(
         # A shape by name, with what you want otherwise: d_model, num_layers, num_heads, dropout, position, ...
-        model=minillm.preset("gpt-nano", max_seq_len=128),
+        model=minillm.preset("qwen3-nano", max_seq_len=128),
         # Byte-level BPE, trained on your text; "byte" and "char" need no training.
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048),
         data=DataConfig(source=args.text),

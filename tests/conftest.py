@@ -44,8 +44,6 @@ LEARNING: dict[str, object] = {
     "model.num_heads": 2,
     "model.max_seq_len": 64,
     "data.split": "tail",
-    "tokenizer.kind": "bpe",
-    "tokenizer.vocab_size": 400,
     "optim.name": "muon",
     "optim.lr": 1e-2,
     "train.steps": 150,
@@ -57,12 +55,21 @@ LEARNING: dict[str, object] = {
     "save.every": 0,
     "sample.max_new_tokens": 8,
 }
+BPE: dict[str, object] = {"tokenizer.kind": "bpe", "tokenizer.vocab_size": 400}
+QWEN3: dict[str, object] = BPE | {
+    "model.qk_norm": True,
+    "model.num_kv_heads": 1,
+    "model.d_ff": 48,
+    "model.head_dim": 16,
+}
 FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
-    "gpt2": ("gpt2", {}),
+    "gpt2": ("gpt2", BPE),
     "llama": ("llama-small", {"model.num_kv_heads": 1, "model.d_ff": 48, "tokenizer.kind": "byte"}),
+    "qwen3": ("llama-small", QWEN3),
+    "qwen3-untied": ("llama-small", QWEN3 | {"model.tie_embeddings": False}),
     "char": ("gpt2", {"tokenizer.kind": "char"}),
-    "bert": ("bert-tiny", {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make"}),
-    "t5": ("t5-mini", {"objective.name": "span", "model.d_ff": 48, "sample.prompt": "7 and <|extra_id_0|> make"}),
+    "bert": ("bert-tiny", BPE | {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make"}),
+    "t5": ("t5-mini", BPE | {"objective.name": "span", "model.d_ff": 48, "sample.prompt": "7 and <|extra_id_0|> make"}),
 }
 
 

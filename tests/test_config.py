@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm import config as config_module
-from minillm.config import KEYS, SECTIONS, RunConfig, find_config, load_config, override, save_config
+from minillm import config_files as config_module
+from minillm.config import SECTIONS, RunConfig, keys_of, load_config, objective_class, override, save_config
+from minillm.config_files import find_config
 from minillm.models.presets import PRESETS, preset
+from minillm.registry import OBJECTIVES
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def toml(tmp_path: Path):
     return write
 
 
-def test_flags_outdo_the_file_which_outdoes_the_preset_which_outdoes_the_defaults(toml):
+def test_flags_take_precedence_over_the_file_then_the_preset_then_the_defaults(toml):
     path = toml('[model]\npreset = "gpt2"\nnum_layers = 3\nd_model = 96\n[train]\nsteps = 7\n')
     config = load_config(path, {"model.num_layers": 2})
     assert config.model.num_layers == 2  # flag over file and preset
@@ -44,7 +45,7 @@ def test_another_preset_given_as_a_flag_replaces_the_files_model_section_and_no_
 
 
 def test_an_empty_file_is_the_default_run(toml):
-    assert load_config(toml("")) == load_config(toml('[model]\npreset = "gpt-nano"\n'))
+    assert load_config(toml("")) == load_config(toml('[model]\npreset = "qwen3-nano"\n'))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,8 @@ def test_a_mistake_in_the_file_is_one_line_that_names_file_key_and_remedy(toml, 
         ("data.validation", "own.txt", "own.txt"),
         ("data.source", "12", "12"),
         ("sample.stop", ["a", "b"], ("a", "b")),
-        ("sample.prompt", "none", "none"),
+        ("sample.prompt", "none", None),
+        ("data.source", "none", "none"),
     ],
 )
 def test_an_override_may_be_a_value_or_its_text(key: str, value: object, read: object):
@@ -185,6 +187,155 @@ def test_the_saved_copy_keeps_a_none_that_the_preset_would_fill(tmp_path: Path):
     assert load_config(tmp_path / "config.toml").model.num_kv_heads is None
 
 
+def test_the_saved_copy_does_not_depend_on_the_preset(tmp_path: Path, monkeypatch):
+    config = load_config(overrides={"model.preset": "gpt2", "model.vocab_size": "none"})
+    save_config(config, tmp_path / "config.toml")
+    filled = {"vocab_size": 9, "d_ff": 8, "num_kv_heads": 1, "head_dim": 2, "attention_bias": "qkv", "embed_scale": 3.0}
+    monkeypatch.setitem(PRESETS, "gpt2", {**PRESETS["gpt2"], **filled, "attention_dropout": 0.5, "num_layers": 1})
+    assert load_config(tmp_path / "config.toml").model == config.model
+
+
+def test_a_copy_of_an_older_version_which_leaves_out_what_is_none_loads_as_before(tmp_path: Path):
+    config = load_config(overrides={"model.preset": "llama-small"})
+    save_config(config, tmp_path / "config.toml")
+    lines = (tmp_path / "config.toml").read_text(encoding="utf-8").splitlines()
+    assert lines.count('vocab_size = "none"') == 1
+    older = [line for line in lines if not line.endswith('= "none"') or line.startswith("rope_scaling")]
+    (tmp_path / "config.toml").write_text("\n".join(older), encoding="utf-8")
+    assert load_config(tmp_path / "config.toml") == config
+
+
+NO_EFFECT: list[tuple[str, object, str, object, object]] = [
+    ("optim.muon_lr", 0.05, "optim.name", "adamw", "muon"),
+    ("optim.momentum", 0.9, "optim.name", "adamw", "muon"),
+    ("schedule.final_ratio", 0.3, "schedule.name", "constant", "cosine"),
+    ("schedule.final_ratio", 0.3, "schedule.name", "inverse_sqrt", "linear"),
+    ("schedule.decay_fraction", 0.3, "schedule.name", "cosine", "wsd"),
+    ("data.validation_fraction", 0.3, "data.validation", "own.txt", "none"),
+    ("data.split", "tail", "data.validation", "own.txt", "none"),
+    ("data.mixing_temperature", 3.0, "data.mixing", "equal", "temperature"),
+    ("tokenizer.vocab_size", 300, "tokenizer.kind", "byte", "bpe"),
+    ("tokenizer.train_bytes", 300, "tokenizer.kind", "char", "bpe"),
+    ("model.rope_theta", 5.0, "model.position", "learned", "rotary"),
+    ("model.rope_scaling", "linear", "model.position", "alibi", "rotary"),
+    ("model.rope_factor", 2.0, "model.rope_scaling", "none", "linear"),
+    ("model.rope_original_len", 64, "model.rope_scaling", "linear", "llama3"),
+    ("model.rope_low_freq_factor", 2.0, "model.rope_scaling", "linear", "llama3"),
+    ("model.rope_high_freq_factor", 8.0, "model.rope_scaling", "linear", "llama3"),
+    ("model.relative_buckets", 16, "model.position", "rotary", "t5"),
+    ("model.relative_max_distance", 64, "model.position", "rotary", "t5"),
+    ("model.norm_bias", False, "model.norm", "rmsnorm", "layernorm"),
+    ("model.ngram_rows", 64, "model.ngram_order", 1, 2),
+    ("model.init_std", 0.1, "model.init", "fan_in", "normal"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "other", "without", "with_"), NO_EFFECT)
+def test_a_setting_without_effect_is_refused_as_a_flag_and_in_a_file(toml, key, value, other, without, with_):
+    words = rf"{key} has no effect with {other} {without}; leave it out, or set {other} to "
+    section, _, name = key.partition(".")
+    with pytest.raises(ValueError, match=f"^{words}"):
+        load_config(overrides={key: value, other: without})
+    with pytest.raises(ValueError, match=f"^{words}"):
+        override(load_config(), {key: value, other: without})
+    lines = f"[{section}]\n{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+    unread = f"{lines}{other.partition('.')[2]} = {without!r}\n"
+    with pytest.raises(ValueError, match=rf"my\.toml: {words}"):
+        load_config(toml(unread))
+
+    allowed = load_config(overrides={key: value, other: with_})
+    assert getattr(getattr(allowed, section), name) == value
+    assert load_config(toml(unread), {other: with_}) == load_config(toml(lines), {other: with_})
+
+
+def test_a_flag_may_take_away_the_effect_of_what_the_file_holds(toml):
+    path = toml('[optim]\nname = "muon"\nmuon_lr = 0.05\n')
+    assert load_config(path, {"optim.name": "adamw"}).optim.name == "adamw"
+    with pytest.raises(ValueError, match=r"^optim\.muon_lr has no effect"):
+        load_config(path, {"optim.name": "adamw", "optim.muon_lr": 0.05})
+
+
+def test_a_default_or_a_value_of_the_preset_is_no_mistake_in_a_file(toml):
+    assert load_config(toml('[optim]\nname = "adamw"\nmuon_lr = 0.02\n')).optim == RunConfig().optim
+    kept = load_config(toml('[model]\npreset = "gpt-nano"\nngram_order = 1\nngram_rows = 4096\n'))
+    assert kept.model == preset("gpt-nano", ngram_order=1)
+    with pytest.raises(ValueError, match=r"optim\.muon_lr"):
+        load_config(toml(""), {"optim.name": "adamw", "optim.muon_lr": 0.02})  # somebody gave it, for this run
+
+
+def test_a_runs_own_copy_loads_with_settings_that_have_no_effect(tmp_path: Path):
+    config = load_config(overrides={"optim.name": "muon", "optim.muon_lr": 0.05, "schedule.final_ratio": 0.0})
+    config = override(config, {"optim.name": "adamw", "schedule.name": "constant", "tokenizer.kind": "byte"})
+    save_config(config, tmp_path / "config.toml")
+    assert load_config(tmp_path / "config.toml") == config
+    assert load_config(tmp_path / "config.toml", {"optim.lr": 1}).optim.muon_lr == 0.05
+    with pytest.raises(ValueError, match=r"^optim\.momentum has no effect"):
+        load_config(tmp_path / "config.toml", {"optim.momentum": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("old", "heads"),
+    [
+        ("lm_head = true\npair_head = true\npooler = false", ("lm", "pair")),
+        ("lm_head = false\npair_head = false\npooler = true", ("pooler",)),
+        ("pair_head = true", ("lm", "pair")),
+        ("pooler = true", ("lm", "pooler")),
+        ("lm_head = true", ("lm",)),
+    ],
+)
+def test_the_old_keys_of_the_output_heads_still_load(toml, old: str, heads: tuple[str, ...]):
+    assert load_config(toml(f'[model]\npreset = "bert-tiny"\n{old}\n')).model.heads == heads
+
+
+def test_old_names_of_keys_still_load_from_a_file(toml):
+    text = '[model]\npreset = "bert-tiny"\nnum_segments = 3\n[sample]\nread_ahead = 4\n'
+    config = load_config(toml(text))
+    assert (config.model.num_token_types, config.sample.num_draft_tokens) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[sample]\nread_ahead = 1\nnum_draft_tokens = 1", r"my\.toml: sample\.num_draft_tokens is given twice"),
+        ('[model]\nlm_head = true\nheads = ["lm"]', r"my\.toml: model\.heads is given twice"),
+        ("[model]\npooler = 1", r"my\.toml: model\.pooler: expected true or false, got 1"),
+        ('[sample]\nread_ahead = "x"', r"my\.toml: sample\.num_draft_tokens: expected an integer, got 'x'"),
+    ],
+)
+def test_a_mistake_in_an_old_key_is_named(toml, text: str, words: str):
+    with pytest.raises(ValueError, match=words):
+        load_config(toml(text))
+
+
+@pytest.mark.parametrize("key", ["model.num_segments", "model.lm_head", "sample.read_ahead"])
+def test_old_names_are_not_accepted_as_flags(key: str):
+    with pytest.raises(ValueError, match=f"^unknown key {key}"):
+        load_config(overrides={key: 1})
+
+
+def test_overrides_may_be_nested_by_section_and_mixed_with_dotted_keys():
+    nested = {"train": {"steps": 5, "seed": "3"}, "optim.lr": 1e-2, "data": {"source": Path("my.txt")}, "eval": {}}
+    dotted = {"train.steps": 5, "train.seed": 3, "optim.lr": 1e-2, "data.source": "my.txt"}
+    assert load_config("gpt-nano", nested) == load_config("gpt-nano", dotted)
+    assert override(RunConfig(), nested) == override(RunConfig(), dotted)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train": {"steps": 5}, "train.steps": 5}, "train.steps is given twice; leave one of them out"),
+        ({"train": {"stepz": 5}}, "unknown key train.stepz; did you mean train.steps?"),
+        ({"train": 5}, "train: expected a table of its keys, got 5"),
+        ({"trian": {}}, "unknown key trian; did you mean train?"),
+        ({"train": {"steps": {"x": 1}}}, "train.steps: expected an integer, got {'x': 1}"),
+    ],
+)
+def test_a_mistake_in_nested_overrides_is_named(overrides: dict[str, object], message: str):
+    with pytest.raises(ValueError) as caught:
+        load_config(overrides=overrides)
+    assert str(caught.value) == message
+
+
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
@@ -205,8 +356,10 @@ def test_the_saved_copy_rebuilds_any_values(tmp_path_factory, prompt: str, stop:
 
 
 def test_every_key_has_a_default_of_its_own_type():
-    defaults: dict[str, Any] = {
-        f"{section}.{f.name}": f.default for section, owner in SECTIONS.items() for f in fields(owner)
-    }
-    assert set(defaults) == set(KEYS)
-    assert override(RunConfig(), defaults) == RunConfig()
+    default = RunConfig()
+    for name in OBJECTIVES:
+        config = override(default, {"objective.name": name})
+        owners = SECTIONS | {"objective": objective_class(name)}
+        defaults = {f"{section}.{f.name}": f.default for section, owner in owners.items() for f in fields(owner)}
+        assert set(defaults) == set(keys_of(name))
+        assert override(config, defaults) == config == replace(default, objective=objective_class(name)())

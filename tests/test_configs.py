@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from minillm.config import config_names, load_config, save_config
+from minillm.config import load_config, save_config
+from minillm.config_files import own_configs
 from minillm.models.build import build_model
 
-NAMES = config_names()
+NAMES = list(own_configs())
 
 
 def test_there_are_configs():

@@ -8,14 +8,17 @@ from __future__ import annotations
 import io
 import keyword
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, Parameter
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 from cyclopts.help import PlainFormatter
 from rich.console import Console
+
+from minillm.training.interrupt import Terminated, raise_on_sigterm
 
 COMMANDS = {
     "train": "Train a model on your text; without arguments, a small GPT on Python's own documentation.",
@@ -32,23 +35,29 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the process's own) name and return the exit code.
 
-    0 success, 2 a user's mistake, 130 Ctrl-C, 141 the reader of our output went away. A bug shows its traceback.
+    0 success, 2 a user's mistake, 130 Ctrl-C, 141 the reader of our output closed it, 143 SIGTERM. A bug shows its
+    traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
     try:
-        build_app()(sys.argv[1:] if arguments is None else list(arguments))
-        sys.stdout.flush()
+        with raise_on_sigterm():
+            code = build_app()(sys.argv[1:] if arguments is None else list(arguments))
+            sys.stdout.flush()
+        return code or 0
     except CycloptsError as error:
         error.verbose = False
-        return _mistake(f"{error} See minillm --help.")
+        return _mistake(_explained(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its exit
         return 141
     except KeyboardInterrupt:
         print("minillm: interrupted", file=sys.stderr)
         return 130
+    except Terminated:
+        print("minillm: terminated", file=sys.stderr)
+        return 143
     except OSError as error:
         _raise_in_debug()
         named = error.filename is not None and error.strerror
@@ -61,7 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch's word for it
             raise
         return _mistake(f"out of memory: {error}; ask for less, or for a smaller model")
-    return 0
 
 
 def build_app() -> App:
@@ -95,6 +103,18 @@ def version() -> str:
         return metadata.version("minillm")
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _explained(error: CycloptsError) -> str:
+    """The parser's message, with the remedy for arguments that the command does not take."""
+    command = " ".join(("minillm", *(error.command_chain or ())))
+    if not isinstance(error, UnusedCliTokensError):
+        return f"{error} See {command} --help."
+    words = error.unused_tokens or []
+    remedy = "put an argument with spaces in quotes, and give settings by their flags"
+    if command == "minillm sample":
+        remedy = f"give the prompt by its flag: --prompt {shlex.quote(' '.join(words))}"
+    return f"{command} does not take the argument {shlex.join(words[:1])}; {remedy}. See {command} --help."
 
 
 def _mistake(message: str) -> int:

@@ -5,25 +5,40 @@ from __future__ import annotations
 from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import show
 from minillm.config import RunConfig, override
+from minillm.data.config import DataConfig
+
+TASK_FIELDS = {"data.input_field", "data.target_field"}
+MAX_TASKS = 20
+"""Tasks whose examples are listed, at most; the largest come first."""
 
 
-@with_flags("data", prefix=False, only=("data.field",))
+@with_flags("data", prefix=False, only=("data.field", *sorted(TASK_FIELDS)))
 @with_flags("tokenizer")
-def data(source: str = RunConfig().data.source, /, *, json: bool = False, **given: str) -> None:
-    """Read a text and cut it into tokens as training would: documents, bytes, tokens, bytes per token, a sample.
+def data(source: str = DataConfig().source, /, *, json: bool = False, **given: str) -> None:
+    """Read a source and tokenize it as training would: documents, bytes, tokens, bytes per token, a sample, and what
+    was left out. With --input-field or --target-field: the same for text-to-text examples.
 
-    Parameters
-    ----------
-    source
-        Text file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:python-docs or builtin:python-stdlib.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        source: Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME
+            is python-docs, python-stdlib or python-tasks.
+        json: Print one JSON object instead of lines.
     """
-    config = override(RunConfig(), {"data.source": source} | overrides(given))
+    keys = overrides(given)
+    config = override(RunConfig(), {"data.source": source} | keys)
 
-    from minillm.data.describe import describe
+    from minillm.data.describe import describe, describe_tasks
+    from minillm.data.sources.builtin_tasks import NAME as TASKS
     from minillm.tokenizers.load import build_tokenizer
 
-    found = describe(config.data, lambda texts, _: build_tokenizer(config.tokenizer, texts), progress=True)
-    keys = ("source", "documents", "bytes", "tokens", "bytes_per_token", "sample")
-    show({key: getattr(found, key) for key in keys}, json=json)
+    of_tasks = bool(TASK_FIELDS & keys.keys()) or source == TASKS
+    if of_tasks and "data.field" in keys:
+        raise ValueError("--field is for plain text, --input-field and --target-field for text-to-text: give one kind")
+    read = describe_tasks if of_tasks else describe
+    found = read(config.data, lambda texts, _: build_tokenizer(config.tokenizer, texts), progress=True)
+    shown: dict[str, object] = {"source": found.source, "examples" if of_tasks else "documents": found.documents}
+    shown |= {"bytes": found.bytes, "tokens": found.tokens, "bytes_per_token": found.bytes_per_token}
+    if found.tasks is not None:
+        shown["tasks"] = {name or "(no prefix)": number for name, number in list(found.tasks.items())[:MAX_TASKS]}
+    if found.notes:
+        shown["notes"] = list(found.notes) if json else "\n".join(("", *found.notes))
+    show(shown | {"sample": found.sample}, json=json)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from minillm.cli.output import show
+from minillm.cli.flags import overrides, with_flags
+from minillm.cli.output import open_run, show
+
+FIELDS = ("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field")
 
 
+@with_flags("data", prefix=False, only=FIELDS)
 def eval(
     run: Path | None = None,
     /,
@@ -19,48 +22,33 @@ def eval(
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
     harness: Annotated[str | None, Parameter(metavar="TASKS")] = None,
     json: bool = False,
+    **given: str,
 ) -> None:
-    """Measure a trained model: loss in nats a token, then perplexity and bits per byte, or the share of right answers.
+    """Measure a trained model: loss in nats per token, with perplexity and bits per byte, or with accuracies.
 
-    Of a text-to-text model also, for each task: exact match and ROUGE-L of what it writes, ROUGE-L of what beam search
-    finds, beside that of repeating the first words of the source, and the share of tokens that it has right; of each
-    task's first 500 examples.
+    For a text-to-text model also, for the first 500 examples of each task: exact match and ROUGE-L of greedy answers,
+    ROUGE-L of beam search and of the first words of the input, and token accuracy.
 
-    Parameters
-    ----------
-    run
-        Run folder; the latest under runs/ if left out.
-    data
-        Text to measure on; the run's own validation text if left out.
-    harness
-        Score tasks of lm-evaluation-harness instead: names, YAML files or folders of them, with commas between.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        run: Run folder; the latest under runs/ if left out.
+        data: Data to measure on; the run's own validation split if left out.
+        harness: Score tasks of lm-evaluation-harness instead: names, YAML files or folders, separated by commas.
+        json: Print one JSON object instead of lines.
     """
+    fields = {key.removeprefix("data."): str(value) for key, value in overrides(given).items()}
+    if harness is not None and (data is not None or fields):
+        raise ValueError("--data and its fields have no effect: the tasks of --harness bring their own text")
+    if fields and data is None:
+        raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
+    from minillm.run import evaluate, score_harness
+
+    loaded = open_run(run)
     if harness is not None:
-        if data is not None:
-            raise ValueError("--data has no effect: the tasks of --harness bring their own text; leave one of them out")
-        score_harness(run, harness, json=json)
+        show(score_harness(loaded, [task.strip() for task in harness.split(",") if task.strip()]), json=json)
         return
-    from minillm.run import evaluate, load_run, score_tasks
-
-    loaded = load_run(run)
-    print(loaded.describe(), file=sys.stderr)
-    found = evaluate(loaded, data)
+    found = evaluate(loaded, data, fields=fields, thorough=True)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     perplexity = {} if found.bits_per_byte is None else {"perplexity": found.perplexity}
-    guess = found.guess and {"unigram_loss": found.guess.loss, "most_frequent_accuracy": found.guess.accuracy}
-    tasks = {}
-    if loaded.config.objective.name == "seq2seq":
-        tasks = {name or "(no prefix)": asdict(score) for name, score in score_tasks(loaded, data).items()}
-    figures = {"loss": found.loss} | perplexity | found.figures() | (guess or {})
-    show(figures | {"tokens": found.targets} | ({"tasks": tasks} if tasks else {}), json=json)
-
-
-def score_harness(run: Path | None, tasks: str, *, json: bool) -> None:
-    """Print a run's figures on tasks of lm-evaluation-harness, named with commas between them."""
-    from minillm.evaluation.harness import run_harness  # needs a package that is an extra
-    from minillm.run import load_run
-
-    loaded = load_run(run)
-    print(loaded.describe(), file=sys.stderr)
-    show(run_harness(loaded, [task.strip() for task in tasks.split(",") if task.strip()]), json=json)
+    figures = {"loss": found.loss} | perplexity | found.figures() | found.baselines
+    show(figures | {"targets": found.targets} | found.more, json=json)

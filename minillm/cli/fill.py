@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import json as jsonlib
-import sys
 from pathlib import Path
+
+from minillm.cli.output import open_run
+from minillm.generation.printable import printable
 
 
 def fill(run: Path, text: str, /, *, top_k: int = 5, json: bool = False) -> None:
-    """Let a model trained on masked tokens fill the gaps in a text, each with its probabilities.
+    """Fill the gaps in a text with a model trained on masked tokens, and print each candidate's probability.
 
-    Parameters
-    ----------
-    run
-        Run folder of a BERT.
-    text
-        The text, with [MASK] at each gap.
-    top_k
-        Candidates shown for each gap.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        run: Run folder of a BERT model.
+        text: The text, with [MASK] at each gap.
+        top_k: Candidates shown for each gap.
+        json: Print one JSON object instead of lines.
     """
     from minillm.run import fill as fill_gaps
-    from minillm.run import load_run
 
-    loaded = load_run(run)
-    print(loaded.describe(), file=sys.stderr)
-    found = fill_gaps(loaded, text, top_k=top_k)
+    loaded = open_run(run)
+    filled = fill_gaps(loaded, text, top_k=top_k)
     if json:
-        gaps = [[candidate._asdict() for candidate in gap] for gap in found.candidates]
-        print(jsonlib.dumps({"run": str(loaded.folder), "text": text, "filled": found.text, "gaps": gaps}))
+        gaps = [[candidate._asdict() for candidate in gap] for gap in filled.candidates]
+        print(jsonlib.dumps({"run": str(loaded.folder), "text": text, "filled": filled.text, "gaps": gaps}))
         return
-    print(found.text)
-    for number, gap in enumerate(found.candidates, 1):
-        print(f"gap {number} of {len(found.candidates)}")
+    print(printable(filled.text))
+    for number, gap in enumerate(filled.candidates, 1):
+        print(f"gap {number} of {len(filled.candidates)}")
         for candidate in gap:
             print(f"  {candidate.probability:.4f} {candidate.text!r}")

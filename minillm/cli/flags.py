@@ -1,27 +1,41 @@
 """Config keys as command-line flags: names, help and defaults come from the dataclass that owns them.
 
-The parser hands every value on as text; `config.py` alone reads it, so that a flag and a line of TOML are judged alike.
+The parser passes every value on as text; only `config.py` converts it, so flags and TOML obey the same rules.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from cyclopts import Group, Parameter
+from cyclopts import App, Group, Parameter
 
-from minillm.config import KEYS, SECTIONS
+from minillm.config import DEFAULT_OBJECTIVE, KEYS, SECTIONS
+from minillm.registry import OBJECTIVES
+from minillm.settings import alternatives, typed
+
+BASE = "minillm.objectives.base:TokenLossConfig"
+"""Keys that every objective has."""
 
 
-def with_flags(*sections: str, prefix: bool = True, only: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+def with_flags(
+    *sections: str, prefix: bool = True, only: Collection[str] = (), show: Collection[str] = ()
+) -> Callable[[Callable], Callable]:
     """Decorate a command that takes `**given: str`: every key of the sections becomes one of its flags.
 
-    `prefix` spells a flag --section.key, else --key. `only` limits them to these dotted keys. The command receives in
-    `given` what was on the command line and nothing else; `overrides` turns that into dotted keys.
+    Args:
+        sections: the sections of the config.
+        prefix: spell a flag --section.key, else --key.
+        only: dotted keys that become flags; empty: all.
+        show: dotted keys that --help lists; empty: all.
+
+    The command receives in `given` only what was on the command line; `overrides` turns that into dotted keys.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -29,10 +43,9 @@ def with_flags(*sections: str, prefix: bool = True, only: tuple[str, ...] = ()) 
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for section in sections:
             group = Group(f"[{section}]", sort_key=list(SECTIONS).index(section)) if prefix else None
-            sentences = docstrings(SECTIONS[section])
-            for item in fields(SECTIONS[section]):
-                if not only or f"{section}.{item.name}" in only:
-                    own.append(_flag(section, item.name, item.default, sentences[item.name], prefix, group))
+            for key, text in (objective_texts() if section == "objective" else section_texts(section)).items():
+                if not only or key in only:
+                    own.append(_flag(key, text, prefix, group, show=not show or key in show))
         command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in own}
         return command
@@ -41,13 +54,37 @@ def with_flags(*sections: str, prefix: bool = True, only: tuple[str, ...] = ()) 
 
 
 def overrides(given: Mapping[str, object]) -> dict[str, object]:
-    """What a decorated command received, under dotted keys."""
+    """What a decorated command received, by dotted key."""
     return {name.replace("__", ".", 1): value for name, value in given.items() if value is not None}
 
 
-def docstrings(owner: type) -> dict[str, str]:
-    """Field name -> the sentence under it, read from the dataclass's source."""
-    body = ast.parse(inspect.getsource(owner)).body[0].body  # type: ignore[attr-defined]
+def section_texts(section: str) -> dict[str, str]:
+    """Dotted key -> help text of a section of the config."""
+    sentences = field_texts(inspect.getsource(SECTIONS[section]), SECTIONS[section].__name__)
+    return {
+        f"{section}.{item.name}": f"{sentences[item.name]} [default: {typed(item.default)}]"
+        for item in fields(SECTIONS[section])
+    }
+
+
+def objective_texts() -> dict[str, str]:
+    """Dotted key -> help text of all objectives' sections, read from their source files: importing them takes a second,
+    because they import torch.
+    """
+    texts = {"objective.name": f"What is learned: {', '.join(OBJECTIVES)}. [default: {DEFAULT_OBJECTIVE}]"}
+    for name, reference in [("", BASE), *((name, spec.config) for name, spec in OBJECTIVES.items())]:
+        module, _, owner = reference.partition(":")
+        found = importlib.util.find_spec(module)
+        assert found is not None and found.origin is not None, "a row of the table names a module"
+        for key, sentence in field_texts(Path(found.origin).read_text(encoding="utf-8"), owner).items():
+            texts.setdefault(f"objective.{key}", f"{name}: {sentence}".removeprefix(": "))
+    return texts
+
+
+def field_texts(source: str, owner: str) -> dict[str, str]:
+    """Field name -> the sentence under it, read from the source of the dataclass `owner`."""
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == owner]
+    body = classes[0].body
     found = {}
     for item, text in pairwise(body):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(text, ast.Expr):
@@ -55,38 +92,44 @@ def docstrings(owner: type) -> dict[str, str]:
     return found
 
 
-def _flag(section: str, key: str, default: object, sentence: str, prefix: bool, group: Group | None) -> Any:
-    """The keyword parameter of one key. Its own default is None, which means: not on the command line."""
-    hint = KEYS[f"{section}.{key}"]
+def print_help(app: App, name: str, command: Callable) -> None:
+    """Print the help of a command of `app` with all flags, including those that its --help does not list."""
+
+    def complete() -> None: ...
+
+    every = Parameter(show=True)
+    signature = inspect.signature(command)
+    own = [p.replace(annotation=Annotated[p.annotation, every]) for p in signature.parameters.values()]
+    complete.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    complete.__annotations__ = {p.name: p.annotation for p in own}
+    complete.__doc__ = command.__doc__
+    del app[name]
+    app.command(complete, name=name)
+    app.help_print([name])
+
+
+def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool) -> Any:
+    """The keyword parameter of one key. Its own default is None, which means that it is not on the command line."""
+    hint = KEYS.get(key, str)  # a key of some objectives; config.py knows its type
     several = get_origin(hint) is tuple
     settings: dict[str, Any] = {} if group is None else {"group": group}
     parameter = Parameter(
-        name=f"--{section}.{key}" if prefix else f"--{key.replace('_', '-')}",
-        help=f"{sentence} [default: {_shown(default)}]",
+        name=f"--{key}" if prefix else f"--{key.partition('.')[2].replace('_', '-')}",
+        help=text,
+        show=show,
         metavar=_metavar(hint),
         show_default=False,
-        allow_leading_hyphen=hint in (str, tuple[str, ...]),  # a prompt may begin with a dash
+        allow_leading_hyphen=str in alternatives(hint) or several,  # a prompt may start with a dash
         **settings,
     )
     annotation = Annotated[list[str] | None if several else str | None, parameter]
-    return inspect.Parameter(f"{section}__{key}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _shown(default: object) -> str:
-    """A default as one would type it."""
-    if default is None or default == ():
-        return "none"
-    if isinstance(default, bool):
-        return str(default).lower()
-    return default if isinstance(default, str) and default.strip() else repr(default)
+    return inspect.Parameter(
+        key.replace(".", "__"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
 def _metavar(hint: Any) -> str:
-    """What stands for the value in the help: the choices, or the kind of value."""
-    names = {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}
-    kind = hint
-    if get_origin(hint) not in (Literal, tuple, None):
-        kind = get_args(hint)[0]
-    if get_origin(kind) is Literal:
-        return "|".join(get_args(kind))
-    return names.get(kind, "TEXT")
+    """The value's placeholder in the help: its choices, or its kind."""
+    names = {bool: "true|false", int: "INTEGER", float: "NUMBER"}
+    kind = alternatives(hint)[0]
+    return "|".join(get_args(kind)) if get_origin(kind) is Literal else names.get(kind, "TEXT")

@@ -16,12 +16,9 @@ from minillm.tokenizers.config import TokenizerConfig
 def info(model: str | None = None, /, *, json: bool = False) -> None:
     """Count a model's parameters by part, FLOPs a token in training, KV-cache bytes a token, memory to train.
 
-    Parameters
-    ----------
-    model
-        Run folder or name of a preset; the latest run under runs/ if left out.
-    json
-        Print one JSON object instead of lines.
+    Args:
+        model: Run folder or name of a preset; the latest run under runs/ if left out.
+        json: Print one JSON object instead of lines.
     """
     shape = _shape(model)
 

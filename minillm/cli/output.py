@@ -1,24 +1,41 @@
-"""How a command's result is printed: as lines for people, or as one JSON object."""
+"""What commands have in common: to open a run, and to print a result as lines of text or as one JSON object."""
 
 from __future__ import annotations
 
 import json as jsonlib
 import math
+import sys
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minillm.generation.printable import printable
+
+if TYPE_CHECKING:
+    from minillm.run import LoadedRun
+
+
+def open_run(run: Path | None, **options: str) -> LoadedRun:
+    """Load a run, and say on stderr which one it is."""
+    from minillm.run import load_run
+
+    loaded = load_run(run, **options)
+    print(loaded.describe(), file=sys.stderr)
+    return loaded
 
 
 def show(result: Mapping[str, object], *, json: bool) -> None:
-    """Print the result: its keys as words before aligned values, or unchanged as JSON. A nested mapping is indented."""
+    """Print the result as JSON, or its keys as words before aligned values, with nested mappings indented."""
     if json:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
-        print(jsonlib.dumps(finite))  # JSON knows no infinity
+        print(jsonlib.dumps(finite))  # JSON has no infinity
         return
-    print("\n".join(lines(result)))
+    print(printable("\n".join(lines(result))))
 
 
 def lines(result: Mapping[str, object], indent: str = "") -> list[str]:
-    """The result as text, one line a value."""
+    """The result as text, one line per value."""
     text = []
     for key, value in result.items():
         label = indent + key.replace("_", " ")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minillm.cli.flags import overrides, with_flags
 from minillm.config import override
 from minillm.generation.config import BeamConfig
+from minillm.generation.printable import printable
+
+if TYPE_CHECKING:
+    from minillm.generation.generate import Completion
 
 
 @with_flags("sample", prefix=False)
@@ -22,20 +28,14 @@ def sample(
     json: bool = False,
     **given: str,
 ) -> None:
-    """Let a trained model go on with a prompt, or answer it. What is not given, the run's [sample] section decides.
+    """Let a trained model continue a prompt or answer it. The run's [sample] section supplies what is left out.
 
-    Parameters
-    ----------
-    run
-        Run folder; the latest under runs/ if left out.
-    num_beams
-        Search the likeliest text with so many beams, instead of drawing one.
-    num_best
-        Texts that beam search returns, the likeliest first.
-    length_penalty
-        Power of the length by which beam search divides a text's log-probability; 0.6 if left out.
-    json
-        Print one JSON object instead of the text.
+    Args:
+        run: Run folder; the latest under runs/ if left out.
+        num_beams: Find the likeliest text by beam search with this many beams, instead of sampling.
+        num_best: Texts that beam search returns, the likeliest first.
+        length_penalty: Power of the length by which beam search divides a text's log-probability; 0.6 if left out.
+        json: Print one JSON object instead of the text.
     """
     from minillm.run import load_run, search
     from minillm.run import sample as complete
@@ -43,42 +43,53 @@ def sample(
     loaded = load_run(run)
     loaded.require_writer()
     settings = override(loaded.config, overrides(given)).sample
+    prompt = settings.prompt or ""
+    shown_prompt = prompt if loaded.model.writes == "continuation" else ""
     print(loaded.describe(), file=sys.stderr)
 
     if num_beams is not None:
-        refuse(given, "beam search draws nothing", allowed=("sample__prompt", "sample__max_new_tokens", "sample__stop"))
-        penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
-        beams = BeamConfig(
-            num_beams=num_beams,
-            num_best=num_best,
-            max_new_tokens=settings.max_new_tokens,
-            stop=settings.stop,
-            **penalty,
-        )
-        completions = search(loaded, settings.prompt, beams)
+        refuse_sampling(overrides(given))
+        asked = {"num_beams": num_beams, "num_best": num_best, "length_penalty": length_penalty}
+        asked |= {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
+        beams = BeamConfig(**{name: value for name, value in asked.items() if value is not None})
+        completions = search(loaded, prompt, beams)
     elif num_best != 1 or length_penalty is not None:
         raise ValueError("--num-best and --length-penalty belong to beam search; give --num-beams too")
     elif settings.num_samples == 1 and not json:
-        print(settings.prompt if loaded.continues else "", end="", flush=True)
-        complete(loaded, settings, on_text=lambda _, piece: print(piece, end="", flush=True))
+        print(printable(shown_prompt), end="", flush=True)
+        (only,) = complete(loaded, settings, on_text=lambda _, piece: print(printable(piece), end="", flush=True))
         print()
+        say_what_is_cut(only, loaded.config.model.max_seq_len)
         return
     else:
         completions = complete(loaded, settings)
+    first = completions[0]
+    say_what_is_cut(first, loaded.config.model.max_seq_len)
     if json:
-        texts = [
-            {"text": c.text, "finish_reason": c.finish_reason} | ({} if c.score is None else {"score": c.score})
-            for c in completions
-        ]
-        print(jsonlib.dumps({"run": str(loaded.folder), "prompt": settings.prompt, "completions": texts}))
+        about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": first.prompt_tokens_cut}
+        print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
         return
     for number, completion in enumerate(completions, 1):
         heading = f"--- {number} of {len(completions)}\n" if len(completions) > 1 else ""
-        print(f"{heading}{settings.prompt if loaded.continues else ''}{completion.text}")
+        print(heading + printable(shown_prompt + completion.text))
 
 
-def refuse(given: dict[str, str], why: str, *, allowed: tuple[str, ...]) -> None:
-    """ValueError for a flag on the command line that would be ignored."""
-    for name, value in given.items():
-        if value is not None and name not in allowed:
-            raise ValueError(f"--{name.partition('__')[2].replace('_', '-')} has no effect: {why}; leave it out")
+def facts(completion: Completion) -> dict[str, object]:
+    """What --json tells of a completion."""
+    told: dict[str, object] = {"text": completion.text, "finish_reason": completion.finish_reason}
+    return told if completion.score is None else told | {"score": completion.score}
+
+
+def say_what_is_cut(completion: Completion, context: int) -> None:
+    """Say on stderr how much of a prompt that is longer than the context was not read."""
+    if cut := completion.prompt_tokens_cut:
+        read = f"the prompt has {len(completion.prompt_ids)} tokens and the model reads {context}"
+        print(f"{read}: its first {cut} are not read", file=sys.stderr)
+
+
+def refuse_sampling(keys: Iterable[str]) -> None:
+    """ValueError for a setting on the command line that beam search ignores."""
+    for key in keys:
+        if key not in ("sample.prompt", "sample.max_new_tokens", "sample.stop"):
+            flag = key.removeprefix("sample.").replace("_", "-")
+            raise ValueError(f"--{flag} has no effect: beam search does not sample; leave it out")

@@ -7,11 +7,20 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from minillm.cli.flags import overrides, with_flags
-from minillm.config import DEFAULT_CONFIG, FINETUNE_CONFIG, SECTIONS, load_config
+from minillm.cli.flags import overrides, print_help, with_flags
+from minillm.config import DEFAULT_CONFIG, SECTIONS, load_config
+from minillm.training.state import Outcome
+
+SHOWN = {
+    *("model.preset", "model.num_layers", "model.d_model", "model.num_heads", "model.max_seq_len", "model.dropout"),
+    *("tokenizer.kind", "tokenizer.vocab_size", "data.validation", "objective.name", "optim.name", "optim.lr"),
+    *("train.steps", "train.global_batch", "train.micro_batch", "train.precision", "train.device", "train.seed"),
+    *("eval.every", "save.every", "sample.prompt"),
+}
+"""Keys that --help lists; --help-all lists all of them."""
 
 
-@with_flags(*SECTIONS)
+@with_flags(*SECTIONS, show=SHOWN)
 def train(
     config: str | None = None,
     /,
@@ -20,61 +29,61 @@ def train(
     out: Annotated[Path | None, Parameter(metavar="DIR")] = None,
     resume: bool = False,
     init_from: Annotated[Path | None, Parameter(metavar="RUN")] = None,
+    help_all: bool = False,
     **given: str,
-) -> None:
-    """Train a model and keep everything it needs in a run folder. Flags outdo the config, the config the preset,
-    the preset the defaults shown here.
+) -> int:
+    """Train a model and write everything it needs to a run folder. Precedence: flags > config > preset > the defaults
+    shown here.
 
-    Parameters
-    ----------
-    config
-        A name in configs/ or a TOML file; gpt-nano if left out, with --init-from finetune, with --resume the run's own.
-    data
-        Text to train on, short for --data.source.
-    out
-        Run folder; a new one under runs/ if left out, with --resume the latest.
-    resume
-        Go on from the last checkpoint of the run.
-    init_from
-        Start a new run from the weights of this one, trained here or imported; its shape and tokenizer come with it,
-        and its objective unless CONFIG or --objective.name gives another.
+    Args:
+        config: Name in configs/ or a TOML file. Default: gpt-nano; finetune with --init-from; the run's with --resume.
+        data: Training text: file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:NAME; like --data.source.
+        out: Run folder. Default: a new one under runs/; the latest run with --resume.
+        resume: Continue from the run's last checkpoint.
+        init_from: Start a new run from the weights of this one, which was trained here or imported. Its shape,
+            tokenizer and objective are used unless CONFIG or --objective.name gives another objective.
+        help_all: Show the flags of all config keys.
     """
+    if help_all:
+        from minillm.cli import build_app
+
+        print_help(build_app(), "train", train)
+        return 0
     keys = overrides(given)
     if data is not None:
         if "data.source" in keys:
-            raise ValueError("--data is short for --data.source; give one of them")
+            raise ValueError("--data and --data.source are the same; give one of them")
         keys["data.source"] = data
 
     if init_from is not None:
-        start_from(init_from, config, keys, out, resume=resume)
-        return
+        return start_from(init_from, config, keys, out, resume=resume)
     source: str | Path = config or DEFAULT_CONFIG
     if resume and config is None:
         from minillm.run import CONFIG, find_run
 
         folder = find_run(out)
         out, source = out or folder, folder / CONFIG
-    settings = load_config(source, keys)  # before torch is imported: a mistake answers at once
+    settings = load_config(source, keys)  # before torch is imported, so that a mistake is reported at once
 
     from minillm import run
-    from minillm.run.checks import require_read
+    from minillm.run.resolve import require_read
 
     require_read(keys, settings)
-    run.train(settings, out, resume=resume)
+    return exit_code(run.train_run(settings, out, resume=resume))
 
 
-def start_from(parent: Path, config: str | None, keys: dict[str, object], out: Path | None, *, resume: bool) -> None:
+def start_from(parent: Path, config: str | None, keys: dict[str, object], out: Path | None, *, resume: bool) -> int:
     """Train a new run from the weights of `parent`."""
     if resume:
-        raise ValueError("--init-from starts a new run, --resume goes on with one; give one of them")
-    # without a config the flags refine the parent's objective, which they may not fit before it is known
-    settings = load_config(config, keys) if config else load_config(FINETUNE_CONFIG)
-
+        raise ValueError("--init-from starts a new run, --resume continues one; give one of them")
     from minillm import run
-    from minillm.run.checks import require_read
-    from minillm.run.warm_start import inherit
+    from minillm.run.resolve import require_read
 
-    folder = run.find_run(parent)
-    settings = inherit(settings, load_config(folder / run.CONFIG), keys, own_objective=config is not None)
+    settings = run.finetune_config(parent, keys, config=config)
     require_read(keys, settings)
-    run.train(settings, out, init_from=parent)
+    return exit_code(run.train_run(settings, out, init_from=parent))
+
+
+def exit_code(outcome: Outcome) -> int:
+    """0, or 128 and the number of the signal that stopped the training."""
+    return 128 + outcome.signal if outcome.signal else 0

@@ -1,43 +1,52 @@
-"""Where a run's text comes from, as data. Imports nothing heavy."""
+"""The source of a run's text and its division into training and validation. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from minillm.settings import Only, check, setting
+
+_SPLIT_OFF: Only = {"validation": (None,)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The text, how it is split, and how long a training example is."""
+    """The text, how it is split, and the length of a training example."""
 
-    source: str = "builtin:python-docs"
+    source: str = setting("builtin:python-docs")
     """Text file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:python-docs or builtin:python-stdlib."""
-    field: str = "text"
+    field: str = setting("text", datasets=("text", "labelled"))
     """Column or key that holds the text in jsonl, csv, parquet and hub sources."""
-    input_field: str = "input"
-    """Column or key that holds the input of a text-to-text example, its task's prefix included."""
-    target_field: str = "target"
+    label_field: str = setting("label", datasets=("labelled",))
+    """Column or key that holds the label of a text."""
+    pair_field: str | None = setting(None, datasets=("labelled",))
+    """Column or key that holds the second text of a labelled pair; None: there is one text."""
+    input_field: str = setting("input", datasets=("tasks",))
+    """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
+    target_field: str = setting("target", datasets=("tasks",))
     """Column or key that holds the target of a text-to-text example."""
-    mixing: Literal["proportional", "temperature", "equal"] = "proportional"
-    """How often each text-to-text task is seen: as it has examples, as it has to the power 1/T, or all alike."""
-    mixing_temperature: float = 2.0
-    """The T of `mixing` temperature: 1 is proportional, without end equal (Raffel et al. 2020, section 3.5.2)."""
-    max_documents: int | None = None
-    """Documents to read from a source at most, for hub sources too large to fetch whole; None: all."""
-    validation: str | None = None
-    """Source of an own validation text; None: split it off the training text."""
-    validation_fraction: float = 0.1
-    """Share of the text that validation gets where it is split off."""
-    split: Literal["auto", "tail", "document"] = "auto"
-    """tail: the end of the text; document: whole documents; auto: document from 20 documents on, else tail."""
-    seq_len: int | None = None
+    mixing: Literal["proportional", "temperature", "equal"] = setting("proportional", datasets=("tasks",))
+    """How often each text-to-text task is drawn: in proportion to its number of examples, to that number to the power
+    1/T, or all tasks equally often."""
+    mixing_temperature: float = setting(2.0, at_least=1, only={"mixing": ("temperature",)}, datasets=("tasks",))
+    """T of temperature mixing: 1 is proportional; large values approach equal (Raffel et al. 2020, section 3.5.2)."""
+    max_documents: int | None = setting(None, at_least=1)
+    """Maximum number of documents to read, for hub sources that are too large to download; None: all."""
+    validation: str | None = setting(None)
+    """Source of a separate validation text; None: split it off the training text."""
+    validation_fraction: float = setting(0.1, above=0, below=1, only=_SPLIT_OFF)
+    """Fraction of the text that is split off for validation."""
+    split: Literal["auto", "tail", "document"] = setting("auto", only=_SPLIT_OFF, datasets=("text",))
+    """tail: validate on the end of the text; document: on whole documents; auto: document if there are at least 20
+    documents, else tail."""
+    seq_len: int | None = setting(None, at_least=1)
     """Tokens in a training example; None: model.max_seq_len."""
-    cache: str | None = None
-    """Folder of the tokenized shards; None: the user's cache folder."""
+    packing: Literal["stream", "documents"] = setting("stream")
+    """clm: stream: a training example is a stretch of the text with whatever documents are in it; documents: the
+    documents in it do not see each other."""
+    cache: str | None = setting(None)
+    """Folder for the tokenized text; None: the user's cache folder."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with the key and its range where a value lies outside it."""
-        if not self.mixing_temperature >= 1:
-            raise ValueError(f"data.mixing_temperature is {self.mixing_temperature}; it must be at least 1")
-        if self.max_documents is not None and self.max_documents < 1:
-            raise ValueError(f"data.max_documents is {self.max_documents}; it must be at least 1, or none for all")
+        check("data", self)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minillm.data.cache import cache_folder
 from minillm.data.config import DataConfig
-from minillm.data.corpus import TokenizerBuilder
-from minillm.data.text import read_text
+from minillm.data.datasets.corpus import TokenizerBuilder, require_field_read, texts
+from minillm.data.datasets.tasks import cached_examples
+from minillm.data.datasets.text import read_text
+from minillm.data.split import input_task
 
 if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
@@ -18,46 +22,59 @@ SAMPLE_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Description:
-    """The size of a source, and how it begins."""
+    """The size of a source, and its start."""
 
     source: str
     fingerprint: str
     documents: int
+    """Documents, or text-to-text examples."""
     bytes: int
     """UTF-8 bytes of the text."""
     characters: int
     tokens: int | None
-    """Tokens of the text, EOS not counted; None without a tokenizer."""
+    """Tokens of the text, not counting EOS; None without a tokenizer."""
     bytes_per_token: float | None
     sample: str
-    """The start of the first document."""
+    """The start of the first document, or the first example."""
+    notes: tuple[str, ...] = ()
+    """What was left out and why, one line each."""
+    tasks: dict[str, int] | None = None
+    """Examples of each text-to-text task; None for plain text."""
 
 
 def describe(
     config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder | None = None, *, progress: bool = False
 ) -> Description:
-    """What `config.source` holds, and how many tokens `tokenizer` makes of it.
+    """What `config.source` holds, without a split, and how many tokens `tokenizer` makes of it.
 
-    Args:
-        config: the source, its field and the cache folder; nothing is split.
-        tokenizer: a finished one, or what makes one of all texts (and of no validation texts).
-        progress: show a bar on standard error.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: as `corpus.prepare`.
+    `tokenizer` is a finished one, or a function that makes one from all texts (and no validation texts).
     """
+    require_field_read(config)
     text = read_text(config.source, config, cache_folder(config.cache), progress=progress)
-    whole = text.whole()
+    read = text.whole().texts
+    measured, sample = _measure(read, tokenizer), next(read())[:SAMPLE_CHARACTERS]
+    return Description(config.source, text.fingerprint, len(text.documents), *measured, sample=sample, notes=text.notes)
+
+
+def describe_tasks(
+    config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder | None = None, *, progress: bool = False
+) -> Description:
+    """Like `describe`, for a source of text-to-text examples."""
+    examples, fingerprint, notes = cached_examples(config.source, config, cache_folder(config.cache), progress)
+    measured = _measure(lambda: texts(examples), tokenizer)
+    sample = " -> ".join(part[:SAMPLE_CHARACTERS] for part in examples[0][:2])
+    tasks = dict(Counter(map(input_task, examples)).most_common())
+    return Description(config.source, fingerprint, len(examples), *measured, sample=sample, notes=notes, tasks=tasks)
+
+
+def _measure(
+    read: Callable[[], Iterable[str]], tokenizer: Tokenizer | TokenizerBuilder | None
+) -> tuple[int, int, int | None, float | None]:
+    """Bytes, characters, tokens and bytes per token of all texts."""
     if callable(tokenizer):
-        tokenizer = tokenizer(whole.texts(), ())
-    tokens = None if tokenizer is None else sum(len(tokenizer.encode(part)) for part in whole.texts())
-    return Description(
-        source=config.source,
-        fingerprint=text.fingerprint,
-        documents=len(text.documents),
-        bytes=whole.num_bytes,
-        characters=int(text.documents["chars"].sum()),
-        tokens=tokens,
-        bytes_per_token=whole.num_bytes / tokens if tokens else None,
-        sample=next(whole.texts())[:SAMPLE_CHARACTERS],
-    )
+        tokenizer = tokenizer(read(), ())
+    num_bytes, characters, tokens = 0, 0, 0
+    for text in read():
+        num_bytes, characters = num_bytes + len(text.encode("utf-8")), characters + len(text)
+        tokens += 0 if tokenizer is None else len(tokenizer.encode(text))
+    return num_bytes, characters, None if tokenizer is None else tokens, num_bytes / tokens if tokens else None

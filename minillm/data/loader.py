@@ -1,4 +1,4 @@
-"""Windows over a token stream, and the loader that deals them out as a pure function of (seed, step).
+"""Windows over a token stream, and the loader that serves them as a pure function of (seed, step).
 
 The stream is a ring: its last token is the EOS that ends the last document, and so stands before the first one as well.
 A window is `seq_len` targets with the one token before them. The ceil(N / seq_len) windows of a ring of N tokens
@@ -21,28 +21,47 @@ BatchT = TypeVar("BatchT")
 Collate = Callable[[Sequence[Any], Callable[[int], np.random.Generator]], BatchT]
 """Makes a batch of examples; the second argument gives the generator of the i-th of them."""
 
+ROWS_NAMED = 8
+"""Rows that a description of a step names."""
 SHUFFLE, EVALUATION = 1, 2
 """Last words of the seeds of the other random streams; a training row's seed ends at its third word, as if by 0."""
 
 
-class TokenStream(Protocol):
-    """What a window is cut from; `corpus.Tokens` is one."""
+class Tokens:
+    """The ids of one split, (N,) uint16 or uint32, memory-mapped: all documents, each followed by EOS.
+
+    A document that the split cut in two is two documents here. `notes` say what was left out and why, one line each.
+    """
+
+    def __init__(self, ids: np.ndarray, eos_id: int, notes: tuple[str, ...] = ()):
+        self._ids = np.asarray(ids)  # a plain view of the map: slicing a memmap object costs ten times as much
+        self.eos_id, self.notes = eos_id, notes
 
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Tokens of all documents, EOS included."""
+        return len(self._ids)
 
-    def slice(self, start: int, stop: int) -> np.ndarray: ...
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) ids, a read-only view."""
+        return self._ids[start:stop]
+
+    @property
+    def document_starts(self) -> np.ndarray:
+        """(D,) index of each document's first token; the document ends before the EOS before the next."""
+        ends = np.flatnonzero(self._ids == self.eos_id)
+        return np.concatenate(([0], ends[:-1] + 1))
 
 
 class Row(NamedTuple):
-    """Where a row of a global batch comes from."""
+    """Where a row of a global batch comes from: `start` is the index of its first target in the token stream, `stop`
+    the one after its last, beyond the stream's length where the row goes round the end.
+    """
 
     epoch: int
     window: int
     start: int
-    """Index of the row's first target in the token stream."""
     stop: int
-    """Index after its last target; beyond the stream's length where the row goes round the end."""
 
 
 class Examples(Protocol):
@@ -65,19 +84,14 @@ class Examples(Protocol):
         ...
 
     def row(self, window: int, offset: int = 0) -> Any:
-        """The example, in the form that its collate wants; always the same for the same arguments."""
+        """The example as its collate wants it; always the same for the same arguments."""
         ...
 
 
 class Windows:
-    """The windows of a token stream.
+    """The windows of `seq_len` targets of a ring of at least two tokens."""
 
-    Args:
-        tokens: the ring, at least two tokens.
-        seq_len: targets in a window.
-    """
-
-    def __init__(self, tokens: TokenStream, seq_len: int):
+    def __init__(self, tokens: Tokens, seq_len: int):
         if seq_len < 1:
             raise ValueError(f"data.seq_len must be at least 1 token, not {seq_len}")
         if tokens.num_tokens < 2:
@@ -101,12 +115,8 @@ class Windows:
         """(targets + 1,) int64: the targets of the window, and before them the token before them."""
         start, stop = self.span(window, offset)
         num_tokens = self.tokens.num_tokens
-        start = start - 1
-        if start < 0:
-            start, stop = start + num_tokens, stop + num_tokens
-        if stop <= num_tokens:
-            return self.tokens.slice(start, stop).astype(np.int64)
-        ends = self.tokens.slice(start, num_tokens), self.tokens.slice(0, stop - num_tokens)
+        before = self.tokens.slice(start - 1, start) if start else self.tokens.slice(num_tokens - 1, num_tokens)
+        ends = before, self.tokens.slice(start, min(stop, num_tokens)), self.tokens.slice(0, max(0, stop - num_tokens))
         return np.concatenate(ends).astype(np.int64)
 
 
@@ -114,15 +124,11 @@ class Loader(Generic[BatchT]):
     """Training batches: for every step the same global rows, whatever the number of ranks or micro-batches.
 
     Args:
-        windows: the examples; each once an epoch. A global batch may reach into the next epoch.
-        collate: rows to a batch.
+        windows, collate: the examples, each once an epoch, and rows to a batch.
         seed: of order, offsets and the rows' own generators.
         global_batch: rows in a step, over all ranks.
         micro_batch: rows in one batch; the last of a step is smaller where it does not divide the rank's share.
         rank, world_size: this process takes the rank-th contiguous share of each global batch.
-
-    Raises:
-        ValueError: a number is out of range, or the ranks cannot share the global batch evenly.
     """
 
     def __init__(
@@ -149,12 +155,11 @@ class Loader(Generic[BatchT]):
         self.global_batch, self.micro_batch = global_batch, micro_batch
         share = global_batch // world_size
         self.local = range(rank * share, (rank + 1) * share)
+        self._origin = (0, 0)  # a step, and the examples read before it
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def batches(self, step: int) -> list[BatchT]:
-        """This rank's micro-batches of a step. A global batch is dealt out in order of length, which saves padding; in
-        rows of one length the numbers decide, and each keeps its own generator.
-        """
+        """This rank's micro-batches of a step. Rows are dealt out in order of length, which saves padding."""
         lengths = [row.stop - row.start for row in self.rows(step)]
         rows = sorted(range(self.global_batch), key=lengths.__getitem__)[self.local.start : self.local.stop]
         return [self._batch(step, rows[i : i + self.micro_batch]) for i in range(0, len(rows), self.micro_batch)]
@@ -163,19 +168,35 @@ class Loader(Generic[BatchT]):
         """Where the rows of the whole global batch come from, to name the data of a bad step."""
         return [self._row(step, i) for i in range(self.global_batch)]
 
-    def epoch(self, step: int) -> float:
-        """Epochs done before `step`."""
-        return step * self.global_batch / len(self.windows)
+    def describe(self, step: int) -> str:
+        """The tokens that the first rows of a step come from."""
+        rows = self.rows(step)
+        spans = ", ".join(f"{row.start}:{row.stop}" for row in rows[:ROWS_NAMED])
+        more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+        return f"training tokens {spans}{more}"
+
+    def examples_before(self, step: int) -> int:
+        return self._origin[1] + (step - self._origin[0]) * self.global_batch
+
+    def go_on(self, step: int, examples: int) -> None:
+        self._origin = (step, examples)
+
+    def close(self) -> None:
+        """Nothing is made ahead."""
+
+    def halve_micro_batch(self) -> int | None:
+        half = min(self.micro_batch, len(self.local)) // 2
+        if half:
+            self.micro_batch = half
+        return half or None
 
     def _batch(self, step: int, global_rows: Sequence[int]) -> BatchT:
-        def rng(i: int) -> np.random.Generator:
-            return np.random.default_rng([self.seed, step, global_rows[i]])
-
-        sources = [self._row(step, i) for i in global_rows]
-        return self.collate([self.windows.row(s.window, self._order(s.epoch)[1]) for s in sources], rng)
+        rows = [self._row(step, i) for i in global_rows]
+        examples = [self.windows.row(row.window, self._order(row.epoch)[1]) for row in rows]
+        return self.collate(examples, lambda i: np.random.default_rng([self.seed, step, global_rows[i]]))
 
     def _row(self, step: int, global_row: int) -> Row:
-        epoch, position = divmod(step * self.global_batch + global_row, len(self.windows))
+        epoch, position = divmod(self.examples_before(step) + global_row, len(self.windows))
         order, offset = self._order(epoch)
         window = int(order[position])
         return Row(epoch, window, *self.windows.span(window, offset))
@@ -202,9 +223,7 @@ def eval_batches(
     to the next, for any `batch` and `world_size`.
 
     Args:
-        windows: of the validation text.
-        collate: rows to a batch.
-        batch: rows in a batch, at most.
+        windows, collate, batch: the validation text's, rows to a batch, and rows in a batch, at most.
         max_tokens: evaluate the first windows with no more targets than this, one window at least; None or 0: all.
         rank, world_size: this process takes its share. All ranks get equally many batches, unless there are fewer
             windows than (batches of a rank) * world_size; then the last ranks get one less.
@@ -215,11 +234,5 @@ def eval_batches(
     num_batches = world_size * math.ceil(total / (batch * world_size))
     for share in np.array_split(np.arange(total), num_batches)[rank::world_size]:
         if share.size:
-            yield _eval_batch(windows, collate, share.tolist())
-
-
-def _eval_batch(windows: Examples, collate: Collate[BatchT], share: list[int]) -> BatchT:
-    def rng(i: int) -> np.random.Generator:
-        return np.random.default_rng([0, share[i], 0, EVALUATION])
-
-    return collate([windows.row(window) for window in share], rng)
+            rows = [windows.row(window) for window in share.tolist()]
+            yield collate(rows, lambda i, share=share: np.random.default_rng([0, share[i], 0, EVALUATION]))

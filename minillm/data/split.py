@@ -1,32 +1,27 @@
-"""Which part of a text is for training and which for validation; the two never overlap."""
+"""Which documents or examples are for training and which for validation; the two never overlap."""
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
-from minillm.data.files import CHUNK_BYTES
-from minillm.data.text import Section, Text
+from minillm.data.datasets.text import Section, Text
+from minillm.data.sources.files import CHUNK_BYTES
+from minillm.data.sources.records import task_of
 
 DOCUMENTS_FROM = 20
 """Number of documents from which `auto` splits by document."""
+SMALL = ":small"
+"""Stands for all tasks too small to give validation an example; no task's name begins with a colon."""
 
 
 def split_text(text: Text, how: Literal["auto", "tail", "document"], fraction: float) -> tuple[Section, Section]:
-    """The training and the validation section of a text.
-
-    Args:
-        text: what is split.
-        how: "tail" gives validation the end of the text, cut at a character, "document" whole documents; "auto" is
-            "document" from 20 documents on.
-        fraction: share of the characters that validation gets, at most (0..1, both excluded).
-
-    Raises:
-        ValueError: the fraction is out of range, or one of the two would be empty.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"data.validation_fraction must be between 0 and 1, both excluded, not {fraction}")
+    """The training and the validation section of a text, which gets `fraction` of the characters, at most."""
+    _require_fraction(fraction)
     if how == "auto":
         how = "document" if len(text.documents) >= DOCUMENTS_FROM else "tail"
     return split_tail(text, fraction) if how == "tail" else split_documents(text, fraction)
@@ -37,7 +32,7 @@ def split_tail(text: Text, fraction: float) -> tuple[Section, Section]:
     ends = text.documents["chars"].cumsum()
     train_chars = int(ends[-1] * (1 - fraction))
     if train_chars < 1:
-        raise ValueError(f"the text has only {ends[-1]} characters, too few to split: give more text")
+        raise ValueError(f"the text has only {ends[-1]} characters, too few to split: add text, or set data.validation")
     spans = text.spans
     cut = int(np.searchsorted(ends, train_chars))  # the document that holds the last training character
     inside = train_chars - int(ends[cut] - text.documents["chars"][cut])
@@ -54,7 +49,9 @@ def split_documents(text: Text, fraction: float) -> tuple[Section, Section]:
     """
     hashes, group = np.unique(text.documents["hash"], return_inverse=True)
     if len(hashes) < 2:
-        raise ValueError("data.split document needs two different documents: take data.split tail or data.validation")
+        raise ValueError(
+            "data.split document needs two different documents: set data.split to tail, or data.validation"
+        )
     sizes = np.bincount(group, weights=text.documents["chars"]).astype(np.int64)
     limit, taken = int(sizes.sum() * fraction), 0
     chosen = np.zeros(len(hashes), bool)
@@ -77,3 +74,54 @@ def _byte_of_character(text: Text, start: int, count: int) -> int:
             if count < len(starts) or len(data) == 0:
                 return start + (int(starts[count]) if len(data) else 0)
             start, count = start + len(data), count - len(starts)
+
+
+def input_task(example: Any) -> str:
+    """The task that an example's first text names."""
+    return task_of(example[0])
+
+
+def split_examples(
+    examples: list[Any], fraction: float, task: Callable[[Any], str] = input_task
+) -> tuple[list[Any], list[Any]]:
+    """Training and validation examples. Validation gets that share of each task, as whole groups in hash order.
+
+    A task's share is exceeded by less than one group, or by groups that another task still needs. Tasks too small to
+    give one example count together as one task. No task loses its last group to validation, unless no other is left.
+    ValueError where all examples are of one group.
+    """
+    _require_fraction(fraction)
+    sizes = Counter(map(task, examples))
+    groups: dict[str, Counter[str]] = {}  # group -> examples of each task; all small tasks count as SMALL
+    for example in examples:
+        name = task(example)
+        groups.setdefault(example.group, Counter())[name if fraction * sizes[name] >= 1 else SMALL] += 1
+    if len(groups) < 2:
+        raise ValueError("there are fewer than two different examples to split: add examples, or set data.validation")
+    in_order = sorted(groups, key=text_hash)
+    left: Counter[str] = Counter()  # groups that training still has
+    sizes.clear()
+    for tasks in groups.values():
+        left.update(tasks.keys())
+        sizes.update(tasks)
+    short = {name: fraction * size for name, size in sizes.items()}
+    held: set[str] = set()
+    for group in in_order:
+        tasks = groups[group]
+        if any(short[name] > 1e-9 for name in tasks) and all(left[name] > 1 for name in tasks):
+            held.add(group)
+            left.subtract(tasks.keys())
+            for name, number in tasks.items():
+                short[name] -= number
+    held = held or {in_order[0]}
+    return [e for e in examples if e.group not in held], [e for e in examples if e.group in held]
+
+
+def text_hash(text: str) -> int:
+    """64 bits of a text's hash, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def _require_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"data.validation_fraction must be between 0 and 1, both excluded, not {fraction}")

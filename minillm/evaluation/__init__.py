@@ -1,1 +1,1 @@
-"""How good a model is: losses, baselines, scores of what it writes, and the lm-evaluation-harness."""
+"""Evaluation of models: baselines, scores of generated text, and lm-evaluation-harness."""

@@ -1,7 +1,7 @@
-"""How near a written text comes to the wanted one: ROUGE-L (Lin 2004), by the longest common subsequence of words.
+"""ROUGE-L (Lin 2004): how similar a generated text is to its reference, by their longest common subsequence of words.
 
-Words are runs of letters and digits in lower case, without a stemmer: for ASCII as the usual implementation has them,
-which knows no other letters.
+Words are runs of letters and digits in lower case, without stemming. For ASCII text that is what the usual
+implementation does; it drops all other letters.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Sequence
 _WORD = re.compile(r"[^\W_]+")
 
 
-def rouge_l(wanted: str, written: str) -> float:
-    """F1 of the longest common subsequence, 0..1; where one has no words, whether the texts are equal."""
-    one, other = words(wanted), words(written)
-    if not one or not other:
-        return float(wanted.strip() == written.strip())
-    return 2 * common_subsequence(one, other) / (len(one) + len(other))
+def rouge_l(reference: str, candidate: str) -> float:
+    """F1 of the longest common subsequence, 0 to 1; if a text has no words, 1 for equal texts and 0 otherwise."""
+    a, b = _words(reference), _words(candidate)
+    if not a or not b:
+        return float(reference.strip() == candidate.strip())
+    return 2 * lcs_length(a, b) / (len(a) + len(b))
 
 
-def words(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     """The words of a text."""
     return _WORD.findall(text.lower())
 
 
-def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest sequence that is left of both when some words are struck out."""
-    best = [0] * (len(other) + 1)  # best[j]: of the words of `one` so far and the first j of `other`
-    for word in one:
-        before = best[:]
-        for j, candidate in enumerate(other, 1):
-            best[j] = before[j - 1] + 1 if word == candidate else max(before[j], best[j - 1])
+def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    best = [0] * (len(b) + 1)  # best[j]: for the words of `a` so far and the first j of `b`
+    for word in a:
+        previous = best[:]
+        for j, candidate in enumerate(b, 1):
+            best[j] = previous[j - 1] + 1 if word == candidate else max(previous[j], best[j - 1])
     return best[-1]

@@ -1,96 +1,93 @@
-"""How well a text-to-text model does each of its tasks, on examples that it has not seen."""
+"""Scores of a text-to-text model on each of its tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
-from minillm.data.loader import eval_batches
-from minillm.data.mixture import TaskRows, TaskTokens
-from minillm.data.tasks import task_of
-from minillm.distributed.runtime import Runtime
+import torch
+
+from minillm.data.datasets.tasks import TaskRows
+from minillm.data.sources.records import task_of
+from minillm.evaluation.evaluator import Measurement
 from minillm.evaluation.rouge import rouge_l
+from minillm.generation.adapters import evaluating
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import Completion
 from minillm.generation.text import complete, search
-from minillm.objectives.seq2seq import Seq2Seq
-from minillm.run.build import build_objective, prepare_corpus, read_source
-from minillm.run.loaded import LoadedRun, bytes_of_ids
-from minillm.training.evaluate import evaluate
+from minillm.objectives.layout import Pair, encoder_decoder_batch
+from minillm.training.precision import for_decoding
 
-BATCH = 64
-"""Answers that are written side by side."""
+BATCH, MAX_EXAMPLES = 64, 500
+"""Examples per batch, and of each task at most."""
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task's figures, all from 0 to 1 but `examples`."""
+    """Scores of one task, all between 0 and 1 except `examples`."""
 
     examples: int
     exact_match: float
-    """Share of answers, written greedily, that are the target to the letter."""
+    """Share of greedy answers that are exactly the target."""
     rouge_l: float
-    """Mean ROUGE-L of these answers."""
+    """Mean ROUGE-L of the greedy answers."""
     beam_rouge_l: float
-    """The same for the answers that beam search finds, width 4 and length penalty 0.6, as Raffel et al. 2020
-    (section 3.1.2) decode long answers."""
+    """Mean ROUGE-L of the answers of beam search with width 4 and length penalty 0.6, as Raffel et al. 2020 (section
+    3.1.2) decode long answers."""
     first_words_rouge_l: float
-    """The same for answers that only repeat the beginning of the input, as many words of it as targets have."""
+    """Mean ROUGE-L of a baseline: the first words of the input, as many as a target has on average."""
     token_accuracy: float
-    """Share of the targets' tokens that are the likeliest after those before them."""
+    """Share of target tokens that are the most likely ones after the target tokens before them."""
 
 
-def score_tasks(loaded: LoadedRun, source: str | None = None, *, max_examples: int = 500) -> dict[str, TaskScore]:
-    """The score of each task on its first `max_examples` validation examples, or on those of `source`.
-
-    Raises:
-        ValueError: the run has not learned text to text.
-    """
-    config, runtime = loaded.config, Runtime(device=loaded.compute.device)
-    objective = build_objective(config, loaded.tokenizer)
-    if not isinstance(objective, Seq2Seq):
-        raise ValueError(f"{loaded.folder} has learned {config.objective.name}, not seq2seq: it has no tasks")
-    if source is None:
-        tokens = prepare_corpus(config, loaded.tokenizer, runtime).validation
-    else:
-        tokens = read_source(config, source, loaded.tokenizer)
-    assert isinstance(tokens, TaskTokens), "prepared as such"
-    return {task: _score(loaded, objective, TaskRows(tokens, task, limit=max_examples)) for task in tokens.tasks}
+def task_figures(measured: Measurement) -> dict[str, Any]:
+    """The scores of each task on its first examples, under "tasks"."""
+    objective, decoder, figures = measured.objective, for_decoding(measured.model, measured.compute), {}
+    for task in measured.tokens.tasks:
+        examples = TaskRows(measured.tokens, task, limit=MAX_EXAMPLES)
+        rows = [examples.row(i) for i in range(len(examples))]
+        pairs, whole = list(map(objective.split, rows)), list(map(objective.halves, rows))
+        figures[task or "(no prefix)"] = asdict(_score(measured, decoder, pairs, whole))
+    return {"tasks": figures}
 
 
-def _score(loaded: LoadedRun, objective: Seq2Seq, rows: TaskRows) -> TaskScore:
-    pairs = [objective.split(rows.row(i)) for i in range(len(rows))]
-    whole = [objective.halves(rows.row(i)) for i in range(len(rows))]  # a target may be longer than what is learned
-    sources, wanted = ([loaded.tokenizer.decode(pair[side]) for pair in whole] for side in (0, 1))
-    read = [pair.source.tolist() for pair in pairs]
-    longest = max(len(pair.target) for pair in pairs)
-    greedy = SampleConfig(temperature=0.0, max_new_tokens=longest)
-    beams = BeamConfig(max_new_tokens=longest)
-    written = _answers(read, lambda part: complete(loaded.decoder, loaded.tokenizer, part, greedy))
-    found = _answers(read, lambda part: search(loaded.decoder, loaded.tokenizer, part, beams))
-    measured = evaluate(
-        loaded.model,
-        eval_batches(rows, objective.collate, batch=BATCH),
-        objective,
-        compute=loaded.compute,
-        runtime=Runtime(device=loaded.compute.device),
-        token_bytes=bytes_of_ids(loaded.tokenizer, loaded.compute),
-    )
-    length = round(fmean(len(text.split()) for text in wanted))
-    copies = [" ".join(source.removeprefix(f"{task_of(source)}:").split()[:length]) for source in sources]
+def _score(measured: Measurement, decoder: Any, pairs: Sequence[Pair], whole: Sequence[Pair]) -> TaskScore:
+    """The scores on `pairs`, cut to the model's length; the texts of inputs and targets are those of `whole`."""
+    tokenizer = measured.tokenizer
+    inputs = [tokenizer.decode(pair.source) for pair in whole]
+    targets = [tokenizer.decode(pair.target) for pair in whole]
+    sources, longest = [pair.source.tolist() for pair in pairs], max(len(pair.target) for pair in pairs)
+    greedy, beam = SampleConfig(temperature=0.0, max_new_tokens=longest), BeamConfig(max_new_tokens=longest)
+    greedy_answers = _answers(sources, lambda part: complete(decoder, tokenizer, part, greedy))
+    beam_answers = _answers(sources, lambda part: search(decoder, tokenizer, part, beam))
+    length = round(fmean(len(text.split()) for text in targets))
+    first_words = [" ".join(text.removeprefix(f"{task_of(text)}:").split()[:length]) for text in inputs]
     return TaskScore(
         examples=len(pairs),
-        exact_match=fmean(a == b for a, b in zip(wanted, written, strict=True)),
-        rouge_l=fmean(map(rouge_l, wanted, written)),
-        beam_rouge_l=fmean(map(rouge_l, wanted, found)),
-        first_words_rouge_l=fmean(map(rouge_l, wanted, copies)),
-        token_accuracy=measured.accuracies["lm"],
+        exact_match=fmean(a == b for a, b in zip(targets, greedy_answers, strict=True)),
+        rouge_l=fmean(map(rouge_l, targets, greedy_answers)),
+        beam_rouge_l=fmean(map(rouge_l, targets, beam_answers)),
+        first_words_rouge_l=fmean(map(rouge_l, targets, first_words)),
+        token_accuracy=_token_accuracy(measured, pairs),
     )
+
+
+@torch.inference_mode()
+def _token_accuracy(measured: Measurement, pairs: Sequence[Pair]) -> float:
+    model, compute, pad_id, correct, total = measured.model, measured.compute, measured.tokenizer.pad_id, 0, 0
+    with evaluating(model), compute.autocast():
+        for first in range(0, len(pairs), BATCH):
+            batch = encoder_decoder_batch(pairs[first : first + BATCH], pad_id).to(compute.device)
+            predicted = model(**batch.inputs).logits["lm"].argmax(-1)  # (B, T)
+            correct += int((predicted == batch.labels["lm"]).sum())  # labels of padding equal no token
+            total += batch.counts["lm"]
+    return correct / total
 
 
 def _answers(sources: Sequence[list[int]], write: Callable[[list[list[int]]], list[Completion]]) -> list[str]:
-    """What `write` makes of each source, those of like length side by side."""
+    """The answer that `write` generates to each source, in batches of similar lengths."""
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     answers = [""] * len(sources)
     for first in range(0, len(order), BATCH):

@@ -1,30 +1,19 @@
-"""What a model that ignores its input would score: the figures that a masked-language model has to beat."""
+"""Scores of a model that ignores its input, as a baseline for masked language models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
 import numpy as np
 
-from minillm.data.loader import TokenStream
-from minillm.objectives.base import IGNORE_INDEX, Batch
+from minillm.data.loader import Tokens
+from minillm.evaluation.evaluator import Measurement
+from minillm.objectives.base import IGNORE_INDEX
 
 BLOCK = 1 << 22
-"""Tokens counted at a time."""
+"""Tokens per block while counting."""
 
 
-class UnigramBaseline(NamedTuple):
-    """Scores of guessing by frequency alone."""
-
-    loss: float
-    """Nats per target of the unigram model: the frequencies of the training text, one added to each."""
-    accuracy: float
-    """Share of right answers of always saying the training text's most frequent token."""
-
-
-def count_tokens(tokens: TokenStream, vocab_size: int) -> np.ndarray:
-    """(V,) how often each id occurs."""
+def count_tokens(tokens: Tokens, vocab_size: int) -> np.ndarray:
+    """Number of occurrences of each id: (V,)."""
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, tokens.num_tokens, BLOCK):
         block = tokens.slice(start, min(start + BLOCK, tokens.num_tokens))
@@ -32,19 +21,18 @@ def count_tokens(tokens: TokenStream, vocab_size: int) -> np.ndarray:
     return counts
 
 
-def unigram_baseline(counts: np.ndarray, possible: np.ndarray, batches: Iterable[Batch], name: str) -> UnigramBaseline:
-    """Score the guess on the targets of label set `name`.
+def unigram_figures(measured: Measurement) -> dict[str, float]:
+    """Scores of predicting by token frequency only, on the first label set.
 
-    Args:
-        counts: (V,) of the training text.
-        possible: (V,) bool, the ids that can be targets at all.
-        batches: at least one target among them.
+    "unigram_loss", in nats per target, is that of the unigram model: the token counts of the training text, plus one
+    each. "most_frequent_accuracy" is that of always predicting the most frequent token of the training text.
     """
-    weights = np.where(possible, counts + 1, 0)
-    found = np.zeros(len(weights), np.int64)
-    for batch in batches:
+    possible = measured.tokenizer.num_bytes > 0
+    weights = np.where(possible, count_tokens(measured.train, len(possible)) + 1, 0)
+    targets, name = np.zeros(len(weights), np.int64), next(iter(measured.objective.targets))
+    for batch in measured.batches():
         labels = batch.labels[name].numpy()
-        found += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(weights))
-    seen = found > 0
-    loss = -(found[seen] * np.log(weights[seen] / weights.sum())).sum() / found.sum()
-    return UnigramBaseline(float(loss), float(found[weights.argmax()] / found.sum()))
+        targets += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(weights))
+    seen = targets > 0
+    loss = -(targets[seen] * np.log(weights[seen] / weights.sum())).sum() / targets.sum()
+    return {"unigram_loss": float(loss), "most_frequent_accuracy": float(targets[weights.argmax()] / targets.sum())}

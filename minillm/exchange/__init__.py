@@ -1,1 +1,1 @@
-"""Foreign names of the same weights, as reversible tables."""
+"""Import and export of published formats: Hugging Face folders and GGUF."""

@@ -1,9 +1,9 @@
-"""Which foreign model is which of ours: one row for each family that can be read and written."""
+"""The model families that can be imported and exported: one row each, with everything that differs between them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,127 +12,146 @@ from minillm.exchange import bert_weights as bert
 from minillm.exchange import gpt2_weights as gpt2
 from minillm.exchange import llama_weights as llama
 from minillm.exchange import t5_weights as t5
-from minillm.exchange.weight_map import WeightMap, export_weights, import_weights
+from minillm.exchange.crosscheck import Outputs, decoder_outputs, encoder_decoder_outputs, encoder_outputs
+from minillm.exchange.weight_map import WeightMap, weights_from_hf, weights_to_hf
 from minillm.nn.config import ModelConfig
 
 
 class Family(NamedTuple):
-    """What is known of one family."""
+    """What is specific to one family. The defaults are those of a decoder."""
 
     model_types: tuple[str, ...]
-    """As `model_type` in config.json."""
+    """Values of `model_type` in config.json."""
     prefix: str
-    """What the names of all weights but the heads' begin with; files of bare models leave it out."""
-    read_config: Callable[[Mapping[str, Any], Collection[str]], ModelConfig]
-    """From a foreign config and the names of the weights."""
-    write_config: Callable[[ModelConfig], dict[str, Any]]
+    """Prefix of all parameter names except the heads'. Files of models without heads leave it out."""
+    config_from_hf: Callable[[Mapping[str, Any], Collection[str]], ModelConfig]
+    """Takes their config and the names of the weights."""
+    config_to_hf: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], WeightMap]
+    family: Literal["gpt", "bert", "t5"] = "gpt"
+    """Our family, as in `ModelConfig.family`."""
+    position: str | None = None
+    """The only position scheme that the row is for; None: any."""
+    auto_class: str = "AutoModelForCausalLM"
+    """The class of transformers that loads a model with a vocabulary head."""
+    outputs: Outputs = decoder_outputs
+    """Computes pairs of our outputs and theirs, for the cross-check."""
+    objective: str = "clm"
+    """What the published models were trained on."""
+    prompt: str = "The capital of France is"
+    """Shows what the published models do."""
 
 
 FAMILIES = {
     "gpt2": Family(
-        ("gpt2",), "transformer.", lambda foreign, _: gpt2.import_config(foreign), gpt2.export_config, gpt2.gpt2_map
+        ("gpt2",), "transformer.", gpt2.config_from_hf, gpt2.config_to_hf, gpt2.gpt2_map, position="learned"
     ),
     "llama": Family(
-        ("llama", "mistral", "qwen2", "qwen3"),
-        "model.",
-        lambda foreign, _: llama.import_config(foreign),
-        llama.export_config,
-        llama.llama_map,
+        ("llama", "mistral", "qwen2", "qwen3"), "model.", llama.config_from_hf, llama.config_to_hf, llama.llama_map
     ),
     "bert": Family(
         ("bert",),
         "bert.",
-        lambda foreign, names: bert.import_config(foreign, heads=bert.heads_of(names)),
-        bert.export_config,
+        bert.config_from_hf,
+        bert.config_to_hf,
         bert.bert_map,
+        family="bert",
+        auto_class="AutoModelForMaskedLM",
+        outputs=encoder_outputs,
+        objective="mlm",
+        prompt="The capital of France is [MASK].",
     ),
     "t5": Family(
         ("t5", "mt5"),
         "",
-        lambda foreign, names: t5.import_config(foreign, head="lm_head.weight" in names),
-        t5.export_config,
+        t5.config_from_hf,
+        t5.config_to_hf,
         t5.t5_map,
+        family="t5",
+        auto_class="AutoModelForSeq2SeqLM",
+        outputs=encoder_decoder_outputs,
+        objective="span",
+        prompt="The capital of <|extra_id_0|> is Paris.",
     ),
 }
 _HEADS = ("lm_head.", "cls.")
 
 
+def family_of(config: ModelConfig) -> Family:
+    """The row for a model of ours."""
+    rows = (row for row in FAMILIES.values() if row.family == config.family)
+    return next(row for row in rows if row.position in (None, config.position))
+
+
 class Imported(NamedTuple):
-    """A model as it was read."""
+    """A model as read from files."""
 
     config: ModelConfig
     weights: dict[str, Tensor]
-    """Under our names, in fp32."""
+    """Under our names, in fp32; tied ones under both names, sharing memory."""
 
 
-def from_foreign(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Imported:
-    """Our model of a foreign one.
+def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Imported:
+    """Our model from the content of its config.json, and its weights by their names, in any floating dtype.
 
-    Args:
-        config: the content of its config.json.
-        weights: by foreign name, in any floating dtype.
-
-    Raises:
-        ValueError: a family, a setting or a weight that has no place here; the message names it.
+    ValueError naming a family, a setting or a weight that is not supported.
     """
     kind = config.get("model_type")
     family = next((family for family in FAMILIES.values() if kind in family.model_types), None)
     if family is None:
         known = ", ".join(name for family in FAMILIES.values() for name in family.model_types)
-        raise ValueError(f"model_type {kind!r} cannot be imported; these can: {known}")
+        raise ValueError(f"model_type {kind!r} cannot be imported; supported are {known}")
     for name, weight in weights.items():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise ValueError(f"{name!r} holds numbers that are not finite: the file is damaged, or its model is")
-    named = _full_names(weights, family.prefix)
+            raise ValueError(f"{name!r} has numbers that are not finite: the file or its model is damaged")
+    in_fp32 = {name: w.to(torch.float32) if w.is_floating_point() else w for name, w in weights.items()}
+    named = _full_names(in_fp32, family.prefix)
     try:
-        ours = family.read_config(config, named.keys())
+        ours = family.config_from_hf(config, named.keys())
     except KeyError as error:
-        raise ValueError(f"config.json lacks {error}, which a {kind} model is made of") from None
+        raise ValueError(f"config.json lacks {error}, which a {kind} model needs") from None
     except ValueError as error:
         raise ValueError(f"config.json: {error}") from None
     rules = family.rules(ours)
     if ours.tie_embeddings:
         _require_tied(named, rules)
-    found = import_weights(named, rules, ours.num_layers)
+    found = weights_from_hf(named, rules, ours.num_layers)
     if odd := next((name for name, weight in found.items() if not weight.is_floating_point()), None):
-        raise ValueError(f"the weights are not floating-point numbers ({odd} is {found[odd].dtype}): quantised ones")
-    return Imported(ours, {name: weight.to(torch.float32) for name, weight in found.items()})
+        raise ValueError(f"{odd} is {found[odd].dtype}: quantized weights cannot be imported, only floating-point ones")
+    return Imported(ours, found)
 
 
-def to_foreign(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The foreign config and weights of our model, tied copies left out, as its files have them.
+def model_to_hf(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The content of config.json, and the weights by their names, without the copies of tied ones.
 
-    Args:
-        config: its shape.
-        weights: by our name, tied ones under both.
-
-    Raises:
-        ValueError: no stock class holds a model of this shape; the message says why.
+    `weights` are by our names, tied ones under both. ValueError saying why if no stock class can hold the model.
     """
-    decoder = "gpt2" if config.position == "learned" else "llama"
-    family = FAMILIES[decoder if config.family == "gpt" else config.family]
-    foreign = family.write_config(config)
-    rules = family.rules(config)
+    if config.ngram_order > 1:
+        raise ValueError(
+            f"model.ngram_order is {config.ngram_order}: no stock class has n-gram embeddings; "
+            "to export a model, train it with --model.ngram_order 1"
+        )
+    family = family_of(config)
+    settings, rules = family.config_to_hf(config), family.rules(config)
     kept = rules.file_keys(config.num_layers)
-    prefix = family.prefix if foreign["architectures"] == ["BertModel"] else ""
-    renamed = export_weights(weights, rules, config.num_layers)
-    return foreign, {name.removeprefix(prefix): weight for name, weight in renamed.items() if name in kept}
+    prefix = family.prefix if settings["architectures"] == ["BertModel"] else ""
+    renamed = weights_to_hf(weights, rules, config.num_layers)
+    return settings, {name.removeprefix(prefix): weight for name, weight in renamed.items() if name in kept}
 
 
 def _full_names(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights under the names that a model with its heads gives them, and BERT's first names replaced."""
+    """The weights under the names that they have in a model with heads, in the current spelling."""
     bare = not any(name.startswith(prefix) for name in weights)
     named = {prefix + name if bare and not name.startswith(_HEADS) else name: w for name, w in weights.items()}
     return bert.modern_names(named)
 
 
 def _require_tied(weights: Mapping[str, Tensor], rules: WeightMap) -> None:
-    """ValueError where the config shares a weight of which the file has two."""
-    copies = [(row.foreign, row.tied_to) for row in rules.rows if row.foreign in weights and row.tied_to in weights]
+    """ValueError if the config ties two weights that differ in the file."""
+    copies = [(row.hf, row.tied_to) for row in rules.rows if row.hf in weights and row.tied_to in weights]
     for copy, original in copies:
         if not torch.equal(weights[copy], weights[str(original)]):
             raise ValueError(
-                f"config.json ties {copy} to {original}, but the file's two differ; "
-                "set tie_word_embeddings to false there"
+                f"config.json ties {copy} to {original}, but the two differ in the file; "
+                "set tie_word_embeddings to false in config.json"
             )

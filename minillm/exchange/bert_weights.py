@@ -1,4 +1,4 @@
-"""BERT under the names of Hugging Face's BertForPreTraining, BertForMaskedLM without a pair head, or bare BertModel."""
+"""BERT (Devlin et al. 2019) under Hugging Face's names: BertForPreTraining, BertForMaskedLM or BertModel."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from minillm.exchange.weight_map import (
-    CLASSIC_PARTS,
-    Rule,
-    WeightMap,
-    activation_of,
-    foreign_activation,
-    read_settings,
-    refuse_keys,
-    require_parts,
-)
+from minillm.exchange.hf_config import CLASSIC_PARTS, HFConfig, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _LAYER = "bert.encoder.layer.{i}"
@@ -32,11 +25,11 @@ _CLASSES = {
     (): "BertModel",
     ("pair",): "BertForNextSentencePrediction",
 }
-"""Our heads to the class that has them."""
+"""Our heads -> the class that has them."""
 
 
 def _part_rows(part: str) -> tuple[Rule, ...]:
-    """Rows of everything but tables and heads, for its weights or its biases."""
+    """Rows of the weights or of the biases, embedding tables and heads excluded."""
     attention, feed_forward = f"{_BLOCK}.attn.sublayer", f"{_BLOCK}.ffn.sublayer"
     names = {
         f"{_EMBEDDINGS}.LayerNorm": "embed.norm",
@@ -49,18 +42,18 @@ def _part_rows(part: str) -> tuple[Rule, ...]:
         f"{_LAYER}.output.dense": f"{feed_forward}.down",
         f"{_LAYER}.output.LayerNorm": f"{_BLOCK}.ffn.norm",
     }
-    return tuple(Rule(f"{foreign}.{part}", f"{ours}.{part}") for foreign, ours in names.items())
+    return tuple(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in names.items())
 
 
 def bert_map(config: ModelConfig) -> WeightMap:
-    """The table for a model of this config. Without a pair head, a file's pooler and pair scores are ignored."""
+    """The table for a model of this config. Without a pair head, a file's pooler and pair head are ignored."""
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
     word = f"{_EMBEDDINGS}.word_embeddings.weight"
     names = {f"{_HEAD}.transform.dense": "heads.lm.dense", f"{_HEAD}.transform.LayerNorm": "heads.lm.norm"}
     head = (
-        *(Rule(f"{theirs}.{part}", f"{ours}.{part}") for theirs, ours in names.items() for part in ("weight", "bias")),
+        *(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in names.items() for part in ("weight", "bias")),
         Rule(f"{_HEAD}.bias", "heads.lm.proj.bias"),
         Rule(f"{_HEAD}.decoder.bias", "heads.lm.proj.bias", tied_to=f"{_HEAD}.bias"),
         Rule(f"{_HEAD}.decoder.weight", "heads.lm.proj.weight", tied_to=word if config.tie_embeddings else None),
@@ -73,11 +66,7 @@ def bert_map(config: ModelConfig) -> WeightMap:
             *_part_rows("weight"),
             *_part_rows("bias"),
             *(head if "lm" in config.heads else ()),
-            *(
-                Rule(f"{theirs}.{part}", f"{ours}.{part}")
-                for theirs, ours in present.items()
-                for part in ("weight", "bias")
-            ),
+            *(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in present.items() for part in ("weight", "bias")),
         ),
         ignored=(
             r"bert\.embeddings\.position_ids",
@@ -87,108 +76,58 @@ def bert_map(config: ModelConfig) -> WeightMap:
 
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published files' first names for a norm's weight and bias, gamma and beta, replaced by today's."""
+    """The weights, with the gamma and beta of the first published files renamed to weight and bias."""
     today = {"gamma": "weight", "beta": "bias"}
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: (
-        *("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-        *("intermediate_size", "type_vocab_size"),
-    ),
-    float: ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
-    bool: ("tie_word_embeddings",),
-    str: ("hidden_act", "position_embedding_type"),
-}
-_DEFAULTS: dict[str, Any] = {
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "type_vocab_size": 2,
-}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", max_position_embeddings="max_seq_len", hidden_size="d_model")
+    | dict(num_hidden_layers="num_layers", num_attention_heads="num_heads", intermediate_size="d_ff")
+    | dict(type_vocab_size="num_token_types", layer_norm_eps="norm_eps", hidden_act="activation")
+    | dict(hidden_dropout_prob="dropout", attention_probs_dropout_prob="attention_dropout")
+    | dict(initializer_range="init_std", tie_word_embeddings="tie_embeddings"),
+    defaults=dict(hidden_act="gelu", layer_norm_eps=1e-12, position_embedding_type="absolute", type_vocab_size=2)
+    | dict(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, initializer_range=0.02)
+    | dict(tie_word_embeddings=True),
+    kinds={"position_embedding_type": str},
+)
 
 
-def import_config(foreign: Mapping[str, Any], *, heads: tuple[str, ...] = ("lm", "pair")) -> ModelConfig:
-    """Our config of a BertConfig's dictionary; it does not say which heads the file has.
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
+    """Our config from a BertConfig's dictionary; ValueError for a feature that is not supported here.
 
-    Raises:
-        ValueError: it asks for arithmetic that this model does not have.
+    The `names` of the weights say which heads the file has; None: lm and pair.
     """
-    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
-    refuse_keys(foreign, "is_decoder", "add_cross_attention")
-    positions = foreign.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
-    return ModelConfig(
-        preset="bert-base",
-        family="bert",
-        vocab_size=foreign["vocab_size"],
-        max_seq_len=foreign["max_position_embeddings"],
-        d_model=foreign["hidden_size"],
-        num_layers=foreign["num_hidden_layers"],
-        num_heads=foreign["num_attention_heads"],
-        d_ff=foreign["intermediate_size"],
-        norm_order="post",
-        norm_eps=foreign["layer_norm_eps"],
-        input_norm=True,
-        activation=activation_of(foreign, "hidden_act"),
-        dropout=foreign["hidden_dropout_prob"],
-        attention_dropout=foreign["attention_probs_dropout_prob"],
-        ff_dropout=0.0,
-        tie_embeddings=foreign.get("tie_word_embeddings", True),
-        num_token_types=foreign["type_vocab_size"],
-        heads=heads,
-        init_std=foreign.get("initializer_range", 0.02),
-        residual_init="plain",
-    )
+    settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
+    if settings["position_embedding_type"] != "absolute":
+        raise ValueError(
+            f"position_embedding_type is {settings['position_embedding_type']!r}; only 'absolute' can be imported"
+        )
+    heads = ("lm", "pair") if names is None else _heads_of(names)
+    return preset("bert-base", heads=heads, **_CONFIG.to_ours(settings))
 
 
-def heads_of(names: Collection[str]) -> tuple[str, ...]:
-    """Which heads a file has, by the names of its weights."""
+def _heads_of(names: Collection[str]) -> tuple[str, ...]:
+    """The heads of a file, derived from the names of its weights."""
     pair, pooler = f"{_PAIR}.weight" in names, f"{_POOLER}.weight" in names
-    found = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}
-    return tuple(head for head, there in found.items() if there)
+    present = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}
+    return tuple(head for head in present if present[head])
 
 
-def export_config(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a BertConfig.
-
-    Raises:
-        ValueError: the model has parts that BERT lacks; the message names the first.
-    """
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The dictionary of a BertConfig; ValueError listing what BERT cannot hold."""
     name = _CLASSES.get(tuple(sorted({*config.heads} - {"pooler"})))
     if name is None:
-        raise ValueError(f"model.heads is {list(config.heads)}; no class of transformers has these together")
-    require_parts(
-        config,
-        name,
-        family="bert",
-        **CLASSIC_PARTS,
-        norm_order="post",
-        input_norm=True,
-        kv_heads=config.num_heads,
-        head_width=config.d_model / config.num_heads,
-        attention_scale=None,
-    )
+        raise ValueError(f"model.heads is {list(config.heads)}; no transformers class has this combination")
+    parts = {"family": "bert", "norm_order": "post", "input_norm": True, "attention_scale": None}
+    parts |= {"kv_heads": config.num_heads, "head_width": config.d_model / config.num_heads}
+    require_settings(config, name, **parts | CLASSIC_PARTS)
     if not config.num_token_types:
-        raise ValueError(f"model.num_token_types is 0; {name} has segment embeddings: at least 1")
+        raise ValueError(f"model.num_token_types is 0; {name} needs at least 1")
     return {
         "architectures": [name],
         "model_type": "bert",
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_seq_len,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.ff_width,
-        "type_vocab_size": config.num_token_types,
-        "layer_norm_eps": config.norm_eps,
-        "hidden_act": foreign_activation(config.activation),
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.attention_drop,
         "position_embedding_type": "absolute",
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
+        **_CONFIG.to_hf(config),
     }

@@ -1,7 +1,8 @@
-"""Compares an exported folder with what it was made of, by transformers itself where that is installed."""
+"""Compares an exported folder with the model it was made from, using transformers itself if it is installed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillm.run.loaded import LoadedRun
+from minillm.tokenizers.base import Tokenizer
 
 TOLERANCE = 1e-3
-"""Largest difference of logits, relative to the largest logit; fp32 rounding stays a hundred times below it."""
+"""Largest difference of logits, relative to the largest logit; a hundred times the rounding error of fp32."""
 LENGTH, PADDING = 32, 5
 TEXTS = (
     "The quick brown fox, 1234 of them; in 2024 3.14 (x) and 10,000!",
@@ -20,67 +21,80 @@ TEXTS = (
     "def f(x):\n    return x + 1   \n\n\n",
     "日本語 и русский, 😀",
 )
+NUM_RANDOM_TEXTS, RANDOM_IDS = 4, 48
+"""Texts of random tokens, which even a small vocabulary of characters covers, and the tokens of each."""
+Outputs = Callable[[Any, Any, Tensor, Tensor], list[tuple[Tensor, Tensor]]]
+"""(our model, theirs, tokens (B, T), key_valid (B, T)) -> pairs of equal outputs, ours first."""
+
+
+def decoder_outputs(ours: Any, theirs: Any, tokens: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The logits of a decoder, which reads without padding."""
+    return [(ours(tokens).logits["lm"], theirs(tokens).logits)]
+
+
+def encoder_decoder_outputs(ours: Any, theirs: Any, tokens: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The logits of an encoder-decoder."""
+    target = tokens.flip(1)
+    logits = theirs(input_ids=tokens, attention_mask=valid, decoder_input_ids=target).logits
+    return [(ours(tokens, target, encoder_valid=valid).logits["lm"], logits)]
+
+
+def encoder_outputs(ours: Any, theirs: Any, tokens: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The outputs of an encoder: hidden states and logits of real tokens, and scores of whole rows, if it has them."""
+    token_types = tokens % ours.config.num_token_types
+    output = ours(tokens, token_types=token_types, key_valid=valid)
+    expected = theirs(tokens, attention_mask=valid, token_type_ids=token_types)
+    by_token = {"last_hidden_state": output.hidden, "prediction_logits": output.logits.get("lm")}
+    by_row = {"seq_relationship_logits": output.logits.get("pair"), "pooler_output": output.logits.get("pooler")}
+    (by_token if "lm" in output.logits else by_row)["logits"] = output.logits.get("lm", output.logits.get("pair"))
+    pairs = [
+        (mine[valid], expected[key][valid]) for key, mine in by_token.items() if mine is not None and key in expected
+    ]
+    return pairs + [(mine, expected[key]) for key, mine in by_row.items() if mine is not None and key in expected]
 
 
 @torch.no_grad()
-def compare(loaded: LoadedRun, folder: Path, architecture: str) -> str:
-    """A sentence on how far the library's outputs are from ours, and whether its ids are ours.
+def compare(model: Any, tokenizer: Tokenizer, folder: Path, architecture: str, outputs: Outputs) -> str:
+    """Load the folder with transformers and compare outputs and token ids; the result as one sentence.
 
-    Raises:
-        ValueError: they differ by more than rounding.
+    ValueError if outputs differ by more than rounding, or ids differ.
     """
     if util.find_spec("transformers") is None:
-        return "transformers is not installed, so the logits were not compared"
+        return "transformers is not installed, so nothing was compared"
     import transformers
 
     library: Any = transformers
     theirs = getattr(library, architecture).from_pretrained(folder, dtype=torch.float32).eval()
-    difference = max(((ours - found).abs().max() / ours.abs().max()).item() for ours, found in _outputs(loaded, theirs))
+    length, draws = min(LENGTH, model.config.max_seq_len), torch.Generator().manual_seed(0)
+    tokens = torch.randint(tokenizer.vocab_size, (2, length), generator=draws)
+    valid = torch.ones(2, length, dtype=torch.bool)
+    valid[1, max(1, length - PADDING) :] = False  # the second row is padded at its end
+    pairs = outputs(model.eval(), theirs, tokens, valid)
+    difference = max(((ours - other).abs().max() / ours.abs().max()).item() for ours, other in pairs)
     if not difference < TOLERANCE:
         raise ValueError(
             f"transformers {library.__version__} computes other logits from {folder}: {difference:.1e} apart"
         )
-    tokenizer = library.AutoTokenizer.from_pretrained(folder)
-    texts = [text for text in TEXTS if _encodes(loaded, text)]
+    encode, texts = library.AutoTokenizer.from_pretrained(folder), _texts(tokenizer)
     for text in texts:
-        if tokenizer(text, add_special_tokens=False).input_ids != loaded.tokenizer.encode(text).tolist():
+        if encode(text, add_special_tokens=False).input_ids != tokenizer.encode(text).tolist():
             raise ValueError(
                 f"transformers {library.__version__} gives other ids than this run's tokenizer for {text!r}"
             )
-    return (
-        f"checked with transformers {library.__version__}: logits {difference:.1e} apart (relative to the largest), "
-        f"equal ids for {len(texts)} texts"
-    )
+    ids = f"equal ids for {len(texts)} texts" if texts else "no text to compare ids on"
+    logits = f"logits {difference:.1e} apart (relative to the largest)"
+    return f"checked with transformers {library.__version__}: {logits}, {ids}"
 
 
-def _outputs(loaded: LoadedRun, theirs: Any) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of what the two models compute from the same random ids, the second row padded at its end."""
-    shape, model = loaded.config.model, loaded.model.eval()
-    length, draws = min(LENGTH, shape.max_seq_len), torch.Generator().manual_seed(0)
-    tokens = torch.randint(loaded.tokenizer.vocab_size, (2, length), generator=draws)
-    valid = torch.ones(2, length, dtype=torch.bool)
-    valid[1, max(1, length - PADDING) :] = False
-    if shape.family == "gpt":
-        return [(model(tokens).logits["lm"], theirs(tokens).logits)]
-    if shape.family == "t5":
-        ours = model(tokens, tokens.flip(1), encoder_valid=valid)
-        return [
-            (ours.logits["lm"], theirs(input_ids=tokens, attention_mask=valid, decoder_input_ids=tokens.flip(1)).logits)
-        ]
-    token_types = torch.randint(shape.num_token_types, (2, length), generator=draws)
-    ours = model(tokens, token_types=token_types, key_valid=valid)
-    found = theirs(tokens, attention_mask=valid, token_type_ids=token_types)
-    by_token: dict[str, Any] = {"last_hidden_state": ours.hidden, "prediction_logits": ours.logits.get("lm")}
-    by_row = {"seq_relationship_logits": ours.logits.get("pair"), "pooler_output": ours.logits.get("pooler")}
-    (by_token if "lm" in ours.logits else by_row)["logits"] = ours.logits.get("lm", ours.logits.get("pair"))
-    pairs = [(mine[valid], found[name][valid]) for name, mine in by_token.items() if mine is not None and name in found]
-    return pairs + [(mine, found[name]) for name, mine in by_row.items() if mine is not None and name in found]
-
-
-def _encodes(loaded: LoadedRun, text: str) -> bool:
-    """Whether the vocabulary covers the text; a character vocabulary may not."""
-    try:
-        loaded.tokenizer.encode(text)
-    except ValueError:
-        return False
-    return True
+def _texts(tokenizer: Tokenizer) -> list[str]:
+    """Texts to compare ids on, without those that the vocabulary does not cover."""
+    ordinary, draws = tokenizer.num_bytes.nonzero()[0], torch.Generator().manual_seed(0)
+    random = torch.randint(len(ordinary), (NUM_RANDOM_TEXTS, RANDOM_IDS), generator=draws).numpy()
+    covered = []
+    for text in (*TEXTS, *(tokenizer.decode(ids) for ids in ordinary[random])):
+        try:
+            tokenizer.encode(text)
+        except ValueError:
+            continue
+        covered.append(text)
+    return covered

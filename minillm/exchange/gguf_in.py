@@ -1,4 +1,4 @@
-"""A GGUF file of Llama's shape as a model and its tokenizer; quantised weights become plain numbers."""
+"""Reads a model of the Llama architecture and its tokenizer from a GGUF file; quantized weights are dequantized."""
 
 from __future__ import annotations
 
@@ -10,18 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.exchange.architectures import Imported, from_foreign
-from minillm.exchange.gguf_names import (
-    CONTROL,
-    CUTS,
-    ROLE_KEYS,
-    ROPE_FACTORS,
-    UNUSED,
-    USER_DEFINED,
-    interleave,
-    library,
-    weight_names,
-)
+from minillm.exchange import gguf_out
+from minillm.exchange.architectures import Imported, model_from_hf
 from minillm.exchange.tokenizer_in import ROLES, byte_level_model, from_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.position import rotary_frequencies, rotary_scale
@@ -33,33 +23,33 @@ def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
     """The model and the tokenizer of a GGUF file.
 
     Raises:
-        OSError: no such file, or the gguf package is not installed.
-        ValueError: a damaged file, or a model or tokenizer of a kind that is not known.
+        OSError: the file does not exist, or the gguf package is not installed.
+        ValueError: the file is damaged, or its model or tokenizer is not supported.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    package = library()
+    package = gguf_out.library()
     try:
         reader = package.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {t.name: package.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
     except (ValueError, IndexError, KeyError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no GGUF file that the gguf package can read ({error})") from None
+        raise ValueError(f"{path} is not a GGUF file that the gguf package can read ({error})") from None
     arch = fields.get("general.architecture")
     if arch not in ("llama", "qwen2", "qwen3"):
-        raise ValueError(f"{path} holds a model of architecture {arch!r}; llama, qwen2 and qwen3 can be imported")
+        raise ValueError(f"{path} holds a model of architecture {arch!r}; supported are llama, qwen2 and qwen3")
     weights = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
     try:
         return _model_of(arch, fields, weights), _tokenizer_of(fields, path)
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error}, which a {arch} model is made of") from None
-    except Exception as error:  # any number in the file may be of another kind or size than its weights
+        raise ValueError(f"{path} lacks {error}, which a {arch} model needs") from None
+    except Exception as error:  # any value in the file may contradict its weights
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} cannot be read as a {arch} model: {reason}") from None
 
 
 def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) -> Imported:
-    """The model, by way of Hugging Face's names."""
+    """The model, via Hugging Face's names."""
 
     def field(name: str, default: Any = None) -> Any:
         return fields.get(f"{arch}.{name}", default) if default is not None else fields[f"{arch}.{name}"]
@@ -80,63 +70,69 @@ def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) 
         "attention_bias": "blk.0.attn_output.bias" in weights,
         "mlp_bias": "blk.0.ffn_up.bias" in weights,
         "tie_word_embeddings": "output.weight" not in weights,
-        "rope_parameters": _rotary(arch, fields, weights.pop(ROPE_FACTORS, None)),
+        "rope_parameters": _rotary(arch, fields, weights.pop(gguf_out.ROPE_FACTORS, None)),
     }
     if field("rope.dimension_count", config["head_dim"]) != config["head_dim"]:
-        raise ValueError(f"{arch}.rope.dimension_count is not the width of a head; only whole heads can be turned here")
-    names = weight_names(arch, config["num_hidden_layers"])
+        raise ValueError(
+            f"{arch}.rope.dimension_count is not the head dimension; partial rotary embeddings are not supported"
+        )
+    names = gguf_out.weight_names(arch, config["num_hidden_layers"])
     if unknown := sorted(weights.keys() - names.keys()):
         raise ValueError(f"{len(unknown)} tensors have no place here, among them {', '.join(unknown[:3])}")
     if arch == "llama":
-        weights = {name: interleave(name, weight, config, back=True) for name, weight in weights.items()}
-    return from_foreign(config, {names[name]: weight for name, weight in weights.items()})
+        weights = {name: gguf_out.interleave(name, weight, config, back=True) for name, weight in weights.items()}
+    return model_from_hf(config, {names[name]: weight for name, weight in weights.items()})
 
 
 def _rotary(arch: str, fields: Mapping[str, Any], factors: Tensor | None) -> dict[str, Any]:
-    """Hugging Face's rotary settings; ValueError for a scaling that is not known."""
-    found: dict[str, Any] = {"rope_type": "default", "rope_theta": fields.get(f"{arch}.rope.freq_base", 10000.0)}
+    """Hugging Face's rotary settings; ValueError for an unsupported scaling."""
+    rotary: dict[str, Any] = {"rope_type": "default", "rope_theta": fields.get(f"{arch}.rope.freq_base", 10000.0)}
     kind = fields.get(f"{arch}.rope.scaling.type", "none")
     if kind == "linear":
-        found |= {"rope_type": "linear", "factor": fields[f"{arch}.rope.scaling.factor"]}
+        rotary |= {"rope_type": "linear", "factor": fields[f"{arch}.rope.scaling.factor"]}
     elif kind != "none":
-        raise ValueError(f"rotary scaling {kind!r} is not supported; only linear and llama3's can be imported")
+        raise ValueError(f"rotary scaling {kind!r} is not supported; supported are linear and llama3")
     if factors is None:
-        return found
-    # the file keeps the result only: Llama 3's published settings are tried
+        return rotary
+    # the file has only the resulting factors, so Llama 3's published settings are tried
     llama3 = {"rope_type": "llama3", "factor": factors.max().item(), "original_max_position_embeddings": 8192}
-    found |= llama3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rotary |= llama3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     shape = ModelConfig(
-        position="rotary", rope_scaling="llama3", rope_factor=found["factor"], head_dim=2 * len(factors)
+        position="rotary", rope_scaling="llama3", rope_factor=rotary["factor"], head_dim=2 * len(factors)
     )
-    plain, scale = rotary_frequencies(2 * len(factors), found["rope_theta"]), rotary_scale(shape)
+    plain, scale = rotary_frequencies(2 * len(factors), rotary["rope_theta"]), rotary_scale(shape)
     if scale is None or not torch.allclose(plain / scale(plain), factors, rtol=1e-4):
-        raise ValueError(f"{ROPE_FACTORS} holds another scaling than Llama 3's; it cannot be imported")
-    return found
+        raise ValueError(f"{gguf_out.ROPE_FACTORS} holds a scaling other than Llama 3's; it cannot be imported")
+    return rotary
 
 
 def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
-    """The tokenizer, by way of a tokenizer.json."""
+    """The tokenizer, via the content of a tokenizer.json."""
     kind, cut = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "default")
-    pattern = next((pattern for pattern, name in CUTS.items() if name == cut), None)
+    pattern = next((pattern for pattern, name in gguf_out.CUTS.items() if name == cut), None)
     if kind != "gpt2" or pattern is None:
-        known = ", ".join(CUTS.values())
+        known = ", ".join(gguf_out.CUTS.values())
         raise ValueError(
-            f"{path}: a tokenizer of model {kind!r} that cuts as {cut!r} is not known; gpt2 with {known} is"
+            f"{path}: tokenizer model {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
         )
     names, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    by_kind = {wanted: [name for name, own in zip(names, kinds, strict=True) if own == wanted] for wanted in range(7)}
-    unused = set(by_kind[UNUSED])
+    by_kind = {wanted: [name for name, of in zip(names, kinds, strict=True) if of == wanted] for wanted in range(7)}
+    unused = set(by_kind[gguf_out.UNUSED])
     vocabulary = {name: i for i, name in enumerate(names) if name not in unused}
     pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     merges = [pair for pair in pairs if "".join(pair) in vocabulary]
-    model = byte_level_model(vocabulary, merges, by_kind[CONTROL], by_kind[USER_DEFINED], pattern)
+    model = byte_level_model(vocabulary, merges, by_kind[gguf_out.CONTROL], by_kind[gguf_out.USER_DEFINED], pattern)
     roles = {
-        role: fields[f"tokenizer.ggml.{key}"] for role, key in ROLE_KEYS.items() if f"tokenizer.ggml.{key}" in fields
+        role: fields[f"tokenizer.ggml.{key}"]
+        for role, key in gguf_out.ROLE_KEYS.items()
+        if f"tokenizer.ggml.{key}" in fields
     }
     for role, i in roles.items():
         if not isinstance(i, int) or not 0 <= i < len(names):
-            raise ValueError(f"tokenizer.ggml.{ROLE_KEYS[role]} is {i!r}, which is no id of its {len(names)} tokens")
-    # where the key is absent, llama.cpp begins Llama 3's texts with BOS and no others
-    begins = fields.get("tokenizer.ggml.add_bos_token", cut == CUTS[LLAMA3])
+            raise ValueError(
+                f"tokenizer.ggml.{gguf_out.ROLE_KEYS[role]} is {i!r}, which is not an id of its {len(names)} tokens"
+            )
+    # without the key, llama.cpp puts BOS before a text only with Llama 3's pre-tokenizer
+    begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
     prefix = [roles["bos"]] if begins and "bos" in roles else []
     return from_model(model, {role: i for role, i in roles.items() if role in ROLES}, where=path, prefix=prefix)

@@ -1,4 +1,9 @@
-"""A model of Llama's or GPT-2's shape as a GGUF file, which llama.cpp runs."""
+"""Writes a model of the Llama or GPT-2 architecture as a GGUF file for llama.cpp; GGUF's names, for reading too.
+
+The tables map Hugging Face's names to GGUF's; `gpt2_weights.py` and `llama_weights.py` map those to ours. In a `llama`
+model llama.cpp rotates pairs of neighboring components, where Hugging Face pairs the two halves of a head, so the rows
+of queries and keys are reordered. Files are read and written by the `gguf` package, an extra.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +14,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillm.exchange.gguf_names import (
-    CONTROL,
-    CUTS,
-    NEVER,
-    NORMAL,
-    ROLE_KEYS,
-    ROPE_FACTORS,
-    UNUSED,
-    USER_DEFINED,
-    interleave,
-    library,
-    weight_names,
-)
-from minillm.exchange.llama_weights import import_config
+from minillm.exchange.llama_weights import config_from_hf
 from minillm.exchange.tokenizer_in import prefix_of
 from minillm.nn.position import rotary_frequencies, rotary_scale
-from minillm.tokenizers.merges import GPT2, LLAMA3, cut_pattern
+from minillm.tokenizers.merges import GPT2, LLAMA3, QWEN2, SINGLE_DIGITS, cut_pattern
+
+_LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"} | {
+    f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"
+}
+_LLAMA_BLOCK |= {f"mlp.{p}_proj": f"ffn_{p}" for p in ("gate", "up", "down")} | {"self_attn.o_proj": "attn_output"}
+_LLAMA_BLOCK |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+_GPT2_BLOCK = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+_GPT2_BLOCK |= {"ln_1": "attn_norm", "ln_2": "ffn_norm"}
+_LLAMA = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_GPT2 = {"transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm"}
+_GPT2 |= {"lm_head": "output"}
+_GPT2_SHAPE = dict(context_length="n_positions", embedding_length="n_embd", block_count="n_layer", head_count="n_head")
+_GPT2_SHAPE |= dict(feed_forward_length="n_inner", layer_norm_eps="layer_norm_epsilon")
+_LLAMA_SHAPE = dict(context_length="max_position_embeddings", embedding_length="hidden_size", vocab_size="vocab_size")
+_LLAMA_SHAPE |= dict(block_count="num_hidden_layers", feed_forward_length="intermediate_size")
+_LLAMA_SHAPE |= dict(head_count="num_attention_heads", head_count_kv="num_key_value_heads")
+_LLAMA_SHAPE |= dict.fromkeys(("key_length", "value_length", "rope_dimension_count"), "head_dim")
+_LLAMA_SHAPE |= {"layer_norm_rms_eps": "rms_norm_eps"}
+"""The writer's name of each hyperparameter -> key of config.json."""
+
+CUTS = {GPT2: "gpt-2", SINGLE_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
+"""Pre-tokenization pattern -> llama.cpp's name of it, for the patterns that both support."""
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+"""Token types."""
+ROLE_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
+"""Role -> key of its id."""
+NEVER = "À Á"
+"""A merge of two bytes that never occur in UTF-8: llama.cpp needs at least one, and a byte tokenizer has none."""
+ROPE_FACTORS = "rope_freqs.weight"
+"""Divisors of the rotary frequencies, which is how GGUF stores llama3 scaling."""
 
 
 def write_gguf(
     path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Mapping[str, Any], name: str
 ) -> str | None:
-    """Write a GGUF file in fp32.
+    """Write a GGUF file in fp32 and return a warning if llama.cpp will pre-tokenize text differently, else None.
 
     Args:
-        path: the file.
-        config: Hugging Face's, of a model of Llama's or GPT-2's shape, with the ids of its special tokens.
-        weights: under Hugging Face's names, tied copies left out.
+        config: the content of Hugging Face's config.json, with the ids of the special tokens.
+        weights: under Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
-        name: of the model.
-
-    Returns:
-        A warning where llama.cpp will cut text otherwise than the tokenizer does; None where it cuts alike.
 
     Raises:
         OSError: it cannot be written, or the gguf package is not installed.
-        ValueError: llama.cpp has no such activation or tokenizer.
+        ValueError: llama.cpp lacks the activation or the kind of tokenizer.
     """
     arch = config["model_type"]
     _require_arithmetic(config)
@@ -53,8 +70,8 @@ def write_gguf(
     writer.add_name(name)
     _write_shape(writer, arch, config)
     warning = _write_tokenizer(writer, config, tokenizer)
-    for theirs, weight in _tensors(arch, config, weights).items():
-        writer.add_tensor(theirs, weight.to(torch.float32).contiguous().numpy())
+    for tensor, weight in _tensors(arch, config, weights).items():
+        writer.add_tensor(tensor, weight.to(torch.float32).contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -63,10 +80,12 @@ def write_gguf(
 
 
 def _require_arithmetic(config: Mapping[str, Any]) -> None:
-    """llama.cpp decides the activation and what else there is by the architecture."""
+    """ValueError for what llama.cpp cannot compute: its architectures have fixed activations, scales and biases."""
     key, only = ("activation_function", "gelu_new") if config["model_type"] == "gpt2" else ("hidden_act", "silu")
     if config[key] != only:
-        raise ValueError(f"{key} is {config[key]!r}; llama.cpp computes a {config['model_type']} model with {only!r}")
+        raise ValueError(
+            f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {config['model_type']} model"
+        )
     if not config.get("scale_attn_weights", True):
         raise ValueError("model.attention_scale is 1; llama.cpp scales the scores of a gpt2 model by head_dim ** -0.5")
     if config["model_type"] == "qwen3" and config["attention_bias"]:
@@ -74,38 +93,23 @@ def _require_arithmetic(config: Mapping[str, Any]) -> None:
 
 
 def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
-    """The numbers that the model is built from."""
+    """The hyperparameters."""
+    for name, key in (_GPT2_SHAPE if arch == "gpt2" else _LLAMA_SHAPE).items():
+        getattr(writer, f"add_{name}")(config[key])
     if arch == "gpt2":
-        writer.add_context_length(config["n_positions"])
-        writer.add_embedding_length(config["n_embd"])
-        writer.add_block_count(config["n_layer"])
-        writer.add_feed_forward_length(config["n_inner"])
-        writer.add_head_count(config["n_head"])
-        writer.add_layer_norm_eps(config["layer_norm_epsilon"])
         return
     rotary = config["rope_parameters"]
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(rotary["rope_theta"])
-    writer.add_vocab_size(config["vocab_size"])
     if rotary["rope_type"] == "linear":
         writer.add_string(f"{arch}.rope.scaling.type", "linear")
         writer.add_rope_scaling_factor(rotary["factor"])
 
 
 def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> str | None:
-    """A byte-level BPE as llama.cpp keeps it."""
+    """A byte-level BPE in llama.cpp's form; returns a warning as `write_gguf`."""
     model, decoder = tokenizer["model"], tokenizer["decoder"] or {}
     if model["type"] != "BPE" or decoder.get("type") != "ByteLevel":
-        raise ValueError("its tokenizer is no byte-level BPE, the only kind that is written to GGUF")
+        raise ValueError("its tokenizer is not a byte-level BPE, the only kind that can be written to GGUF")
     rows = config["vocab_size"]
     names, kinds = [f"[PAD{i}]" for i in range(rows)], [UNUSED] * rows
     for token, i in model["vocab"].items():
@@ -113,7 +117,7 @@ def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[
     for token in tokenizer["added_tokens"]:
         names[token["id"]], kinds[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    pattern = cut_pattern(tokenizer["pre_tokenizer"]) if merges else GPT2  # single bytes need no cut
+    pattern = cut_pattern(tokenizer["pre_tokenizer"]) if merges else GPT2  # single bytes need no pre-tokenization
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(CUTS.get(pattern or "", CUTS[LLAMA3]))
     writer.add_token_list(names)
@@ -126,24 +130,52 @@ def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[
     if pattern in CUTS:
         return None
     return (
-        "llama.cpp does not know how this tokenizer cuts text and will cut as Llama 3 does: "
-        "some text, numbers above all, gets other ids there"
+        "llama.cpp lacks this tokenizer's pre-tokenization pattern and will use Llama 3's: "
+        "some text, mostly numbers, gets different ids there"
     )
 
 
 def _tensors(arch: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as GGUF has them."""
+    """The weights under GGUF's names and in its layout."""
     names = weight_names(arch, config["n_layer"] if arch == "gpt2" else config["num_hidden_layers"])
-    found = {ours: weights[theirs] for ours, theirs in names.items() if theirs in weights}
-    assert len(found) == len(weights), "a weight without a name in GGUF"
+    tensors = {name: weights[hf] for name, hf in names.items() if hf in weights}
+    assert len(tensors) == len(weights), "a weight without a name in GGUF"
     if arch == "gpt2":  # (in, out) there, (out, in) here
         matrices = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
-        return {name: w.t() if name.endswith(matrices) else w for name, w in found.items()}
+        return {name: w.t() if name.endswith(matrices) else w for name, w in tensors.items()}
     if arch == "llama":
-        found = {name: interleave(name, weight, config) for name, weight in found.items()}
-    shape = import_config(config)
+        tensors = {name: interleave(name, weight, config) for name, weight in tensors.items()}
+    shape = config_from_hf(config)
     scale = rotary_scale(shape)
     if shape.rope_scaling == "llama3" and scale is not None:
         plain = rotary_frequencies(shape.head_width, shape.rope_theta)
-        found[ROPE_FACTORS] = plain / scale(plain)
-    return found
+        tensors[ROPE_FACTORS] = plain / scale(plain)
+    return tensors
+
+
+def library() -> Any:
+    """The gguf package; OSError if it is not installed."""
+    try:
+        import gguf
+    except ImportError:
+        raise OSError('the gguf package is not installed; install it with: pip install "minillm[gguf]"') from None
+    return gguf
+
+
+def weight_names(arch: str, num_layers: int) -> dict[str, str]:
+    """GGUF's name of each weight -> Hugging Face's."""
+    whole, block, layer = _LLAMA, _LLAMA_BLOCK, "model.layers"
+    if arch == "gpt2":
+        whole, block, layer = _GPT2, _GPT2_BLOCK, "transformer.h"
+    modules = {name: hf for hf, name in whole.items()}
+    modules |= {f"blk.{i}.{name}": f"{layer}.{i}.{hf}" for i in range(num_layers) for hf, name in block.items()}
+    return {f"{name}.{part}": f"{hf}.{part}" for name, hf in modules.items() for part in ("weight", "bias")}
+
+
+def interleave(name: str, weight: Tensor, config: Mapping[str, Any], *, back: bool = False) -> Tensor:
+    """Queries' and keys' rows with the two halves of each head interleaved; `back`: the inverse. Others unchanged."""
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}.get(name.split(".")[-2])
+    if heads is None:
+        return weight
+    shape = (heads, -1, 2) if back else (heads, 2, -1)
+    return weight.unflatten(0, shape).transpose(1, 2).flatten(0, 2).contiguous()

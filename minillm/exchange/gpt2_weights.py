@@ -1,20 +1,13 @@
-"""GPT-2 under the names of Hugging Face's GPT2LMHeadModel (Radford et al. 2019)."""
+"""GPT-2 (Radford et al. 2019) under the names of Hugging Face's GPT2LMHeadModel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from minillm.exchange.weight_map import (
-    CLASSIC_PARTS,
-    Rule,
-    WeightMap,
-    activation_of,
-    foreign_activation,
-    read_settings,
-    refuse_keys,
-    require_parts,
-)
+from minillm.exchange.hf_config import CLASSIC_PARTS, GPT_PARTS, HFConfig, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _LAYER = "transformer.h.{i}"
@@ -22,7 +15,7 @@ _BLOCK = "decoder.blocks.{i}"
 
 
 def _layer_rows(part: str) -> tuple[Rule, ...]:
-    """Rows of one block for its weights or its biases."""
+    """Rows of one block's weights or of its biases."""
     attention = f"{_BLOCK}.attn.sublayer"
     return (
         Rule(f"{_LAYER}.ln_1.{part}", f"{_BLOCK}.attn.norm.{part}"),
@@ -35,7 +28,7 @@ def _layer_rows(part: str) -> tuple[Rule, ...]:
 
 
 def gpt2_map(config: ModelConfig) -> WeightMap:
-    """The table: linear weights are stored (in, out) there, with queries, keys and values side by side."""
+    """The table. They store linear weights as (in, out), and queries, keys and values in one matrix."""
     tokens = "transformer.wte.weight"
     return WeightMap(
         rows=(
@@ -51,81 +44,34 @@ def gpt2_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"),
-    float: ("layer_norm_epsilon", "resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range"),
-    bool: ("scale_attn_weights", "tie_word_embeddings"),
-    str: ("activation_function",),
-}
-_DEFAULTS: dict[str, Any] = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "resid_pdrop": 0.1,
-    "attn_pdrop": 0.1,
-}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", n_positions="max_seq_len", n_embd="d_model", n_layer="num_layers")
+    | dict(n_head="num_heads", n_inner="d_ff", layer_norm_epsilon="norm_eps", activation_function="activation")
+    | dict(resid_pdrop="dropout", attn_pdrop="attention_dropout", initializer_range="init_std")
+    | dict(tie_word_embeddings="tie_embeddings"),
+    defaults=dict(n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, scale_attn_weights=True)
+    | dict(resid_pdrop=0.1, attn_pdrop=0.1, initializer_range=0.02, tie_word_embeddings=True),
+    kinds={"embd_pdrop": float, "scale_attn_weights": bool},
+)
 
 
-def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
-    """Our config of a GPT2Config's dictionary.
-
-    Raises:
-        ValueError: it asks for arithmetic that this model does not have.
-    """
-    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
-    refuse_keys(foreign, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
-    return ModelConfig(
-        preset="gpt2",
-        vocab_size=foreign["vocab_size"],
-        max_seq_len=foreign["n_positions"],
-        d_model=foreign["n_embd"],
-        num_layers=foreign["n_layer"],
-        num_heads=foreign["n_head"],
-        d_ff=foreign.get("n_inner"),
-        norm_eps=foreign["layer_norm_epsilon"],
-        activation=activation_of(foreign, "activation_function"),
-        dropout=foreign["resid_pdrop"],
-        attention_dropout=foreign["attn_pdrop"],
-        ff_dropout=0.0,
-        attention_scale=None if foreign.get("scale_attn_weights", True) else 1.0,
-        tie_embeddings=foreign.get("tie_word_embeddings", True),
-        init_std=foreign.get("initializer_range", 0.02),
-    )
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
+    """Our config from a GPT2Config's dictionary; ValueError for a feature that is not supported here."""
+    settings = _CONFIG.read(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
+    scale = None if settings["scale_attn_weights"] else 1.0
+    return preset("gpt2", attention_scale=scale, **_CONFIG.to_ours(settings))
 
 
-def export_config(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a GPT2Config.
-
-    Raises:
-        ValueError: the model has parts that GPT2LMHeadModel lacks; the message names the first.
-    """
-    require_parts(
-        config,
-        "GPT2LMHeadModel",
-        family="gpt",
-        **CLASSIC_PARTS,
-        norm_order="pre",
-        input_norm=False,
-        kv_heads=config.num_heads,
-        head_width=config.d_model / config.num_heads,
-        num_token_types=0,
-    )
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The dictionary of a GPT2Config; ValueError listing what GPT2LMHeadModel cannot hold."""
+    heads = {"kv_heads": config.num_heads, "head_width": config.d_model / config.num_heads}
+    require_settings(config, "GPT2LMHeadModel", **CLASSIC_PARTS | GPT_PARTS | heads)
     if config.attention_scale not in (None, 1.0):
-        raise ValueError(f"model.attention_scale is {config.attention_scale}; GPT2LMHeadModel has none or 1 only")
+        raise ValueError(f"model.attention_scale is {config.attention_scale}; GPT2LMHeadModel allows none or 1")
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_seq_len,
-        "n_embd": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "n_inner": config.ff_width,
-        "layer_norm_epsilon": config.norm_eps,
-        "activation_function": foreign_activation(config.activation),
-        "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
-        "attn_pdrop": config.attention_drop,
         "scale_attn_weights": config.attention_scale is None,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
+        **_CONFIG.to_hf(config),
     }

@@ -1,23 +1,18 @@
-"""Llama's shape under the names of Hugging Face's LlamaForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM.
+"""Llama, Qwen2 and Qwen3 under the names of Hugging Face's LlamaForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM.
 
-Llama (Touvron et al. 2023), of which SmolLM2 is one; Qwen2 (Yang et al. 2024) adds biases to queries, keys and values,
-Qwen3 (Yang et al. 2025) normalised queries and keys instead. The three name their weights alike.
+Qwen2 (Yang et al. 2024) is Llama (Touvron et al. 2023) with biases on queries, keys and values. Qwen3 (Yang et al.
+2025) has normalized queries and keys instead. All three use the same parameter names; SmolLM2 is a Llama.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from minillm.exchange.weight_map import (
-    Rule,
-    WeightMap,
-    activation_of,
-    foreign_activation,
-    read_settings,
-    refuse_keys,
-    require_parts,
-)
+from minillm.exchange.hf_config import GPT_PARTS, HFConfig, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _LAYER = "model.layers.{i}"
@@ -34,13 +29,13 @@ def llama_map(config: ModelConfig) -> WeightMap:
     feed_forward = {f"mlp.{p}_proj": f"ffn.sublayer.{p}" for p in ("gate", "up", "down")}
     biased = attention if config.biased_projections != "none" else {}
     biased = biased | (out if config.biased_projections == "all" else {}) | (feed_forward if config.bias else {})
-    names = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in (attention | out | norms | feed_forward).items()}
-    names |= {f"{theirs}.bias": f"{ours}.bias" for theirs, ours in biased.items()}
+    names = {f"{hf}.weight": f"{ours}.weight" for hf, ours in (attention | out | norms | feed_forward).items()}
+    names |= {f"{hf}.bias": f"{ours}.bias" for hf, ours in biased.items()}
     tokens = "model.embed_tokens.weight"
     return WeightMap(
         rows=(
             Rule(tokens, "embed.tokens.weight"),
-            *(Rule(f"{_LAYER}.{theirs}", f"{_BLOCK}.{ours}") for theirs, ours in names.items()),
+            *(Rule(f"{_LAYER}.{hf}", f"{_BLOCK}.{ours}") for hf, ours in names.items()),
             Rule("model.norm.weight", "decoder.final_norm.weight"),
             Rule("lm_head.weight", "heads.lm.proj.weight", tied_to=tokens if config.tie_embeddings else None),
         ),
@@ -48,113 +43,67 @@ def llama_map(config: ModelConfig) -> WeightMap:
     )
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: (
-        *("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-        *("num_key_value_heads", "head_dim", "intermediate_size"),
-    ),
-    float: ("rms_norm_eps", "attention_dropout", "initializer_range", "rope_theta", "partial_rotary_factor"),
-    bool: ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window"),
-    str: ("hidden_act",),
-}
-_DEFAULTS: dict[str, Any] = {"hidden_act": "silu", "rms_norm_eps": 1e-6}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", max_position_embeddings="max_seq_len", hidden_size="d_model")
+    | dict(num_hidden_layers="num_layers", num_attention_heads="num_heads", num_key_value_heads="num_kv_heads")
+    | dict(head_dim="head_dim", intermediate_size="d_ff", rms_norm_eps="norm_eps", hidden_act="activation")
+    | dict(attention_dropout="attention_dropout", initializer_range="init_std", mlp_bias="bias")
+    | dict(tie_word_embeddings="tie_embeddings"),
+    defaults=dict(hidden_act="silu", rms_norm_eps=1e-6, num_key_value_heads=None, head_dim=None, mlp_bias=False)
+    | dict(attention_dropout=0.0, initializer_range=0.02, tie_word_embeddings=False, rope_theta=10000.0),
+    kinds={"rope_theta": float, "partial_rotary_factor": float, "attention_bias": bool, "use_sliding_window": bool},
+)
 
 
-def import_config(foreign: Mapping[str, Any]) -> ModelConfig:
-    """Our config of a LlamaConfig's, Qwen2Config's or Qwen3Config's dictionary.
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
+    """Our config from the dictionary of a LlamaConfig, MistralConfig, Qwen2Config or Qwen3Config.
 
-    Raises:
-        ValueError: it asks for arithmetic that this model does not have.
+    ValueError for a feature that is not supported here.
     """
-    kind = foreign["model_type"]
-    defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in foreign else {}
-    foreign = read_settings(foreign, _KINDS, _DEFAULTS | defaults)
-    refuse_keys(foreign, "use_sliding_window", "add_cross_attention")
-    if kind == "mistral":
-        refuse_keys(foreign, "sliding_window")
-    rotary = _settings_of_rotary(foreign)
-    for part in (foreign, rotary):
+    kind = config["model_type"]
+    defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in config else {}
+    defaults |= {"head_dim": 128} if kind == "qwen3" else {}
+    sliding = ("sliding_window",) if kind == "mistral" else ()
+    keys = replace(_CONFIG, defaults={**_CONFIG.defaults, **defaults})
+    settings = keys.read(config, "use_sliding_window", "add_cross_attention", *sliding)
+    rotary = _rotary_settings(settings)
+    for part in (settings, rotary):
         if part.get("partial_rotary_factor") not in (None, 1.0):
             raise ValueError(f"partial_rotary_factor is {part['partial_rotary_factor']}; only 1 can be imported")
-    attention = "all" if foreign.get("attention_bias") else "none"
-    return ModelConfig(
-        preset="llama-small",
-        vocab_size=foreign["vocab_size"],
-        max_seq_len=foreign["max_position_embeddings"],
-        d_model=foreign["hidden_size"],
-        num_layers=foreign["num_hidden_layers"],
-        num_heads=foreign["num_attention_heads"],
-        num_kv_heads=foreign.get("num_key_value_heads"),
-        head_dim=foreign.get("head_dim") or (128 if kind == "qwen3" else None),
-        d_ff=foreign["intermediate_size"],
-        norm="rmsnorm",
-        norm_eps=foreign["rms_norm_eps"],
-        activation=activation_of(foreign, "hidden_act"),
-        gated=True,
-        position="rotary",
+    attention = "all" if settings.get("attention_bias") else "none"
+    return preset(
+        "llama-small",
         qk_norm=kind == "qwen3",
-        bias=bool(foreign.get("mlp_bias")),
         attention_bias="qkv" if kind == "qwen2" else attention,
-        attention_dropout=foreign.get("attention_dropout", 0.0),
-        tie_embeddings=foreign.get("tie_word_embeddings", False),
-        init_std=foreign.get("initializer_range", 0.02),
         residual_init="plain",
-        **_rotary(rotary, foreign),
+        **_CONFIG.to_ours(settings),
+        **_rotary_from_hf(rotary, settings),
     )
 
 
-def export_config(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a LlamaConfig, Qwen2Config or Qwen3Config.
-
-    Raises:
-        ValueError: the model has parts that none of the three has; the message names the first.
-    """
-    require_parts(
-        config,
-        "LlamaForCausalLM",
-        family="gpt",
-        norm="rmsnorm",
-        norm_order="pre",
-        input_norm=False,
-        gated=True,
-        position="rotary",
-        embed_scale=None,
-        head_scale=None,
-        attention_scale=None,
-        logit_softcap=None,
-        ngram_order=1,
-        num_token_types=0,
-    )
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The dictionary of a LlamaConfig, Qwen2Config or Qwen3Config; ValueError listing what none of them can hold."""
+    parts = GPT_PARTS | {"norm": "rmsnorm", "gated": True, "position": "rotary", "attention_scale": None}
+    require_settings(config, "LlamaForCausalLM", **parts)
     kind, biased = "llama", config.biased_projections
     if config.qk_norm:
         kind = "qwen3"
-        require_parts(config, "Qwen3ForCausalLM", bias=False)
+        require_settings(config, "Qwen3ForCausalLM", bias=False)
         if biased == "qkv":
-            raise ValueError("model.attention_bias is 'qkv' beside model.qk_norm; Qwen3ForCausalLM has none or all")
+            raise ValueError("model.attention_bias is 'qkv' with model.qk_norm; Qwen3ForCausalLM allows none or all")
     elif biased == "qkv":
         kind = "qwen2"
-        require_parts(config, "Qwen2ForCausalLM", bias=False)
+        require_settings(config, "Qwen2ForCausalLM", bias=False)
         if config.head_width * config.num_heads != config.d_model:
-            raise ValueError("model.head_dim times model.num_heads is not model.d_model, as Qwen2ForCausalLM has it")
-    rotary = _foreign_rotary(config)
+            raise ValueError(
+                "model.head_dim times model.num_heads is not model.d_model, which Qwen2ForCausalLM requires"
+            )
+    rotary = _rotary_to_hf(config)
     return {
         "architectures": [{"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[kind] + "ForCausalLM"],
         "model_type": kind,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_seq_len,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.ff_width,
-        "rms_norm_eps": config.norm_eps,
-        "hidden_act": foreign_activation(config.activation),
         "attention_bias": biased == "all",
-        "mlp_bias": config.bias,
-        "attention_dropout": config.attention_drop,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
+        **_CONFIG.to_hf(config),
         "use_sliding_window": False,
         # transformers 4 reads the first two, 5 the last
         "rope_theta": config.rope_theta,
@@ -171,29 +120,32 @@ _SCALING = {
 }
 
 
-def _settings_of_rotary(foreign: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings, which the library has written under two keys."""
-    found = foreign.get("rope_parameters") or foreign.get("rope_scaling") or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"the rotary settings are {found!r}; an object is expected")
-    return read_settings(found, {float: ("rope_theta", *_SCALING), str: ("rope_type", "type")}, {})
+_ROTARY = HFConfig(kinds={**dict.fromkeys(("rope_theta", *_SCALING), float), "rope_type": str, "type": str})
 
 
-def _rotary(scaling: Mapping[str, Any], foreign: Mapping[str, Any]) -> dict[str, Any]:
+def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Their rotary settings, whose key differs between releases of the library."""
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rotary, dict):
+        raise ValueError(f"the rotary settings are {rotary!r}; expected an object")
+    return _ROTARY.read(rotary)
+
+
+def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary keys of our config."""
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"rotary scaling {kind!r} is not supported; only default, linear and llama3 can be imported")
-    found: dict[str, Any] = {"rope_theta": float(scaling.get("rope_theta", foreign.get("rope_theta", 10000.0)))}
+        raise ValueError(f"rotary scaling {kind!r} is not supported; use default, linear or llama3")
+    theta = {"rope_theta": float(rotary.get("rope_theta", config["rope_theta"]))}
     if kind == "default":
-        return found
-    found |= {ours: scaling[theirs] for theirs, ours in _SCALING.items() if theirs in scaling}
-    return {**found, "rope_scaling": kind, "rope_factor": float(scaling["factor"])}
+        return theta
+    scaling = {ours: rotary[hf] for hf, ours in _SCALING.items() if hf in rotary}
+    return {**theta, **scaling, "rope_scaling": kind, "rope_factor": float(rotary["factor"])}
 
 
-def _foreign_rotary(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `_rotary`."""
+def _rotary_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of `_rotary_from_hf`."""
     kind = config.rope_scaling
-    found: dict[str, Any] = {"rope_type": "default" if kind == "none" else kind, "rope_theta": config.rope_theta}
-    names = {"none": 0, "linear": 1, "llama3": 4}[kind]
-    return found | {theirs: getattr(config, ours) for theirs, ours in list(_SCALING.items())[:names]}
+    rotary: dict[str, Any] = {"rope_type": "default" if kind == "none" else kind, "rope_theta": config.rope_theta}
+    num_keys = {"none": 0, "linear": 1, "llama3": 4}[kind]
+    return rotary | {hf: getattr(config, ours) for hf, ours in list(_SCALING.items())[:num_keys]}

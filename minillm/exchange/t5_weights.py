@@ -1,24 +1,26 @@
-"""T5 v1.0 and v1.1 under the names of Hugging Face's T5ForConditionalGeneration (Raffel et al. 2020)."""
+"""T5 v1.0 and v1.1 (Raffel et al. 2020) under the names of Hugging Face's T5ForConditionalGeneration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from minillm.exchange.weight_map import Rule, WeightMap, activation_of, foreign_activation, read_settings, require_parts
+from minillm.exchange.hf_config import HFConfig, activation_from_hf, activation_to_hf, require_settings
+from minillm.exchange.weight_map import Rule, WeightMap
+from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
 def _stack_rows(stack: str, *, gated: bool) -> tuple[Rule, ...]:
-    """Rows of the encoder or the decoder; theirs number the sublayers of a block."""
+    """Rows of the encoder or the decoder. Their names contain the number of a sublayer in its block."""
     names: dict[str, str] = {}
     attentions = [("SelfAttention", "attn"), ("EncDecAttention", "cross")][: 2 if stack == "decoder" else 1]
-    for number, (theirs, ours) in enumerate(attentions):
+    for number, (hf, ours) in enumerate(attentions):
         names[f"layer.{number}.layer_norm"] = f"{ours}.norm"
         projections = {"q": "q", "k": "k", "v": "v", "o": "out"}
-        names |= {f"layer.{number}.{theirs}.{p}": f"{ours}.sublayer.{q}" for p, q in projections.items()}
+        names |= {f"layer.{number}.{hf}.{p}": f"{ours}.sublayer.{q}" for p, q in projections.items()}
     number = len(attentions)
     names[f"layer.{number}.layer_norm"] = "ffn.norm"
     projections = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
@@ -40,140 +42,81 @@ def t5_map(config: ModelConfig) -> WeightMap:
             *_stack_rows("decoder", gated=config.gated),
             Rule("lm_head.weight", "heads.lm.proj.weight", tied_to="shared.weight" if config.tie_embeddings else None),
         ),
-        # Early files carry a table for cross-attention that no release of the model reads.
+        # Early files have a table for cross-attention that no release of the library reads.
         ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     )
 
 
-_KINDS: dict[type, tuple[str, ...]] = {
-    int: (
-        *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "n_positions"),
-        *("relative_attention_num_buckets", "relative_attention_max_distance", "decoder_start_token_id"),
-    ),
-    float: ("layer_norm_epsilon", "dropout_rate"),
-    bool: ("tie_word_embeddings", "scale_decoder_outputs"),
-    str: ("feed_forward_proj",),
-}
-# The first release's files name neither the activation nor the distance.
-_DEFAULTS: dict[str, Any] = {
-    "feed_forward_proj": "relu",
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
-    "dropout_rate": 0.1,
-    "n_positions": 512,
-    "pad_token_id": 0,
-}
+_CONFIG = HFConfig(
+    names=dict(vocab_size="vocab_size", n_positions="max_seq_len", d_model="d_model", num_layers="num_layers")
+    | dict(num_heads="num_heads", d_kv="head_dim", d_ff="d_ff", relative_attention_num_buckets="relative_buckets")
+    | dict(relative_attention_max_distance="relative_max_distance", layer_norm_epsilon="norm_eps")
+    | dict(dropout_rate="dropout"),
+    # The files of the first release have neither the activation nor the distance.
+    defaults=dict(feed_forward_proj="relu", relative_attention_num_buckets=32, relative_attention_max_distance=128)
+    | dict(layer_norm_epsilon=1e-6, dropout_rate=0.1, n_positions=512, pad_token_id=0),
+    kinds=dict.fromkeys(("num_decoder_layers", "decoder_start_token_id"), int)
+    | dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs"), bool)
+    | {"feed_forward_proj": str},
+)
 
 
-def import_config(foreign: Mapping[str, Any], *, head: bool | None = None) -> ModelConfig:
-    """Our config of a T5Config's dictionary.
+def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
+    """Our config from a T5Config's dictionary; ValueError for a feature that is not supported here.
 
-    `head` tells whether the file has one of its own; None: it has where the config scales none, as in version 1.1.
-    T5's positions have no end; `max_seq_len` is the `n_positions` that published configs carry.
-
-    Raises:
-        ValueError: it asks for arithmetic that this model does not have.
+    T5's positions are unlimited; `max_seq_len` is its `n_positions`. The `names` of the weights say whether the file
+    has an untied head; None: it has one if the config does not scale it, as in v1.1.
     """
-    foreign = read_settings(foreign, _KINDS, _DEFAULTS)
-    if foreign.get("decoder_start_token_id", foreign["pad_token_id"]) != foreign["pad_token_id"]:
+    settings = _CONFIG.read(config)
+    if settings.get("decoder_start_token_id", settings["pad_token_id"]) != settings["pad_token_id"]:
         raise ValueError(
-            f"decoder_start_token_id is {foreign['decoder_start_token_id']}; decoders start with the pad token here, "
-            f"{foreign['pad_token_id']}"
+            f"decoder_start_token_id is {settings['decoder_start_token_id']}; here decoders start with the padding "
+            f"token, {settings['pad_token_id']}"
         )
-    form = foreign["feed_forward_proj"]
+    form = settings["feed_forward_proj"]
     gated, name = form.startswith("gated-"), form.removeprefix("gated-")
-    # the library computes "gated-gelu", and only that, by the tanh approximation
-    activation = (
-        "gelu_tanh" if form == "gated-gelu" else activation_of({"feed_forward_proj": name}, "feed_forward_proj")
-    )
-    depth, decoder_depth = foreign["num_layers"], foreign.get("num_decoder_layers")
+    # for "gated-gelu", and only for that, the library uses the tanh approximation
+    activation = "gelu_tanh" if form == "gated-gelu" else activation_from_hf(name, "feed_forward_proj")
+    depth, decoder_depth = settings["num_layers"], settings.get("num_decoder_layers")
     if decoder_depth not in (None, depth):
-        raise ValueError(
-            f"num_decoder_layers {decoder_depth} is not num_layers {depth}; only equal depths can be imported"
-        )
-    # v1.1's head is neither tied nor scaled. Recent releases of transformers say so by the second key alone.
-    scaled = foreign.get("scale_decoder_outputs", foreign.get("tie_word_embeddings", True))
-    tied = scaled or head is False
-    return ModelConfig(
-        preset="t5-small" if scaled else "t5-v1.1-small",
-        family="t5",
-        vocab_size=foreign["vocab_size"],
-        max_seq_len=foreign["n_positions"],
-        d_model=foreign["d_model"],
-        num_layers=depth,
-        num_heads=foreign["num_heads"],
-        head_dim=foreign["d_kv"],
-        d_ff=foreign["d_ff"],
-        norm="rmsnorm",
-        norm_eps=foreign["layer_norm_epsilon"],
+        raise ValueError(f"num_decoder_layers {decoder_depth} is not num_layers {depth}; the depths must be equal")
+    # v1.1's head is neither tied nor scaled. Recent releases of transformers write the second key only.
+    scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))
+    tied = scaled or (names is not None and "lm_head.weight" not in names)
+    return preset(
+        "t5-small" if scaled else "t5-v1.1-small",
         activation=activation,
         gated=gated,
-        position="t5",
-        relative_buckets=foreign["relative_attention_num_buckets"],
-        relative_max_distance=foreign["relative_attention_max_distance"],
-        bias=False,
-        dropout=foreign["dropout_rate"],
-        final_dropout=True,
-        attention_scale=1.0,
         tie_embeddings=tied,
-        head_scale=foreign["d_model"] ** -0.5 if scaled else None,
-        init="fan_in",
-        residual_init="plain",
+        head_scale=settings["d_model"] ** -0.5 if scaled else None,
+        **_CONFIG.to_ours(settings),
     )
 
 
-def export_config(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a T5Config.
-
-    Raises:
-        ValueError: the model has parts that T5ForConditionalGeneration lacks; the message names the first.
-    """
-    require_parts(
-        config,
-        "T5ForConditionalGeneration",
-        family="t5",
-        norm="rmsnorm",
-        norm_order="pre",
-        input_norm=False,
-        position="t5",
-        qk_norm=False,
-        bias=False,
-        biased_projections="none",
-        kv_heads=config.num_heads,
-        attention_scale=1.0,
-        embed_scale=None,
-        logit_softcap=None,
-        ngram_order=1,
-    )
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The dictionary of a T5Config; ValueError listing what T5ForConditionalGeneration cannot hold."""
+    parts = {"family": "t5", "norm": "rmsnorm", "norm_order": "pre", "input_norm": False, "position": "t5"}
+    parts |= {"qk_norm": False, "bias": False, "biased_projections": "none", "kv_heads": config.num_heads}
+    parts |= {"attention_scale": 1.0, "embed_scale": None, "logit_softcap": None}
+    require_settings(config, "T5ForConditionalGeneration", **parts)
     if config.head_scale not in (None, config.d_model**-0.5) or (config.head_scale and not config.tie_embeddings):
         raise ValueError(
-            f"model.head_scale is {config.head_scale}; T5ForConditionalGeneration scales a tied head alone, "
-            "by the root of model.d_model"
+            f"model.head_scale is {config.head_scale}; T5ForConditionalGeneration scales only a tied head, "
+            "by 1 / sqrt(model.d_model)"
         )
-    form = foreign_activation(config.activation)
+    form = activation_to_hf(config.activation)
     if config.gated and config.activation == "gelu":
-        raise ValueError("model.activation is 'gelu' and gated; T5ForConditionalGeneration has 'gelu_tanh' there")
+        raise ValueError("model.activation is 'gelu' with model.gated; T5ForConditionalGeneration needs 'gelu_tanh'")
     if config.gated:
         form = "gated-gelu" if config.activation == "gelu_tanh" else f"gated-{form}"
     return {
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": "t5",
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_seq_len,
-        "d_model": config.d_model,
-        "d_kv": config.head_width,
-        "d_ff": config.ff_width,
-        "num_layers": config.num_layers,
         "num_decoder_layers": config.num_layers,
-        "num_heads": config.num_heads,
-        "relative_attention_num_buckets": config.relative_buckets,
-        "relative_attention_max_distance": config.relative_max_distance,
-        "layer_norm_epsilon": config.norm_eps,
         "feed_forward_proj": form,
-        "dropout_rate": config.dropout,
         "is_encoder_decoder": True,
         "tie_word_embeddings": config.tie_embeddings,
         "scale_decoder_outputs": config.head_scale is not None,
         "initializer_factor": 1.0,
+        **_CONFIG.to_hf(config),
     }

@@ -1,9 +1,9 @@
-"""Published tokenizers from a folder in Hugging Face's layout: the vocabulary, and what its special tokens are for."""
+"""Reads published tokenizers from a folder in Hugging Face's layout: vocabulary, and roles of special tokens."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +15,48 @@ from minillm.tokenizers.imported import ImportedTokenizer, runner
 from minillm.tokenizers.merges import GPT2, SINGLE_DIGITS
 
 ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "sep")}
-"""Hugging Face's name, without `_token` or `_token_id`, of each role that a token may have, and ours."""
+"""Hugging Face's name of each role, without `_token` or `_token_id` -> ours."""
 CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "<pad>": "pad", "</s>": "eos"}
-"""What tokens of these names are for where no file says so."""
+"""Roles of tokens with these names, if no file gives them one."""
 UNKNOWN = ("<unk>", "[UNK]")
+"""Names of the token for text outside the vocabulary, if no file names it."""
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
-"""Of a tokenizer.json, which may lack them."""
+"""Optional keys of a tokenizer.json."""
 
 
 def read_tokenizer(folder: Path) -> ImportedTokenizer:
     """The tokenizer of a folder in Hugging Face's layout.
 
     Args:
-        folder: with tokenizer.json; or vocab.json and merges.txt, as GPT-2 came; or vocab.txt, as BERT came. What the
-            special tokens are for is read in tokenizer_config.json, special_tokens_map.json and config.json.
+        folder: with tokenizer.json; or vocab.json and merges.txt, as published for GPT-2; or vocab.txt, as for BERT.
+            Roles of special tokens are read from tokenizer_config.json, special_tokens_map.json and config.json.
 
     Raises:
-        OSError: none of these is there.
-        ValueError: a file that is damaged, or a kind of tokenizer that is not known.
+        OSError: there is none of these.
+        ValueError: a file is damaged, or the kind of tokenizer is not supported.
     """
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
-        return from_model(read_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
+        return from_model(load_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
     remedy = (
-        "write a tokenizer.json beside it, once, with "
+        "create a tokenizer.json next to it with "
         f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
     )
     for name, read in (("vocab.json", _gpt2_model), ("vocab.txt", _bert_model)):
         if (folder / name).is_file() and (name == "vocab.txt" or (folder / "merges.txt").is_file()):
-            if (folder / "added_tokens.json").is_file() or (name == "vocab.json" and _family(folder) != "gpt2"):
-                raise ValueError(f"{folder / name} alone does not tell how this model's text is cut; {remedy}")
+            if (folder / "added_tokens.json").is_file() or (
+                name == "vocab.json" and _optional_json(folder / "config.json").get("model_type", "gpt2") != "gpt2"
+            ):
+                raise ValueError(f"{folder / name} alone does not say how this model pre-tokenizes text; {remedy}")
             try:
                 model = read(folder)
-            except Exception as error:  # the library raises nothing more exact
+            except Exception as error:  # the library raises nothing more specific
                 reason = str(error).partition("\n")[0]
-                raise ValueError(f"{folder / name} is damaged, or not of its kind ({reason}); fetch it again") from None
+                raise ValueError(f"{folder / name} is damaged or not supported ({reason}); download it again") from None
             return from_model(model, named_roles(folder), where=folder / name)
     found = next((name for name in ("spiece.model", "tokenizer.model") if (folder / name).is_file()), None)
     if found:
-        raise ValueError(f"{folder / found} is SentencePiece's own format; {remedy}")
+        raise ValueError(f"{folder / found} is in SentencePiece's format, which cannot be read; {remedy}")
     raise FileNotFoundError(
         f"{folder} holds no tokenizer: no tokenizer.json, nor vocab.json and merges.txt, nor vocab.txt"
     )
@@ -62,13 +65,11 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
 def from_model(
     model: dict[str, Any], named: Mapping[str, str | int], *, where: Path, prefix: list[int] | None = None
 ) -> ImportedTokenizer:
-    """The tokenizer for the content of a `tokenizer.json`.
+    """The tokenizer from `model`, the content of a tokenizer.json; `where` is the file, for messages.
 
     Args:
-        model: that content.
-        named: Hugging Face's name of a role, such as "eos", and the text or id of the token that has it.
-        where: the file that messages name.
-        prefix: what a text begins with; None: as the model's own layout has it.
+        named: Hugging Face's name of a role, such as "eos" -> the text or id of its token.
+        prefix: ids that every text begins with; None: those that its post-processor adds.
     """
     model = {"added_tokens": [], **dict.fromkeys(PARTS), **model}
     try:
@@ -82,85 +83,68 @@ def from_model(
         for role, token in named.items()
         if token in (names if isinstance(token, int) else vocabulary)
     }
-    customary = {role: name for name, role in CUSTOMARY.items() if name in vocabulary}
-    by_role = customary | given
+    by_role = {role: name for name, role in CUSTOMARY.items() if name in vocabulary} | given
     special = {token["content"] for token in model["added_tokens"] if token["special"]}
-    special |= {name for name in _unknown(model["model"]) if name in vocabulary} | set(by_role.values())
+    unknown = (model["model"].get("unk_token"),) if model["model"].get("unk_token") else UNKNOWN
+    special |= {name for name in unknown if name in vocabulary} | set(by_role.values())
     roles = {ROLES[role]: vocabulary[name] for role, name in by_role.items()}
     sentinels = {f"<|extra_id_{i}|>": f"<extra_id_{i}>" for i in range(NUM_EXTRA_IDS)}
     roles |= {ours: vocabulary[theirs] for ours, theirs in sentinels.items() if theirs in special}
-    own = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # written by this package
-    return ImportedTokenizer(
-        model,
-        specials={name: vocabulary[name] for name in sorted(special)},
-        roles=own | roles,
-        prefix=prefix,
-    )
+    exported = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # by this package
+    specials = {name: vocabulary[name] for name in sorted(special)}
+    return ImportedTokenizer(model, specials=specials, roles=exported | roles, prefix=prefix)
 
 
 def named_roles(folder: Path) -> dict[str, str | int]:
-    """Which token a folder's files name for which role; tokenizer_config.json outdoes the others."""
-    found: dict[str, str | int] = {}
-    config = folder / "config.json"
-    if config.is_file():
-        ids = read_json(config)
-        found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
-    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
-        if not file.is_file():
-            continue
-        for role, token in _tokens(read_json(file)):
-            found[role] = token
+    """Role -> token, as text or id, from a folder's files; tokenizer_config.json has precedence."""
+    ids, found = _optional_json(folder / "config.json"), dict[str, str | int]()
+    found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        content = _optional_json(folder / name)
+        for role in ROLES:
+            token = content.get(f"{role}_token")
+            token = (
+                token.get("content") if isinstance(token, dict) else token
+            )  # files write it in one form or the other
+            if isinstance(token, str):
+                found[role] = token
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object in a JSON file; ValueError that names the file where it holds none."""
+def _optional_json(path: Path) -> dict[str, Any]:
+    """As `load_json`; empty if there is no such file."""
+    return load_json(path) if path.is_file() else {}
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError naming the file if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); download it again") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; fetch it again")
+        raise ValueError(f"{path} holds no JSON object; download it again")
     return content
 
 
-def _tokens(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Roles and the tokens that have them, each written as text or as an object with its content."""
-    for role in ROLES:
-        token = content.get(f"{role}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            yield role, token
-
-
-def _unknown(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the token that stands for text outside the vocabulary."""
-    return (model["unk_token"],) if model.get("unk_token") else UNKNOWN
-
-
 def prefix_of(model: Mapping[str, Any]) -> list[int]:
-    """What the tokenizer puts before a text, as Llama's does."""
+    """Ids that the post-processor puts before a text, as Llama's does with BOS."""
     if model.get("post_processor") is None:
         return []
     try:
         full = tokenizers.Tokenizer.from_str(json.dumps({**model, "truncation": None, "padding": None}))
-    except Exception as error:  # the library raises nothing more exact
+    except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"its post_processor cannot be read: {error}") from None
-    laid_out = full.encode("a", add_special_tokens=True)
-    first = laid_out.special_tokens_mask.index(0) if 0 in laid_out.special_tokens_mask else 0
-    return laid_out.ids[:first]
-
-
-def _family(folder: Path) -> str:
-    """The model_type of a folder's config.json; gpt2 where it has none."""
-    return read_json(folder / "config.json").get("model_type", "gpt2") if (folder / "config.json").is_file() else "gpt2"
+    encoded = full.encode("a", add_special_tokens=True)
+    first = encoded.special_tokens_mask.index(0) if 0 in encoded.special_tokens_mask else 0
+    return encoded.ids[:first]
 
 
 def _gpt2_model(folder: Path) -> dict[str, Any]:
     """GPT-2's two files as the content of a tokenizer.json."""
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    vocabulary = read_json(folder / "vocab.json")
+    vocabulary = load_json(folder / "vocab.json")
     return byte_level_model(vocabulary, pairs, special=[name for name in ("<|endoftext|>",) if name in vocabulary])
 
 
@@ -171,7 +155,7 @@ def byte_level_model(
     added: Sequence[str] = (),
     pattern: str = GPT2,
 ) -> dict[str, Any]:
-    """The content of a tokenizer.json for a byte-level BPE that cuts text by one of the patterns of `merges.py`."""
+    """The content of a tokenizer.json for a byte-level BPE with one of the pre-tokenization patterns of `merges.py`."""
     made = tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges)))  # type: ignore[arg-type]
     made.pre_tokenizer = pre_tokenizer_of(pattern)
     made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
@@ -181,7 +165,7 @@ def byte_level_model(
 
 
 def pre_tokenizer_of(pattern: str) -> Any:
-    """The library's cut by a pattern of `merges.py`, written as it was published."""
+    """The library's pre-tokenizer for a pattern of `merges.py`, in the form in which it was published."""
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern in (GPT2, SINGLE_DIGITS))
     if pattern == GPT2:
         return whole
@@ -191,11 +175,10 @@ def pre_tokenizer_of(pattern: str) -> Any:
 
 
 def _bert_model(folder: Path) -> dict[str, Any]:
-    """BERT's vocabulary, one token a line, as the content of a tokenizer.json; lower case unless a file says no."""
+    """BERT's vocabulary, one token per line, as the content of a tokenizer.json; lower case by default."""
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {token: i for i, token in enumerate(lines) if token}
-    file = folder / "tokenizer_config.json"
-    settings = read_json(file) if file.is_file() else {}
+    settings = _optional_json(folder / "tokenizer_config.json")
     made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     made.normalizer = normalizers.BertNormalizer(  # type: ignore[assignment]
         lowercase=settings.get("do_lower_case", True),

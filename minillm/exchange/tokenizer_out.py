@@ -1,4 +1,4 @@
-"""Our tokenizers as the files that stock transformers reads with AutoTokenizer: tokenizer.json and its settings."""
+"""Our tokenizers as the files that AutoTokenizer of transformers reads: tokenizer.json and tokenizer_config.json."""
 
 from __future__ import annotations
 
@@ -19,63 +19,57 @@ _CHARACTER_OF = {value: character for character, value in byte_alphabet().items(
 
 
 def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
-    """The content of a tokenizer.json with this tokenizer's ids, and the family's layout of special tokens around them.
+    """The content of a tokenizer.json with this tokenizer's ids and the family's special tokens around a text.
 
-    One thing differs from ours, as everywhere in that library: the name of a special token in a text becomes the token.
+    One thing differs from ours, as always in that library: the name of a special token in a text becomes that token.
     """
     if isinstance(tokenizer, ImportedTokenizer):
         return tokenizer.model
     body: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None}
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
-        every = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-        # without an unknown token in the vocabulary, a character outside it is an error, as it is here
+        # "<unk>" is not in the vocabulary, so that an unknown character is an error, as it is here
         model = {"type": "WordLevel", "vocab": vocabulary | tokenizer.specials, "unk_token": "<unk>"}
-        body |= {"pre_tokenizer": every, "decoder": {"type": "Fuse"}}
+        body |= {"pre_tokenizer": _split(r"[\s\S]"), "decoder": {"type": "Fuse"}}
     else:
         model = _bpe(tokenizer)
-        body |= {"pre_tokenizer": _cut(tokenizer), "decoder": _byte_level(use_regex=True)}
+        body |= {"pre_tokenizer": _pre_tokenizer(tokenizer), "decoder": _byte_level(use_regex=True)}
     added = [
         {"id": i, "content": name, "special": True}
         | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         for name, i in sorted(tokenizer.specials.items(), key=lambda item: item[1])
     ]
-    return {**body, "added_tokens": added, "post_processor": _layout(tokenizer, family), "model": model}
+    return {**body, "added_tokens": added, "post_processor": _post_processor(tokenizer, family), "model": model}
 
 
 def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json: which token has which role."""
+    """The content of tokenizer_config.json, with the role of each special token."""
     names = {i: name for name, i in tokenizer.specials.items()}
-    roles = {f"{theirs}_token": names[i] for theirs, i in role_ids(tokenizer).items()}
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_seq_len,
-        "clean_up_tokenization_spaces": False,
-        **roles,
-    }
+    roles = {f"{role}_token": names[i] for role, i in role_ids(tokenizer).items()}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_seq_len}
+    return settings | {"clean_up_tokenization_spaces": False} | roles
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """The library's name of each role and its id; what texts begin with, bos, is what they began with in training."""
-    ids = {theirs: tokenizer.roles[ours] for theirs, ours in ROLES.items() if ours in tokenizer.roles}
+    """Hugging Face's name of each role -> its id. BOS is the id that a document followed in training."""
+    ids = {hf: tokenizer.roles[ours] for hf, ours in ROLES.items() if ours in tokenizer.roles}
     return ids | ({"bos": tokenizer.start_id} if "bos" in ids else {})
 
 
-def require_own_cut(model: Mapping[str, Any], model_type: str) -> None:
-    """ValueError where AutoTokenizer would cut text otherwise than this tokenizer.json says.
+def require_own_pattern(model: Mapping[str, Any], model_type: str) -> None:
+    """ValueError if AutoTokenizer would not pre-tokenize as this tokenizer.json says.
 
-    Beside a config.json of Qwen2 it takes that model's cut and normalisation, whatever the files say.
+    With a config.json of Qwen2, it uses Qwen's pattern and normalizer whatever tokenizer.json says.
     """
     if model_type == "qwen2" and (cut_pattern(model["pre_tokenizer"]), model["normalizer"]) != (QWEN2, {"type": "NFC"}):
         raise ValueError(
-            "model.attention_bias is 'qkv', which is Qwen2's shape, and transformers cuts the text of every Qwen2 as "
-            "Qwen does, which this run's tokenizer does not; train with --model.attention_bias all or none, which is "
-            "Llama's shape"
+            "model.attention_bias is 'qkv', which makes it a Qwen2, and transformers pre-tokenizes text for every "
+            "Qwen2 with Qwen's, not with this tokenizer's; set --model.attention_bias to all or none"
         )
 
 
 def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Tokens in GPT-2's printable alphabet, and the merges that make them, recovered from the ranks."""
+    """The BPE model: tokens in GPT-2's printable alphabet, and merges recovered from the ranks of the tokens."""
     if not isinstance(tokenizer, BPETokenizer | ByteTokenizer):
         raise ValueError(f"a {tokenizer.kind} tokenizer cannot be exported")
     ordinary = [i for i in range(tokenizer.vocab_size) if tokenizer.num_bytes[i]]
@@ -91,13 +85,12 @@ def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _cut(tokenizer: Tokenizer) -> dict[str, Any]:
-    """How text is cut into pieces; bytes need no cut."""
+def _pre_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Splits text by the tokenizer's pattern; a byte tokenizer has none."""
     if not isinstance(tokenizer, BPETokenizer):
         return _byte_level(use_regex=False)
     pattern = PATTERNS.get(tokenizer.kind, tokenizer.pattern)
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
+    return {"type": "Sequence", "pretokenizers": [_split(pattern), _byte_level(use_regex=False)]}
 
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -113,15 +106,19 @@ PATTERNS = {
         rf"{_CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
 }
-"""The published patterns without possessive quantifiers, which the library's regular expressions lack."""
+"""The published patterns without possessive quantifiers, which the library's regular expressions do not support."""
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _layout(tokenizer: Tokenizer, family: Family) -> dict[str, Any] | None:
-    """BERT reads [CLS] A [SEP] B [SEP], T5 an EOS at the end, GPT the text alone."""
+def _post_processor(tokenizer: Tokenizer, family: Family) -> dict[str, Any] | None:
+    """Special tokens around a text: [CLS] A [SEP] B [SEP] for BERT, EOS at the end for T5, none for GPT."""
     roles = {"bert": ("<|cls|>", "<|sep|>"), "t5": (None, "<|eos|>"), "gpt": (None, None)}
     first, last = roles[family]
     if last is None:
@@ -132,9 +129,5 @@ def _layout(tokenizer: Tokenizer, family: Family) -> dict[str, Any] | None:
         for name, kind in (("A", 0), ("B", 1))
     ]
     used = {name: {"id": name, "ids": [tokenizer.specials[name]], "tokens": [name]} for name in (first, last) if name}
-    return {
-        "type": "TemplateProcessing",
-        "single": [*begin, *parts[0]],
-        "pair": [*begin, *parts[0], *parts[1]],
-        "special_tokens": used,
-    }
+    single, pair = [*begin, *parts[0]], [*begin, *parts[0], *parts[1]]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": used}

@@ -1,44 +1,21 @@
-"""Filling in masked tokens: what an encoder that has learned from both sides thinks of a gap (Devlin et al. 2019)."""
+"""Predicting masked tokens with an encoder that reads both sides of a gap (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.generation.begin import Tokenizer as PlainTokenizer
-from minillm.generation.begin import allowed_ids
-from minillm.generation.network import Network, evaluating
-from minillm.nn.output import Output
+from minillm.generation.adapters import evaluating
+from minillm.generation.text import allowed_ids
+from minillm.models.bert import BERT
+from minillm.tokenizers.base import Tokenizer
 
 MASK = re.compile(r"\[MASK\]|<\|mask\|>")
-"""How a text writes a gap."""
-
-
-class Tokenizer(PlainTokenizer, Protocol):
-    """What filling needs of a tokenizer."""
-
-    @property
-    def mask_id(self) -> int: ...
-
-    @property
-    def cls_id(self) -> int: ...
-
-    @property
-    def sep_id(self) -> int: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
-class Encoder(Network, Protocol):
-    """A model that predicts the token at given places; BERT is one."""
-
-    def __call__(self, tokens: Tensor, *, predict_at: Tensor) -> Output: ...
+"""How a gap is written in a text."""
 
 
 class Candidate(NamedTuple):
@@ -53,32 +30,24 @@ class Filled:
     """A text with its gaps filled."""
 
     text: str
-    """With the likeliest token in each gap."""
+    """The text with the likeliest token in each gap."""
     candidates: list[list[Candidate]]
-    """For each gap, the likeliest tokens, best first. Each gap is judged with the others still open."""
+    """For each gap, the likeliest tokens, best first, predicted while all other gaps are still masked."""
 
 
 @torch.inference_mode()
-def fill(model: Encoder, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> Filled:
-    """The likeliest tokens in the gaps of `text`.
+def fill_gaps(model: BERT, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> Filled:
+    """The `top_k` likeliest tokens in each gap of `text`, which is written [MASK] or <|mask|>.
 
-    A blank before a gap belongs to the token that fills it, where the tokenizer has such tokens. The probabilities
-    are those among tokens that stand for text.
-
-    Args:
-        model: trained on masked tokens, and put into evaluation mode meanwhile; it reads [CLS] text [SEP].
-        tokenizer: the model's.
-        text: with [MASK] or <|mask|> at each gap.
-        top_k: candidates for each gap; fewer where the vocabulary has no more.
-
-    Raises:
-        ValueError: no gap, a text longer than the model reads, or one that the tokenizer cannot encode.
+    The model, trained on masked tokens, reads [CLS] text [SEP]. If the tokenizer has tokens that begin with a blank,
+    the blank before a gap belongs to the token that fills it. Probabilities are normalized over tokens of text.
+    ValueError if there is no gap, or the text is longer than the model reads.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     parts = MASK.split(text)
     if len(parts) == 1:
-        raise ValueError(f"{text!r} has nothing to fill in; write [MASK] in place of each missing token")
+        raise ValueError(f"{text!r} has no gap to fill; write [MASK] in place of each missing token")
     if len(tokenizer.encode(" a")) == 1:
         parts = [part.removesuffix(" ") for part in parts[:-1]] + parts[-1:]
     ids = [tokenizer.cls_id]
@@ -91,7 +60,7 @@ def fill(model: Encoder, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> 
     ids.append(tokenizer.sep_id)
     if len(ids) > model.config.max_seq_len:
         raise ValueError(
-            f"the text has {len(ids) - 2} tokens, and this model reads {model.config.max_seq_len - 2}; shorten it"
+            f"the text has {len(ids) - 2} tokens and this model reads {model.config.max_seq_len - 2}; shorten it"
         )
     with evaluating(model):
         likeliest, probabilities = _scores(model, tokenizer, ids, gaps, top_k)
@@ -99,12 +68,12 @@ def fill(model: Encoder, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> 
         [Candidate(tokenizer.decode_bytes([i]).decode("utf-8", "replace"), p) for i, p in zip(row, shares, strict=True)]
         for row, shares in zip(likeliest.tolist(), probabilities.tolist(), strict=True)
     ]
-    chosen = np.array(ids)
-    chosen[gaps] = likeliest[:, 0].numpy()
-    return Filled(tokenizer.decode(chosen.tolist()), candidates)
+    for gap, token in zip(gaps, likeliest[:, 0].tolist(), strict=True):
+        ids[gap] = token
+    return Filled(tokenizer.decode(ids), candidates)
 
 
-def _scores(model: Encoder, tokenizer: Tokenizer, ids: list[int], gaps: list[int], top_k: int) -> tuple[Tensor, Tensor]:
+def _scores(model: BERT, tokenizer: Tokenizer, ids: list[int], gaps: list[int], top_k: int) -> tuple[Tensor, Tensor]:
     """Ids and probabilities (gaps, k) on the CPU, the best first."""
     device = next(model.parameters()).device
     places = torch.tensor([gaps], device=device)

@@ -1,43 +1,29 @@
-"""Autoregressive generation of token ids: prefill, then one cached step a token, for a batch of ragged prompts.
+"""Autoregressive generation of token ids: a prefill, then one cached step per token, for a batch of ragged prompts.
 
-Past the context window the oldest tokens fall out, first in, first out. A key computed with a token in view keeps a
-trace of it in every layer above the first, so dropping columns from the cache would give logits that no uncached run
-gives. Instead the cache is refilled from the tokens that stay, and `window_start` says exactly which those are.
+Once a text exceeds the context, its oldest tokens leave the window, and the cache is refilled from those that remain;
+`window_start` says which those are, and nn/cache.py why dropping columns would not do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from minillm.generation.adapters import Decodable, checked_prompt, evaluating, padded
 from minillm.generation.config import SampleConfig
-from minillm.generation.network import Network, evaluating
-from minillm.generation.prefixed import Prefixed
 from minillm.generation.prompt_lookup import PromptLookup
 from minillm.generation.sampling import Sampler
 from minillm.nn.cache import KVCache
 
+MAX_ROWS = 65_536
+"""Rows in one batch. A typing error beyond it would use up the memory before the first token."""
+
 OnToken = Callable[[int, int], bool]
-"""Called with (row, id) for each generated id but EOS; True ends the row."""
-
-
-class Decodable(Network, Protocol):
-    """A model that can continue tokens one by one.
-
-    GPT is one, which `Prefixed` lets read its prompt in both directions; T5 is one once it is `Conditioned` on sources.
-    """
-
-    def start(self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None) -> tuple[KVCache, Tensor]:
-        """Read (B, T) tokens, padded on the left where (B, T) `key_valid` is False: a cache, and (B, V) next logits."""
-        ...
-
-    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Read tokens (B, T) more of each row: (B, T, V) logits after each."""
-        ...
+"""Called with (row, id) for each generated id except EOS; True ends the row."""
 
 
 @dataclass
@@ -45,27 +31,27 @@ class Completion:
     """One continuation of one prompt."""
 
     prompt_ids: tuple[int, ...]
-    """What was continued, in ids."""
+    """The ids that were continued."""
     sample: int
     """Number of this completion among those of its prompt, from 0."""
     ids: list[int] = field(default_factory=list)
-    """Generated ids, those of a stop string included, EOS not."""
+    """Generated ids, including those of a stop string, without EOS."""
     finish_reason: Literal["eos", "stop", "length"] = "length"
     """Ended by the model, by a stop string (`on_token`), or by max_new_tokens."""
     text: str = ""
-    """The generated text up to a stop string; empty where only ids were asked for."""
+    """The generated text up to a stop string; empty if only ids were requested."""
     score: float | None = None
-    """Log-probability over the length penalty, where beam search chose; None where ids were sampled."""
+    """Log-probability divided by the length penalty, from beam search; None for a sampled completion."""
+    prompt_tokens_cut: int = 0
+    """Tokens at the start of the prompt that the model did not read, because the prompt exceeds its context."""
 
 
 def window_start(length: int, context: int) -> int:
-    """Index of the oldest token that the model still sees of a text of `length` tokens.
+    """Index of the oldest token that the model still sees in a text of `length` tokens.
 
-    While the text fits into the context that is 0. Then the oldest quarter of a context falls out whenever the text
-    outgrows it: between 3/4 and all of the newest `context` tokens are in view, and a refill of the cache, about 3/4
-    of a context to read, serves a quarter of a context of new tokens.
-
-    The window depends on the text's own length alone, so that a row of a batch sees what it would see by itself.
+    It is 0 while the text fits into the context. Each time the text outgrows the context, the oldest quarter of a
+    context leaves, so that one refill of the cache, which reads the other three, serves the next quarter. The window
+    depends on the text's own length alone, so a row sees the same in a batch and by itself.
     """
     drop = max(1, context // 4)
     excess = max(0, length - context)
@@ -78,55 +64,57 @@ def generate(
     prompts: Sequence[Sequence[int]],
     config: SampleConfig,
     *,
+    prefix: bool = False,
     eos_id: int | None = None,
     allowed: Tensor | None = None,
     on_token: OnToken | None = None,
 ) -> list[Completion]:
     """Continue each prompt `config.num_samples` times, all rows in one batch.
 
-    A row's ids depend on its prompt, its sample number and `config` alone, not on the other rows. Reading the chosen
-    ids back to the host (B numbers, once a step) is the only synchronisation with an accelerator.
+    A row's ids depend on its prompt, its sample number and `config` alone, not on the other rows. Copying the chosen
+    ids to the host (B numbers per step) is the only synchronization with an accelerator.
 
     Args:
-        model: put into evaluation mode meanwhile.
-        prompts: ids, of any lengths; an empty prompt starts a document, that is, continues EOS.
+        model: set to evaluation mode during the call; an encoder-decoder as `ConditionedDecoder`.
+        prompts: ids, of any lengths; an empty prompt starts a document, that is, it continues EOS.
         config: how to choose and when to end.
-        eos_id: the id that ends a row; None: none does.
-        allowed: (V,) bool, False = never chosen; None: every id may be.
-        on_token: sees each id as it comes and may end the row.
+        prefix: read the prompt in both directions, as a prefix language model does (Raffel et al. 2020, section 3.2.1).
+        eos_id: the id that ends a row; None: no id does.
+        allowed: (V,) bool, False = never chosen; None allows every id.
+        on_token: receives each id as it is chosen and may end the row.
     Returns:
         Completions, the samples of a prompt side by side: row = prompt number * num_samples + sample number.
     Raises:
-        ValueError: an empty prompt without `eos_id`, an id outside the vocabulary, or logits that are not finite.
+        ValueError: an empty prompt without `eos_id`, an id outside the vocabulary, more rows than MAX_ROWS, or logits
+            that are not finite.
     """
+    require_rows(len(prompts) * config.num_samples)
+    context = model.config.max_seq_len
     completions = [
-        Completion(checked_prompt(prompt, eos_id, model.config.vocab_size), sample)
-        for prompt in prompts
+        Completion(ids, sample, prompt_tokens_cut=window_start(len(ids), context))
+        for ids in (checked_prompt(prompt, eos_id, model.config.vocab_size) for prompt in prompts)
         for sample in range(config.num_samples)
     ]
     if completions and config.max_new_tokens:
         with evaluating(model):
-            _decode(model, completions, config, eos_id, allowed, on_token)
+            _decode(model, completions, config, prefix, eos_id, allowed, on_token)
     return completions
 
 
-def checked_prompt(prompt: Sequence[int], eos_id: int | None, vocab_size: int | None) -> tuple[int, ...]:
-    """The prompt's ids, EOS where there are none; ValueError where the model cannot read them."""
-    ids = tuple(int(i) for i in prompt) or (() if eos_id is None else (eos_id,))
-    if not ids:
-        raise ValueError("the prompt is empty and there is no EOS to start from; give at least one token")
-    if vocab_size is not None and not 0 <= min(ids) <= max(ids) < vocab_size:
-        wrong = next(i for i in ids if not 0 <= i < vocab_size)
+def require_rows(num_rows: int) -> None:
+    """ValueError if a batch of `num_rows` is too large."""
+    if num_rows > MAX_ROWS:
         raise ValueError(
-            f"prompt token {wrong} is outside the model's vocabulary of {vocab_size}; use the model's own tokenizer"
+            f"{num_rows:,} texts are too many for one batch, which has at most {MAX_ROWS:,}; "
+            "give fewer prompts, samples or beams"
         )
-    return ids
 
 
 def _decode(
     model: Decodable,
     rows: list[Completion],
     config: SampleConfig,
+    prefix: bool,
     eos_id: int | None,
     allowed: Tensor | None,
     on_token: OnToken | None,
@@ -134,81 +122,54 @@ def _decode(
     """Fill in the rows' ids and finish reasons."""
     texts = [list(row.prompt_ids) for row in rows]  # prompt and continuation
     live = dict(enumerate(rows))
-    cache, logits = prefill(model, texts, config.max_new_tokens)
+    cache, logits = prefill(model, texts, config.max_new_tokens, prefix=prefix)
     require_finite(logits)
-    sampler = Sampler(
-        config,
-        [row.prompt_ids for row in rows],
-        [row.sample for row in rows],
-        vocab_size=logits.size(-1),
-        device=logits.device,
-        allowed=allowed,
-    )
-    # Guessing pays where a pass over a few tokens costs what one does: for a single row.
-    reader = PromptLookup(texts[0], config.num_draft_tokens) if len(rows) == 1 and config.num_draft_tokens else None
+    sampler = Sampler(config, texts, [row.sample for row in rows], logits, allowed)
+    # Drafts pay off where a pass over a few tokens costs as much as over one: for a single row.
+    lookup = PromptLookup(texts[0], config.num_draft_tokens) if len(rows) == 1 and config.num_draft_tokens else None
     for remaining in range(config.max_new_tokens - 1, -1, -1):
         tokens = sampler(logits)  # (B, 1)
         ids = tokens.flatten().tolist()
         for i, row in list(live.items()):
-            reason = _accept(i, ids[i], row, eos_id, on_token)
-            texts[i].append(ids[i])
-            if reason is not None:
-                row.finish_reason = reason
-                texts[i] = [ids[i]]  # a finished row rides along as short as can be
-                del live[i]
+            if ids[i] == eos_id:
+                row.finish_reason = "eos"
+            else:
+                row.ids.append(ids[i])
+                texts[i].append(ids[i])
+                if on_token is None or not on_token(i, ids[i]):
+                    continue
+                row.finish_reason = "stop"
+            texts[i] = [ids[i]]  # a finished row stays in the batch, as short as possible
+            del live[i]
         if not live or not remaining:
             return
-        known = None if reader is None else reader.confirm(ids[0], cache)
-        if known is not None:
-            logits = known
+        drafted = None if lookup is None else lookup.accept(ids[0], cache)
+        if drafted is not None:
+            logits = drafted
         elif cache.length == cache.max_len:
-            cache, logits = prefill(model, texts, remaining, written=config.max_new_tokens - remaining)
-        elif reader is None:
+            num_written = config.max_new_tokens - remaining
+            cache, logits = prefill(model, texts, remaining, prefix=prefix, num_written=num_written)
+        elif lookup is None:
             logits = model.step(tokens, cache)[:, 0]
         else:
-            logits = reader.read(model, tokens, cache, most=remaining - 1)
-
-
-def _accept(
-    i: int, token: int, row: Completion, eos_id: int | None, on_token: OnToken | None
-) -> Literal["eos", "stop"] | None:
-    """Take a token into row i; the reason why the row ends with it, if it does."""
-    if token == eos_id:
-        return "eos"
-    row.ids.append(token)
-    return "stop" if on_token is not None and on_token(i, token) else None
+            logits = lookup.step(model, tokens, cache, max_drafts=remaining - 1)
 
 
 def prefill(
-    model: Decodable, texts: Sequence[Sequence[int]], remaining: int, *, written: int = 0
+    model: Decodable, texts: Sequence[Sequence[int]], remaining: int, *, prefix: bool, num_written: int = 0
 ) -> tuple[KVCache, Tensor]:
-    """Read the window of every text, padded on the left; make room to choose `remaining` tokens, context permitting.
-
-    The last `written` tokens of every text are not of its prompt.
+    """Read the window of every text, padded on the left: a cache with room for `remaining` tokens more, as far as the
+    context allows, and the next logits (B, V). With `prefix`, all but the last `num_written` tokens are the prompt.
     """
     context = model.config.max_seq_len
     windows = [text[window_start(len(text), context) :] for text in texts]
-    ids, key_valid = padded(windows, side="left", device=next(iter(model.parameters())).device)
-    prompt = {"written": written} if isinstance(model, Prefixed) else {}  # others read it as they read all else
-    return model.start(ids, max_len=min(context, ids.size(1) + remaining - 1), key_valid=key_valid, **prompt)
-
-
-def padded(
-    rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """Rows of ids as one (B, T) tensor, and (B, T) bool False for padding; None where no row needed any."""
-    lengths = torch.tensor([[len(row)] for row in rows])  # (B, 1)
-    width = int(lengths.max())
-    fill = [[0] * (width - len(row)) for row in rows]
-    filled = [pad + list(row) if side == "left" else list(row) + pad for pad, row in zip(fill, rows, strict=True)]
-    ids = torch.tensor(filled).to(device)  # (B, T)
-    if (lengths == width).all():
-        return ids, None
-    at = torch.arange(width)
-    return ids, (at >= width - lengths if side == "left" else at < lengths).to(device)
+    ids, key_valid = padded(windows, side="left", device=next(model.parameters()).device)
+    prefix_length = ids.new_full(ids.shape[:1], max(0, ids.size(1) - num_written)) if prefix else None
+    max_len = min(context, ids.size(1) + remaining - 1)
+    return model.start(ids, max_len=max_len, key_valid=key_valid, prefix_length=prefix_length)
 
 
 def require_finite(logits: Tensor) -> None:
-    """Raise ValueError where a diverged model would choose at random."""
+    """ValueError if the logits are not finite, since a diverged model would choose at random."""
     if not logits.isfinite().all():
-        raise ValueError("the model's logits are not finite: its training diverged; go back to an earlier checkpoint")
+        raise ValueError("the model's logits are not finite: its training diverged; use an earlier checkpoint")

@@ -1,30 +1,28 @@
-"""Reading ahead: guess the next tokens from the text itself, and read them in the pass that reads the chosen one.
+"""Prompt lookup decoding (Saxena 2023): draft the next tokens from the text itself and verify them in the same pass.
 
-A decoding step reads every weight once, whether for one token or for a few. Where a text repeats itself, the tokens
-that followed the same few tokens before are a good guess (prompt lookup decoding, Saxena 2023). The guess is read along
-with the chosen token, and its logits are used only if it is what the sampler then chooses from the logits before it
-(Leviathan et al. 2023), so the text is the same as without guessing, sampled or greedy.
+A decoding step reads every weight once, for one token or for a few. Where a text repeats itself, the tokens that
+followed the last few tokens earlier are a good draft. The draft is read together with the chosen token, and its logits
+are used only if it is what the sampler then chooses from the logits before it (Leviathan et al. 2023). The text is
+therefore the same as without drafts, sampled or greedy.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from minillm.generation.generate import Decodable
-    from minillm.nn.cache import KVCache
+from minillm.generation.adapters import Decodable
+from minillm.nn.cache import KVCache
 
-LONGEST = 3
-"""Tokens before the guessed one that must have stood together before; fewer are tried where these have not."""
+MAX_NGRAM = 3
+"""Tokens that are looked up in the text to draft the next one; fewer where so many have not occurred before."""
 
 
 class NgramLookup:
-    """What followed each run of one to LONGEST tokens last time."""
+    """The token that last followed each run of one to MAX_NGRAM tokens."""
 
     def __init__(self, text: Sequence[int]) -> None:
         self.recent: tuple[int, ...] = ()
@@ -33,49 +31,48 @@ class NgramLookup:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """The text goes on with `token`."""
+        """Append a token to the text."""
         for n in range(1, len(self.recent) + 1):
             self.followed[self.recent[-n:]] = token
-        self.recent = (*self.recent, token)[-LONGEST:]
+        self.recent = (*self.recent, token)[-MAX_NGRAM:]
 
-    def guess(self, count: int) -> list[int]:
-        """Up to `count` tokens that may come next."""
-        recent, guesses = self.recent, []
-        while len(guesses) < count:
+    def draft(self, num_tokens: int) -> list[int]:
+        """At most `num_tokens` tokens that may come next."""
+        recent, drafted = self.recent, []
+        while len(drafted) < num_tokens:
             runs = (recent[-n:] for n in range(len(recent), 0, -1))
             token = next((self.followed[run] for run in runs if run in self.followed), None)
             if token is None:
                 break
-            guesses.append(token)
-            recent = (*recent, token)[-LONGEST:]
-        return guesses
+            drafted.append(token)
+            recent = (*recent, token)[-MAX_NGRAM:]
+        return drafted
 
 
 class PromptLookup:
-    """The next logits of one growing text, some of them from guesses that came true."""
+    """Decodes one row with drafts of at most `num_draft_tokens` tokens."""
 
-    def __init__(self, text: Sequence[int], count: int) -> None:
-        """`count` tokens are guessed at most."""
-        self.lookup, self.count = NgramLookup(text), count
-        self.ahead: deque[tuple[int, Tensor]] = deque()
-        """Guessed tokens that are in the cache, and the logits after each."""
+    def __init__(self, text: Sequence[int], num_draft_tokens: int) -> None:
+        self.lookup, self.num_draft_tokens = NgramLookup(text), num_draft_tokens
+        self.drafted: deque[tuple[int, Tensor]] = deque()
+        """Drafted tokens that are in the cache, and the logits (1, V) after each."""
 
-    def confirm(self, token: int, cache: KVCache) -> Tensor | None:
-        """Logits (1, V) after the chosen `token` if it had been guessed; else the wrong guesses leave the cache."""
+    def accept(self, token: int, cache: KVCache) -> Tensor | None:
+        """The logits (1, V) after the chosen `token` if it was drafted; else None, and the drafts leave the cache."""
         self.lookup.add(token)
-        if not self.ahead:
+        if not self.drafted:
             return None
-        guess, logits = self.ahead.popleft()
-        if guess == token:
+        draft, logits = self.drafted.popleft()
+        if draft == token:
             return logits
-        cache.rewind(len(self.ahead) + 1)
-        self.ahead.clear()
+        cache.rewind(len(self.drafted) + 1)
+        self.drafted.clear()
         return None
 
-    def read(self, model: Decodable, token: Tensor, cache: KVCache, *, most: int) -> Tensor:
-        """Read the chosen token (1, 1) and at most `most` guesses; logits (1, V) after the chosen one."""
-        guesses = self.lookup.guess(min(self.count, most, cache.max_len - cache.length - 1))
-        tokens = torch.cat((token, token.new_tensor([guesses])), 1) if guesses else token
+    def step(self, model: Decodable, token: Tensor, cache: KVCache, *, max_drafts: int) -> Tensor:
+        """Read the chosen token (1, 1) and at most `max_drafts` drafts: logits (1, V) after the chosen token."""
+        drafts = self.lookup.draft(min(self.num_draft_tokens, max_drafts, cache.max_len - cache.length - 1))
+        tokens = torch.cat((token, token.new_tensor([drafts])), 1) if drafts else token
         logits = model.step(tokens, cache)  # (1, T, V)
-        self.ahead.extend((guess, logits[:, i]) for i, guess in enumerate(guesses, 1))
+        self.drafted.extend((draft, logits[:, i]) for i, draft in enumerate(drafts, 1))
         return logits[:, 0]

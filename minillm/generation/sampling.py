@@ -1,16 +1,16 @@
-"""From logits to the next token: pure functions on (B, V) logits in fp32, and the Sampler that strings them together.
+"""From logits to the next token: pure functions on (B, V) logits in fp32, and the Sampler that applies them in order.
 
 A filter removes a token by setting its logit to -inf; it never removes the likeliest one. The order is that of
-transformers: what may be said at all, repetition penalty, temperature, top-k, top-p, min-p, choice.
+transformers: allowed ids, repetition penalty, temperature, top-k, top-p, min-p, draw.
 
-Randomness is a table of uniform numbers, row i of it a function of (seed, sample number of row i) alone. A row's text
-therefore depends neither on the batch around it nor on the device.
+Each row draws from its own stream of uniform numbers, a function of (seed, sample number of the row) alone. A row's
+text therefore depends neither on the rest of the batch nor on the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from minillm.generation.config import SampleConfig
 
+BLOCK = 256
+"""Uniform numbers drawn at a time for each row."""
+
 
 def forbid(allowed: Tensor | None, vocab_size: int, device: torch.device) -> Tensor | None:
-    """(V,) to be added to logits: -inf where (V,) bool `allowed` is False. None where every id may be chosen.
+    """(V,) to add to logits: -inf where (V,) bool `allowed` is False; None if every id is allowed.
 
-    Raises:
-        ValueError: `allowed` has another length than V, or allows nothing.
+    ValueError if `allowed` has another length than V, or allows nothing.
     """
     if allowed is None:
         return None
@@ -35,23 +37,20 @@ def forbid(allowed: Tensor | None, vocab_size: int, device: torch.device) -> Ten
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, *, penalty: float) -> Tensor:
-    """Make tokens that the text already holds less likely, once however often they occur (Keskar et al. 2019, eq. 2).
+    """Make tokens that the text contains, (B, V) bool `seen`, less likely (Keskar et al. 2019, eq. 2).
 
-    Args:
-        logits: (B, V).
-        seen: (B, V) bool, True = occurs in the prompt or in what followed it.
-        penalty: above 1 discourages, below 1 encourages; negative logits are multiplied by it, others divided.
+    Negative logits (B, V) are multiplied by `penalty`, others divided; a penalty below 1 encourages.
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def scale_temperature(logits: Tensor, *, temperature: float) -> Tensor:
-    """Divide (B, V) logits by a temperature above 0; one so low that fp32 would overflow is as good as greedy."""
+    """Divide (B, V) logits by a temperature above 0; the lower bound, which is as good as greedy, avoids overflow."""
     return logits / max(temperature, 1e-30)
 
 
 def keep_top_k(logits: Tensor, *, k: int) -> Tensor:
-    """Keep exactly the k largest of (B, V) logits (Fan et al. 2018), also where the k-th has equals."""
+    """Keep exactly the k largest of (B, V) logits (Fan et al. 2018), even if others equal the k-th."""
     values, ids = logits.topk(min(k, logits.size(-1)))  # (B, k)
     return torch.full_like(logits, -math.inf).scatter_(-1, ids, values)
 
@@ -60,7 +59,7 @@ def keep_top_p(logits: Tensor, *, p: float) -> Tensor:
     """Keep the smallest set of likeliest tokens whose probability reaches p (the nucleus of Holtzman et al. 2020)."""
     ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # (B, V) mass of the tokens likelier than this one
+    before = probabilities.cumsum(-1) - probabilities  # (B, V) mass of the likelier tokens
     return logits.masked_fill(torch.empty_like(ids, dtype=torch.bool).scatter_(-1, ids, before >= p), -math.inf)
 
 
@@ -70,12 +69,9 @@ def keep_min_p(logits: Tensor, *, min_p: float) -> Tensor:
 
 
 def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
-    """Temperature, top-k, top-p and min-p, those that `config` asks for. `config.temperature` must be above 0.
+    """Apply temperature (above 0), top-k, top-p and min-p to (B, V) fp32 logits, -inf where a token is not allowed.
 
-    Args:
-        logits: (B, V) fp32; -inf where a token is forbidden.
-    Returns:
-        (B, V) fp32 logits of the distribution to draw from; at least one a row is finite.
+    At least one of the new logits of a row is finite.
     """
     logits = scale_temperature(logits, temperature=config.temperature)
     if config.top_k:
@@ -87,66 +83,62 @@ def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one token a row by inverting the cumulative distribution.
+def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one token per row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B, 1) in [0, 1).
 
-    Args:
-        logits: (B, V) fp32.
-        uniforms: (B, 1) fp32 in [0, 1).
-    Returns:
-        (B, 1) ids; never one whose logit is -inf.
+    Returns (B, 1) ids, never one whose logit is -inf.
     """
     probabilities = logits.softmax(-1)
     cumulative = probabilities.cumsum(-1)
     ids = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True).clamp_(max=logits.size(-1) - 1)
-    # A parallel prefix sum may round upwards at a token of probability 0: such a draw falls to the likeliest token.
+    # A parallel prefix sum may round up at a token of probability 0: such a draw becomes the likeliest token.
     return torch.where(probabilities.gather(-1, ids) > 0, ids, logits.argmax(-1, keepdim=True))
 
 
-def uniform_table(seed: int, samples: Sequence[int], num_draws: int) -> Tensor:
-    """(B, num_draws) fp32 in [0, 1); row i depends on (seed, samples[i]) alone; a longer row begins as a shorter."""
-    rows = [np.random.default_rng((seed, sample)).random(num_draws, dtype=np.float32) for sample in samples]
-    return torch.from_numpy(np.stack(rows))
+def uniform_columns(seed: int, samples: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+    """Endless (B, 1) columns of fp32 in [0, 1), one per step; row i depends on (seed, samples[i]) alone.
+
+    They are drawn in blocks, so that the number of steps costs no memory; the blocks continue one stream.
+    """
+    streams = [np.random.default_rng((seed, sample)) for sample in samples]
+    while True:
+        block = np.stack([stream.random(BLOCK, dtype=np.float32) for stream in streams])  # (B, BLOCK)
+        yield from torch.from_numpy(block).to(device).split(1, dim=1)
 
 
 class Sampler:
-    """Chooses the next token of every row of a batch, and remembers what the repetition penalty needs."""
+    """Chooses the next token of every row of a batch and records what the repetition penalty needs."""
 
     def __init__(
         self,
         config: SampleConfig,
         texts: Sequence[Sequence[int]],
         samples: Sequence[int],
-        *,
-        vocab_size: int,
-        device: torch.device,
+        like: Tensor,
         allowed: Tensor | None = None,
     ) -> None:
         """Sampler of B rows.
 
         Args:
-            config: how to choose; the number of draws is its `max_new_tokens`.
+            config: how to choose.
             texts: ids of each prompt, for the repetition penalty.
             samples: sample number of each row, for its random numbers.
-            vocab_size: V of the logits.
-            device: of the logits.
-            allowed: (V,) bool, False = can never be chosen; None allows every id.
-        Raises:
-            ValueError: `allowed` has another length than V, or allows nothing.
+            like: (..., V), on the device of the logits.
+            allowed: (V,) bool as in `forbid`.
         """
-        self.config, self.step = config, 0
+        self.config = config
         self.seen = self.uniforms = None
-        self.forbidden = forbid(allowed, vocab_size, device)
+        self.forbidden = forbid(allowed, like.size(-1), like.device)
         if config.repetition_penalty != 1:
-            self.seen = torch.zeros(len(texts), vocab_size, dtype=torch.bool)
+            self.seen = torch.zeros(len(texts), like.size(-1), dtype=torch.bool)
             for row, text in zip(self.seen, texts, strict=True):
                 row[torch.tensor(text)] = True
-            self.seen = self.seen.to(device)
+            self.seen = self.seen.to(like.device)
         if config.temperature > 0:
-            self.uniforms = uniform_table(config.seed, samples, config.max_new_tokens).to(device)
+            self.uniforms = uniform_columns(config.seed, samples, like.device)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(B, V) logits of any floating dtype to (B, 1) ids: the call of step n uses the n-th random number."""
+        """(B, V) logits of any floating dtype to (B, 1) ids; each call uses the next random number of each row."""
         logits = logits.float()
         if self.forbidden is not None:
             logits = logits + self.forbidden
@@ -155,8 +147,7 @@ class Sampler:
         if self.uniforms is None:
             ids = logits.argmax(-1, keepdim=True)
         else:
-            ids = choose(filter_logits(logits, self.config), self.uniforms[:, self.step : self.step + 1])
+            ids = draw(filter_logits(logits, self.config), next(self.uniforms))
         if self.seen is not None:
             self.seen.scatter_(-1, ids, True)
-        self.step += 1
         return ids

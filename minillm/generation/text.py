@@ -1,42 +1,132 @@
-"""Text in, text out: prompts are encoded, ids become a stream of whole characters, stop strings end it.
+"""Text in, text out: prompts are encoded, and ids become a stream of whole characters that ends at a stop string.
 
-Stop strings are looked for in bytes, so that it does not matter where the tokens happen to be cut; UTF-8 never finds
-one character's bytes within another's.
+A decoder continues the prompt itself. An encoder-decoder reads the prompt with its encoder, and its decoder writes the
+answer. A prompt for an encoder-decoder may contain T5's sentinels, `<|extra_id_0|>` and so on; its answer may then
+contain them too, which is how a model trained by span corruption is asked to fill a gap.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from minillm.generation.adapters import ConditionedDecoder, Decodable
 from minillm.generation.beam import beam_search
-from minillm.generation.begin import Prompt, Tokenizer, begin
-from minillm.generation.conditioned import EncoderDecoder
 from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.generate import Completion, Decodable, generate
+from minillm.generation.generate import Completion, generate, require_rows
+from minillm.models.gpt import GPT
+from minillm.models.t5 import T5
+from minillm.tokenizers.base import Tokenizer
 
 OnText = Callable[[int, str], None]
-"""Called with (row, piece) as text comes; the pieces of a row joined are its text."""
+"""Called with (row, piece) as text is generated; the pieces of a row joined are its text."""
+
+SENTINEL = re.compile(r"<\|extra_id_(\d{1,2})\|>")
+
+Prompt = str | Sequence[int]
+"""A text, or the ids that a model reads; not every tokenizer encodes the text of some ids as the same ids."""
+
+
+class DecodingInput(NamedTuple):
+    """A model that is ready to decode, and the ids that it continues."""
+
+    model: Decodable
+    prompts: list[list[int]]
+    options: dict[str, Any]
+    """Arguments of `generate` and `beam_search`: prefix, eos_id and allowed."""
+    decode: Callable[[int], bytes]
+    """The bytes that an id adds to the text."""
+    leading_blank: bytes = b""
+    """Dropped from the start of a text: the blank that some tokenizers put before the first word."""
+
+
+def prepare_prompts(
+    model: Any, tokenizer: Tokenizer, prompts: str | Sequence[Prompt], *, prefix: bool = False
+) -> DecodingInput:
+    """Encode the prompts, a single text being one prompt; a model that answers reads them here.
+
+    Raises:
+        ValueError: the model writes no text, or a prompt cannot be encoded or is longer than the encoder can read.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
+    options = {"eos_id": tokenizer.eos_id, "allowed": allowed}
+    if model.writes == "nothing":
+        raise ValueError(f"a {model.config.family} model writes no text; fill gaps in a text instead")
+    if model.writes == "continuation":
+        ids = [[*tokenizer.prefix_ids, *tokenizer.encode(p).tolist()] if isinstance(p, str) else [*p] for p in prompts]
+        return DecodingInput(model, ids, options | {"prefix": prefix}, lambda token: tokenizer.decode_bytes([token]))
+    names: dict[int, bytes] = {}
+    if any(isinstance(prompt, str) and SENTINEL.search(prompt) for prompt in prompts):
+        names = {token: f"<|extra_id_{i}|>".encode() for i, token in enumerate(tokenizer.extra_ids)}
+        allowed[list(names)] = True
+    sources = [source_ids(tokenizer, prompt) for prompt in prompts]
+    longest, limit = max(map(len, sources), default=0), model.config.max_seq_len
+    if longest > limit:
+        raise ValueError(f"a prompt has {longest} tokens, including EOS, and this model reads {limit}; shorten it")
+    return DecodingInput(
+        ConditionedDecoder(model, sources),
+        [[tokenizer.pad_id] for _ in prompts],
+        options,
+        lambda token: names.get(token) or tokenizer.decode_bytes([token]),
+        leading_blank=b" " if tokenizer.first_blank else b"",
+    )
+
+
+def source_ids(tokenizer: Tokenizer, text: Prompt) -> list[int]:
+    """What an encoder reads: the ids of the text and of its sentinels, then EOS; ids are returned as they are."""
+    if not isinstance(text, str):
+        return [*text]
+    ids: list[int] = []
+    for number in SENTINEL.findall(text):
+        if int(number) >= len(tokenizer.extra_ids):
+            raise ValueError(
+                f"the prompt has <|extra_id_{number}|>, but this tokenizer has {len(tokenizer.extra_ids)} such tokens"
+            )
+    for i, part in enumerate(SENTINEL.split(text)):
+        ids += [tokenizer.extra_ids[int(part)]] if i % 2 else tokenizer.encode(part).tolist()
+    return [*ids, tokenizer.eos_id]
+
+
+def allowed_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
+    """(vocab_size,) bool: True for ids of text and EOS, False for other special ids and rows that pad the table."""
+    if vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids and the model {vocab_size}, so they do not belong together; "
+            "use the tokenizer of the model's run"
+        )
+    allowed = torch.zeros(vocab_size, dtype=torch.bool)
+    allowed[: tokenizer.vocab_size] = torch.from_numpy(np.asarray(tokenizer.num_bytes) > 0)
+    allowed[tokenizer.eos_id] = True
+    return allowed
 
 
 class TextStream:
-    """The bytes of one completion go in piece by piece; what is certain to be its text comes out in whole characters.
+    """Turns the bytes of one completion, given piece by piece, into whole characters of its text.
 
-    Held back are an incomplete character and bytes that may turn out to begin a stop string. Bytes that are not UTF-8
-    become U+FFFD. Where the bytes are cut into pieces makes no difference to the text.
+    An incomplete character is held back, and so are bytes that may begin a stop string. Bytes that are not UTF-8 become
+    U+FFFD. The text does not depend on where the bytes are cut into pieces. Stop strings are searched as bytes, so they
+    may span tokens; UTF-8 never finds the bytes of one character within another.
     """
 
-    def __init__(self, stop: Sequence[str], emit: Callable[[str], None], lead: bytes = b"") -> None:
-        """`emit` gets each piece of text, never an empty one; `lead`, if the first piece begins with it, is dropped."""
-        self.lead = lead
+    def __init__(self, stop: Sequence[str], emit: Callable[[str], None], leading: bytes = b"") -> None:
+        """`emit` receives each piece of text, never an empty one; the first piece loses the prefix `leading`."""
+        self.leading = leading
         self.stop, self.emit = [s.encode("utf-8") for s in stop], emit
         self.held = b""
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, piece: bytes) -> bool:
         """Add bytes; True if they complete a stop string. The match that is complete first ends the text."""
-        self.held += piece.removeprefix(self.lead)
-        self.lead = b""
+        self.held += piece.removeprefix(self.leading)
+        self.leading = b""
         matches = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
         if matches:
             self._release(min(matches)[1])
@@ -45,17 +135,17 @@ class TextStream:
         return False
 
     def close(self) -> None:
-        """The text ends here: let out what was held for a stop string, but no part of a character."""
+        """End the text: release what was held for a stop string, but no incomplete character."""
         self._release(len(self.held))
 
     def _undecided(self) -> int:
-        """Length of the longest end of the held bytes that begins a stop string."""
+        """Length of the longest suffix of the held bytes that begins a stop string."""
         longest = max(map(len, self.stop), default=1) - 1
         ends = range(min(longest, len(self.held)), 0, -1)
         return next((n for n in ends if any(s.startswith(self.held[-n:]) for s in self.stop)), 0)
 
     def _release(self, num_bytes: int) -> None:
-        """Let out the first held bytes."""
+        """Emit the first held bytes."""
         text = self.decoder.decode(self.held[:num_bytes])
         self.held = self.held[num_bytes:]
         if text:
@@ -63,41 +153,44 @@ class TextStream:
 
 
 def complete(
-    model: Decodable | EncoderDecoder,
+    model: GPT | T5,
     tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
+    prompts: str | Sequence[Prompt],
     config: SampleConfig,
     *,
+    prefix: bool = False,
     on_text: OnText | None = None,
 ) -> list[Completion]:
-    """Continue each prompt `config.num_samples` times, or answer it; `config.prompt` is not read.
+    """Continue each prompt `config.num_samples` times, or answer it; `config.prompt` is not used.
 
-    A text ends before the first stop string, before EOS, or after `max_new_tokens`; a character that the last leaves
-    incomplete is not part of it.
+    A text ends before the first stop string, before EOS, or after `max_new_tokens`, then without an incomplete
+    character. Raises ValueError as `prepare_prompts` and `generate`.
 
     Args:
-        model: of a vocabulary at least as large as the tokenizer's; an encoder-decoder reads the prompts with its
-            encoder and answers.
-        tokenizer: the one that the model was trained with.
-        prompts: an empty one starts a document.
+        model, tokenizer: a model that writes text, and the tokenizer that it was trained with.
+        prompts: one text, or a list of texts or ids; an empty one starts a document.
         config: how to choose and when to end.
-        on_text: gets the text of each row while it grows.
+        prefix: as in `generate`; an encoder-decoder always reads its prompts in both directions.
+        on_text: receives the text of each row as it is generated.
     Returns:
         Completions in the order of `generate`, with their text.
-    Raises:
-        ValueError: as `generate`, or a prompt that the tokenizer cannot encode.
     """
-    start = begin(model, tokenizer, prompts)
-    pieces: list[list[str]] = [[] for _ in range(len(prompts) * config.num_samples)]
-    streams = [TextStream(config.stop, _receiver(row, pieces[row], on_text), start.lead) for row in range(len(pieces))]
-    completions = generate(
-        start.model,
-        start.prompts,
-        config,
-        eos_id=tokenizer.eos_id,
-        allowed=start.allowed,
-        on_token=lambda row, token: streams[row].push(start.spell(token)),
-    )
+    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
+    num_rows = len(ready.prompts) * config.num_samples
+    require_rows(num_rows)
+    pieces: list[list[str]] = [[] for _ in range(num_rows)]
+
+    def receive(row: int, piece: str) -> None:
+        pieces[row].append(piece)
+        if on_text is not None:
+            on_text(row, piece)
+
+    streams = [TextStream(config.stop, partial(receive, row), ready.leading_blank) for row in range(num_rows)]
+
+    def push(row: int, token: int) -> bool:
+        return streams[row].push(ready.decode(token))
+
+    completions = generate(ready.model, ready.prompts, config, **ready.options, on_token=push)
     for row, completion in enumerate(completions):
         if completion.finish_reason != "stop":
             streams[row].close()
@@ -106,28 +199,22 @@ def complete(
 
 
 def search(
-    model: Decodable | EncoderDecoder, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: BeamConfig
+    model: GPT | T5,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[Prompt],
+    config: BeamConfig,
+    *,
+    prefix: bool = False,
 ) -> list[Completion]:
-    """As `complete`, for the likeliest continuations that a beam finds; they come as `beam_search` returns them."""
-    start = begin(model, tokenizer, prompts)
-    completions = beam_search(start.model, start.prompts, config, eos_id=tokenizer.eos_id, allowed=start.allowed)
+    """As `complete`, by beam search: the likeliest continuations found, in the order of `beam_search`."""
+    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
+    completions = beam_search(ready.model, ready.prompts, config, **ready.options)
     for completion in completions:
         pieces: list[str] = []
-        stream = TextStream(config.stop, pieces.append, start.lead)
-        if any(stream.push(start.spell(token)) for token in completion.ids):
+        stream = TextStream(config.stop, pieces.append, ready.leading_blank)
+        if any(stream.push(ready.decode(token)) for token in completion.ids):
             completion.finish_reason = "stop"
         else:
             stream.close()
         completion.text = "".join(pieces)
     return completions
-
-
-def _receiver(row: int, pieces: list[str], on_text: OnText | None) -> Callable[[str], None]:
-    """Collects a row's pieces and passes them on."""
-
-    def receive(piece: str) -> None:
-        pieces.append(piece)
-        if on_text is not None:
-            on_text(row, piece)
-
-    return receive

@@ -1,6 +1,8 @@
-"""What GPT, BERT and T5 have in common: an embedding, heads, and how their weights are tied and filled."""
+"""The base class of GPT, BERT and T5: input embedding, heads, weight tying, initialization."""
 
 from __future__ import annotations
+
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,12 @@ from minillm.nn.output import Output
 
 
 class Model(nn.Module):
-    """An embedding; a subclass adds its stacks. The constructor only allocates, `init_weights` fills."""
+    """A model with an input embedding and heads; subclasses add stacks. Weights are undefined until `init_weights`."""
 
+    writes: ClassVar[Literal["continuation", "answer", "nothing"]]
+    """The text that the model generates: a continuation of its prompt, an answer to it, or none."""
+    head_transform: ClassVar[bool] = False
+    """Whether the vocabulary head transforms the hidden states first, as BERT's does."""
     heads: nn.ModuleDict
 
     def __init__(self, config: ModelConfig) -> None:
@@ -23,20 +29,20 @@ class Model(nn.Module):
         self.embed = InputEmbedding(config)
 
     def add_heads(self) -> None:
-        """Add the heads that the config lists. A subclass calls this last: parameters are filled in order."""
-        self.heads = build_heads(self.config)
+        """Add the heads that the config lists. Subclasses call this last, because init_weights follows this order."""
+        self.heads = build_heads(self.config, transform=self.head_transform)
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Share the token table with the vocabulary head where the config says so; needed again after `to_empty`."""
+        """Share the token table with the vocabulary head if the config says so. `to_empty` unties them again."""
         if self.config.tie_embeddings and "lm" in self.heads:
             self.heads["lm"].get_submodule("proj").weight = self.embed.tokens.weight
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Tie, then fill every parameter by the table in `nn/init.py`; one generator state gives one model."""
+        """Tie weights, then draw all parameters as nn/init.py says. The same generator state gives the same weights."""
         self.tie_weights()
         init_weights(self, self.config, generator)
 
     def predict(self, hidden: Tensor, predict_at: Tensor | None = None) -> Output:
-        """Run every head on hidden (B, T, D); the vocabulary head only at predict_at (B, P) where it is given."""
+        """Apply all heads to `hidden` (B, T, D), the vocabulary head only at positions `predict_at` (B, P) if given."""
         return Output(hidden, {name: head(hidden, predict_at) for name, head in self.heads.items()})

@@ -14,6 +14,8 @@ from minillm.nn.token_layout import layout_of
 class BERT(Model):
     """embed -> encoder stack -> the heads that the config lists."""
 
+    writes, head_transform = "nothing", True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Stack(config, causal=False)
@@ -29,21 +31,11 @@ class BERT(Model):
         document_ids: Tensor | None = None,
         predict_at: Tensor | None = None,
     ) -> Output:
-        """Predict the token at each place, from both sides.
+        """Predict the token at each position of `tokens` (B, T) from the tokens on both sides.
 
-        Args:
-            tokens: (B, T) ids; with a head other than "lm", each row starts with its [CLS].
-            token_types: (B, T) segment ids, 0 for sentence A and 1 for B; None: all 0.
-            positions: (T) or (B, T); None: counted over the real tokens of each document.
-            key_valid: (B, T) bool, False for padding.
-            document_ids: (B, T) document ids of packed rows; documents do not see each other.
-            predict_at: (B, P) indices into T where logits are wanted; None: everywhere.
-
-        Returns:
-            Output with the logits of each head: "lm" (B, T, V) or (B, P, V), "pair" (B, 2), "class" (B, C).
-
-        Raises:
-            ValueError: more tokens than max_seq_len, or shapes that do not fit `tokens`.
+        Heads other than "lm" read the first token of each row, [CLS]. `positions`, `key_valid` and `document_ids` are
+        as in `layout_of`, `predict_at` and the errors as in `GPT.forward`; `token_types` (B, T) are 0 for sentence A
+        and 1 for B, None: all 0.
         """
         self.config.require_length(tokens.size(1))
         layout = layout_of(tokens, positions=positions, key_valid=key_valid, document_ids=document_ids)

@@ -1,4 +1,4 @@
-"""GPT: a decoder-only language model (Radford et al. 2018, 2019); with other parts of the same stack, Llama's shape."""
+"""GPT: a decoder-only language model (Radford et al. 2018, 2019); other settings of the same stack give Llama."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from minillm.nn.token_layout import layout_of
 
 class GPT(Model):
     """embed -> decoder stack -> vocabulary head."""
+
+    writes = "continuation"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -33,23 +35,17 @@ class GPT(Model):
         predict_at: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Output:
-        """Predict the token after each one.
+        """Predict the token after each one of `tokens` (B, T): logits "lm" (B, T, V) or (B, P, V).
+
+        `positions`, `key_valid` and `document_ids` are as in `layout_of`, `token_types` as in `InputEmbedding`.
 
         Args:
-            tokens: (B, T) ids.
-            token_types: (B, T) segment ids, of a model with segment embeddings.
-            positions: (T) or (B, T); None: counted over the real tokens of each document.
-            key_valid: (B, T) bool, False for padding.
-            document_ids: (B, T) document ids of packed rows; documents do not see each other.
-            prefix_length: (B,) tokens that every token sees, also backwards in time (prefix LM).
-            predict_at: (B, P) indices into T where logits are wanted; None: everywhere.
-            cache: what earlier passes computed; this pass goes on after it and is added to it.
-
-        Returns:
-            Output with logits "lm" (B, T, V) or (B, P, V).
+            prefix_length: (B,) number of first tokens that all tokens attend to, earlier ones included (prefix LM).
+            predict_at: (B, P) indices into T at which to compute logits; None: at all of them.
+            cache: keys and values of earlier passes, which `tokens` follow; this pass appends its own.
 
         Raises:
-            ValueError: more tokens than max_seq_len or the cache allows, or shapes that do not fit `tokens`.
+            ValueError: more tokens than max_seq_len or the cache allows, or shapes that do not match `tokens`.
         """
         self.config.require_length(tokens.size(1) + (0 if cache is None else cache.length))
         layout = layout_of(tokens, positions=positions, key_valid=key_valid, document_ids=document_ids, cache=cache)
@@ -61,16 +57,15 @@ class GPT(Model):
     def start(
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[KVCache, Tensor]:
-        """Prefill: read the prompts and predict what follows each.
+        """Prefill: read the prompts (B, T), padded on the left, and predict the token after each.
 
         Args:
-            tokens: (B, T) prompts, those shorter than the longest padded on the left.
-            max_len: tokens that the cache can hold, prompt and continuation together.
-            key_valid: (B, T) bool, False for padding; None: all prompts are of one length.
-            prefix_length: (B,) tokens, padding included, that every token sees, also backwards in time; None: none.
+            max_len: number of tokens that the cache can hold, prompt included.
+            key_valid: (B, T) bool, False for padding; None: no padding.
+            prefix_length: (B,) as in `forward`; padding counts.
 
         Returns:
-            The cache to go on with, and logits (B, V).
+            A cache for `step`, and logits (B, V).
         """
         cache = KVCache(self.config.num_layers, max_len)
         last = torch.full((tokens.size(0), 1), tokens.size(1) - 1, device=tokens.device)
@@ -79,5 +74,5 @@ class GPT(Model):
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Append tokens (B, T) to the rows: logits (B, T, V) after each."""
+        """Append `tokens` (B, T) to the rows -> logits (B, T, V) for the token after each."""
         return self(tokens, cache=cache).logits["lm"]

@@ -1,14 +1,15 @@
-"""What a model costs, counted on the meta device: nothing is allocated.
+"""The cost of a model in parameters, arithmetic and memory, computed on the meta device without allocating anything.
 
-Arithmetic after PaLM, appendix B (Chowdhery et al. 2022): 6 N + 12 L H K T floating-point operations a token, forward
-and backward. N are here the weights that take part in a matrix product, the vocabulary head included and looked-up
-tables not; the second term is attention's two products over a full context of T tokens, causal or not. A token of an
-encoder-decoder is here a pair, one of the source and one of the target.
+The formula is that of PaLM (Chowdhery et al. 2022, appendix B): 6 N + 12 L H K T floating-point operations per token,
+forward and backward. N counts the weights used in matrix products: the vocabulary head counts, embedding tables do not.
+The second term is the two products of attention over a full context of T tokens, causal or not. For an encoder-decoder,
+"per token" means per pair of a source token and a target token.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,22 +25,22 @@ BYTES_FP32 = 4
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts of one model. A weight that two parts share is counted once, where it comes first."""
+    """The cost of one model. A weight shared by two parts is counted once, in the first of them."""
 
     parameters: dict[str, int]
-    """Of embeddings, attention, feed_forward, norms and head."""
+    """Parameters of embeddings, attention, feed_forward, norms and head."""
     total: int
-    """All parameters."""
+    """Number of parameters."""
     flops_per_token: int
     """Forward and backward, at a context of max_seq_len tokens."""
     kv_bytes_per_token: int
-    """Bytes of the KV cache for each token of a decoder, in fp32; half of it in bf16. An encoder keeps none."""
+    """Bytes of KV cache per decoder token in fp32; half as many in bf16. 0 for an encoder, which has no cache."""
     training_bytes: int
-    """Weights, gradients and AdamW's two moments in fp32: 16 bytes a parameter. Activations come on top."""
+    """Weights, gradients and AdamW's two moments in fp32, 16 bytes per parameter, without activations."""
 
 
 def profile(config: ModelConfig) -> Profile:
-    """Count the model that `config` describes; ValueError where it has no vocab_size."""
+    """The cost of the model that `config` describes; ValueError if it has no vocab_size."""
     with torch.device("meta"):
         model = build_model(config)
     parameters = count_parameters(model)
@@ -60,20 +61,14 @@ def profile(config: ModelConfig) -> Profile:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters by part; the innermost module of a known kind decides, and what has none is the head's."""
-    kinds = {
-        nn.Embedding: "embeddings",
-        nn.LayerNorm: "norms",
-        nn.RMSNorm: "norms",
-        Attention: "attention",
-        FeedForward: "feed_forward",
-    }
-    counts = {"embeddings": 0, "attention": 0, "feed_forward": 0, "norms": 0, "head": 0}
-    owners = dict(model.named_modules())
+    """Parameters per part: that of the innermost enclosing module in `kinds`, or else "head"."""
+    kinds: dict[str, Any] = {"embeddings": nn.Embedding, "attention": Attention, "feed_forward": FeedForward}
+    kinds["norms"] = (nn.LayerNorm, nn.RMSNorm)
+    counts, owners = dict.fromkeys([*kinds, "head"], 0), dict(model.named_modules())
     for name, parameter in model.named_parameters():
         part = "head"
         while name and part == "head":
             name = name.rpartition(".")[0]
-            part = next((part for kind, part in kinds.items() if isinstance(owners[name], kind)), "head")
+            part = next((part for part, kind in kinds.items() if isinstance(owners[name], kind)), "head")
         counts[part] += parameter.numel()
     return counts

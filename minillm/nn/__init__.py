@@ -1,4 +1,4 @@
-"""Building blocks of every model. They import torch and each other, nothing else of the package.
+"""Building blocks of all models. They import torch and each other, but nothing else from the package.
 
 Shape letters, used in every shape comment of the package:
 

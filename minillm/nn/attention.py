@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillm.nn.attend import attend
-from minillm.nn.cache import LayerKVCache
+from minillm.nn.cache import KVCache, LayerKVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.mask import ScoreMask
+from minillm.nn.kernels.attention import ScoreMask, attend
 from minillm.nn.norm import make_norm
 from minillm.nn.position import RotaryAngles, apply_rotary
 
 
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float = 0.0, *, scale: float, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k^T * scale + mask) v (Vaswani et al. 2017, equation 1): the definition of attention.
+
+    q is (B, H, T, K); k and v are (B, G, S, K), each of the G heads shared by H / G query heads. `mask` is added to the
+    scores: 0 where query t may attend to key s, -inf where not. `attend` in nn/kernels/attention.py does it faster.
+    """
+    groups = q.size(1) // k.size(1)
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, K)
+    scores = q @ k.transpose(-2, -1) * scale + mask  # (B, H, T, S)
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return weights @ v  # (B, H, T, K)
+
+
+class AttentionInputs(NamedTuple):
+    """Everything besides x that the attention layers of a block need; a Stack makes it once for each forward pass."""
+
+    mask: ScoreMask = ScoreMask()
+    """Which keys each query may attend to."""
+    angles: RotaryAngles | None = None
+    """Rotation of queries and keys according to their positions; None: no rotary positions."""
+    encoder_output: Tensor | None = None
+    """(B, S, D) source of keys and values in cross-attention; None: they come from x itself (self-attention)."""
+    layer_cache: LayerKVCache | None = None
+    """Keys and values of earlier passes; those of this pass are appended to it."""
+    start: int = 0
+    """Number of keys in the cache before this pass."""
+    cross: AttentionInputs | None = None
+    """The inputs of the block's cross-attention, if it has one."""
+
+    def for_layer(self, cache: KVCache, layer: int) -> AttentionInputs:
+        """These inputs with the cache of one layer."""
+        cross = None if self.cross is None else self.cross._replace(layer_cache=cache.cross_layers[layer])
+        return AttentionInputs(self.mask, self.angles, None, cache.self_layers[layer], self.start, cross)
+
+
 class Attention(nn.Module):
-    """softmax(q k^T * scale + mask) v over heads; self-attention, or cross-attention where `context` is given."""
+    """Attention over num_heads heads: softmax(q k^T * scale + mask) v of projections q, k, v, then a projection out."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -29,43 +68,23 @@ class Attention(nn.Module):
         self.scale = self.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
         self.dropout = config.attention_drop
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        mask: ScoreMask,
-        context: Tensor | None = None,
-        angles: RotaryAngles | None = None,
-        layer_cache: LayerKVCache | None = None,
-        start: int = 0,
-    ) -> Tensor:
-        """Let every token of `x` read what `mask` shows it.
-
-        Args:
-            x: (B, T, D) queries.
-            mask: what may be read, for all layers of a stack alike.
-            context: (B, S, D) what keys and values are made of; None: x itself.
-            angles: turn of queries and keys by their positions; None: none.
-            layer_cache: keys and values of earlier passes; this pass's are added to it.
-            start: keys in the layer_cache before this pass.
-
-        Returns:
-            (B, T, D).
-        """
-        q = self._heads(self.q(x), self.q_norm, angles)  # (B, H, T, K)
-        if layer_cache is not None and layer_cache.complete:
-            k, v = layer_cache.read()
+    def forward(self, x: Tensor, inputs: AttentionInputs) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        cache = inputs.layer_cache
+        q = self._heads(self.q(x), self.q_norm, inputs.angles)  # (B, H, T, K)
+        if cache is not None and cache.complete:
+            k, v = cache.read()
         else:
-            source = x if context is None else context
-            k = self._heads(self.k(source), self.k_norm, angles)  # (B, G, S, K)
+            source = x if inputs.encoder_output is None else inputs.encoder_output
+            k = self._heads(self.k(source), self.k_norm, inputs.angles)  # (B, G, S, K)
             v = self._heads(self.v(source))
-            if layer_cache is not None:
-                k, v = layer_cache.write(k, v, start)
-        y = attend(q, k, v, mask, scale=self.scale, dropout=self.dropout if self.training else 0.0)
+            if cache is not None:
+                k, v = cache.write(k, v, inputs.start)
+        y = attend(q, k, v, inputs.mask, scale=self.scale, dropout=self.dropout if self.training else 0.0)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
     def _heads(self, x: Tensor, norm: nn.Module | None = None, angles: RotaryAngles | None = None) -> Tensor:
-        """(B, T, H K) -> (B, H, T, K); the -1 leaves the head count to the projection, which may be sharded."""
+        """(B, T, H K) -> (B, H, T, K). Sharded projections have fewer heads, so H is inferred from the width."""
         heads = x.view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)
         if norm is not None:
             heads = norm(heads)

@@ -1,24 +1,23 @@
-"""Residual sublayers, the Block made of them, and the Stack that every model is wired from (Vaswani et al. 2017)."""
+"""A Block of residual sublayers, and the Stack of Blocks that every model is built from (Vaswani et al. 2017)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillm.nn.attention import Attention
-from minillm.nn.cache import KVCache, LayerKVCache
+from minillm.nn.attention import Attention, AttentionInputs
+from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.feedforward import FeedForward
-from minillm.nn.mask import AttentionMask, ScoreMask, compute_dtype, resolve
+from minillm.nn.kernels.attention import ScoreMask, compute_dtype
+from minillm.nn.mask import AttentionMask, resolve_mask
 from minillm.nn.norm import make_norm
-from minillm.nn.position import RotaryAngles, relative_position
+from minillm.nn.position import relative_position
 from minillm.nn.token_layout import TokenLayout
 
 
 class SublayerConnection(nn.Module):
-    """A sublayer f with its norm, dropout and skip connection; the only place that knows pre-LN from post-LN.
+    """A sublayer f with norm, dropout and residual connection; the only place that distinguishes pre-LN from post-LN.
 
     pre: x + drop(f(norm(x)))     post: norm(x + drop(f(x)))
     """
@@ -28,16 +27,16 @@ class SublayerConnection(nn.Module):
         self.norm, self.sublayer = make_norm(config), sublayer
         self.pre, self.dropout = config.norm_order == "pre", config.dropout
 
-    def forward(self, x: Tensor, **to_sublayer: Any) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
-        y = self.sublayer(self.norm(x) if self.pre else x, **to_sublayer)
+    def forward(self, x: Tensor, *inputs: AttentionInputs) -> Tensor:
+        """x (B, T, D) -> (B, T, D); `inputs` if the sublayer is an Attention."""
+        y = self.sublayer(self.norm(x) if self.pre else x, *inputs)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
         return x + y if self.pre else self.norm(x + y)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where there is an encoder to read, feed-forward."""
+    """Self-attention, cross-attention to an encoder's output where `cross`, feed-forward."""
 
     def __init__(self, config: ModelConfig, *, cross: bool) -> None:
         super().__init__()
@@ -45,31 +44,19 @@ class Block(nn.Module):
         self.cross = SublayerConnection(Attention(config), config) if cross else None
         self.ffn = SublayerConnection(FeedForward(config), config)
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        mask: ScoreMask,
-        angles: RotaryAngles | None = None,
-        layer_cache: LayerKVCache | None = None,
-        start: int = 0,
-        memory: Tensor | None = None,
-        memory_mask: ScoreMask | None = None,
-        cross_cache: LayerKVCache | None = None,
-    ) -> Tensor:
-        """x (B, T, D) -> (B, T, D); `memory` (B, S, D) is what cross-attention reads."""
-        x = self.attn(x, mask=mask, angles=angles, layer_cache=layer_cache, start=start)
+    def forward(self, x: Tensor, inputs: AttentionInputs) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        x = self.attn(x, inputs)
         if self.cross is not None:
-            x = self.cross(x, mask=memory_mask, context=memory, layer_cache=cross_cache)
+            assert inputs.cross is not None, "Stack.forward requires encoder_output"
+            x = self.cross(x, inputs.cross)
         return self.ffn(x)
 
 
 class Stack(nn.Module):
-    """num_layers Blocks that share one relative-position scheme; an encoder, or a decoder where `causal`.
+    """num_layers Blocks that share one relative position scheme: an encoder, or a decoder if `causal`.
 
-    Args:
-        causal: no token sees a later one.
-        cross: every block reads an encoder's output too.
+    With `cross` every block attends to an encoder's output too.
     """
 
     def __init__(self, config: ModelConfig, *, causal: bool, cross: bool = False) -> None:
@@ -86,52 +73,47 @@ class Stack(nn.Module):
         layout: TokenLayout,
         *,
         prefix_length: Tensor | None = None,
-        memory: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        encoder_output: Tensor | None = None,
+        encoder_valid: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Run all blocks.
+        """Run all blocks: embedded tokens x (B, T, D) -> (B, T, D), after the final norm.
 
         Args:
-            x: (B, T, D) embedded tokens.
-            layout: where these tokens stand.
-            prefix_length: (B,) keys that every query sees although the stack is causal.
-            memory: (B, S, D) encoder output; needed where `cross`, but only once with one cache.
-            memory_valid: (B, S) bool, False for its padding.
-            cache: keys and values of earlier passes; moves on by T.
-
-        Returns:
-            (B, T, D), after the last norm.
+            layout: position, document and validity of these tokens and of those in the cache.
+            prefix_length: (B,) number of first keys that every query attends to, even in a causal stack.
+            encoder_output: (B, S, D), required if `cross`; a cache keeps it for later passes.
+            encoder_valid: (B, S) bool, False for padding of the encoder's input.
+            cache: keys and values of earlier passes; this pass appends its own.
         """
-        if cache is not None and self.cross:
-            memory, memory_valid = cache.recall(memory, memory_valid)
-        if self.cross != (memory is not None):
-            raise ValueError(f"this stack was built with cross={self.cross}; memory goes with cross=True only")
-        start, num_queries = layout.start, x.size(1)
         if cache is not None:
-            cache.require(num_queries)
-        bias = None
-        if self.position.needs_bias:
-            bias = self.position.bias(layout.positions, layout.key_positions)
-        shown = AttentionMask(self.causal, layout.key_valid, prefix_length, layout.document_ids)
-        mask = resolve(shown, bias, start=start, num_queries=num_queries, num_keys=start + num_queries, like=x)
-        memory_mask = None
-        if memory is not None:
-            read = AttentionMask(key_valid=memory_valid)
-            memory_mask = resolve(read, None, start=0, num_queries=num_queries, num_keys=memory.size(1), like=x)
+            cache.require(x.size(1))
+            encoder_output, encoder_valid = cache.recall(encoder_output, encoder_valid)
+        if self.cross != (encoder_output is not None):
+            raise ValueError(f"this stack has cross={self.cross}; it takes an encoder_output only if cross=True")
+        cross = None
+        if encoder_output is not None:
+            cross = AttentionInputs(_cross_mask(x, encoder_output, encoder_valid), encoder_output=encoder_output)
         angles = self.position.angles(layout.positions, compute_dtype(x))
+        mask = self._self_mask(x, layout, prefix_length)
+        inputs = AttentionInputs(mask, angles, start=layout.start, cross=cross)
         for i, block in enumerate(self.blocks.values()):
-            x = block(
-                x,
-                mask=mask,
-                angles=angles,
-                layer_cache=None if cache is None else cache.self_layers[i],
-                start=start,
-                memory=memory,
-                memory_mask=memory_mask,
-                cross_cache=None if cache is None else cache.cross_layers[i],
-            )
+            x = block(x, inputs if cache is None else inputs.for_layer(cache, i))
         if cache is not None:
-            cache.length += num_queries
+            cache.length += x.size(1)
         x = self.final_norm(x)
         return F.dropout(x, self.final_dropout) if self.training and self.final_dropout else x
+
+    def _self_mask(self, x: Tensor, layout: TokenLayout, prefix_length: Tensor | None) -> ScoreMask:
+        """Mask and position bias of self-attention."""
+        start, num_tokens, bias = layout.start, x.size(1), None
+        if self.position.needs_bias:
+            bias = self.position.bias(layout.positions, layout.key_positions)
+        mask = AttentionMask(self.causal, layout.key_valid, prefix_length, layout.document_ids)
+        return resolve_mask(mask, bias, start=start, num_queries=num_tokens, num_keys=start + num_tokens, like=x)
+
+
+def _cross_mask(x: Tensor, encoder_output: Tensor, encoder_valid: Tensor | None) -> ScoreMask:
+    """Mask of cross-attention: every token of x may attend to every valid token of the encoder."""
+    mask, num_keys = AttentionMask(key_valid=encoder_valid), encoder_output.size(1)
+    return resolve_mask(mask, None, start=0, num_queries=x.size(1), num_keys=num_keys, like=x)

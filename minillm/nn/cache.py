@@ -1,8 +1,8 @@
-"""Keys and values kept from earlier forward passes, so that decoding reads each token once (Shazeer 2019, section 2.4).
+"""Keys and values of earlier forward passes, kept so that decoding reads each token once (Shazeer 2019, section 2.4).
 
-A cache holds one window of at most `max_len` tokens. When the window is full, the oldest tokens leave by `reset()` and
-a new prefill over the tokens that stay. Nothing cheaper is exact: a deep layer's keys have read every earlier token, so
-once the oldest is gone all that are left change, for every position scheme.
+A cache holds a window of at most `max_len` tokens. To go on when it is full, `reset()` it and run a new prefill over
+the most recent tokens. No cheaper way is exact: in deep layers every key depends on all earlier tokens, so dropping the
+oldest token changes the keys of all others, with every position scheme.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ from torch import Tensor
 
 
 class LayerKVCache:
-    """Keys and values of one attention layer.
+    """Keys and values of one attention layer, at most `max_len`.
 
-    Storage is allocated at the first write: batch, local head count, device and dtype follow the keys.
-
-    Args:
-        max_len: keys it can hold.
-        fixed: written once and then only read, as the memory of a cross-attention is.
+    Memory is allocated at the first write; batch size, local head count, device and dtype are those of the keys. A
+    `fixed` cache is written once and then only read, as in cross-attention.
     """
 
     def __init__(self, max_len: int, *, fixed: bool = False) -> None:
@@ -28,63 +25,60 @@ class LayerKVCache:
         self.v: Tensor | None = None
 
     def write(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, G, T, K) from `start` on; returns all so far, views (B, G, start + T, K)."""
+        """Store k, v (B, G, T, K) at index `start`; returns all keys and values so far, views (B, G, start + T, K)."""
         stop = start + k.size(2)
         if self.k is None or self.v is None:
             shape = (k.size(0), k.size(1), self.max_len, k.size(3))
             self.k, self.v = k.new_empty(shape), v.new_empty(shape)
-        # narrow costs half of what Python's slices do, which counts at one token a pass.
+        # narrow takes half the time of Python slices, which matters when decoding one token at a time.
         self.k.narrow(2, start, stop - start).copy_(k)
         self.v.narrow(2, start, stop - start).copy_(v)
         self.complete = self.fixed
         return self.k.narrow(2, 0, stop), self.v.narrow(2, 0, stop)
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """All keys and values of a complete layer_cache, (B, G, S, K) each."""
-        assert self.k is not None and self.v is not None, "a layer_cache is read after it was written"
+        """All keys and values of a complete cache, (B, G, S, K) each."""
+        assert self.k is not None and self.v is not None, "read() comes after write()"
         return self.k, self.v
 
     def repeat(self, copies: int) -> None:
-        """Turn each row into `copies` rows side by side."""
+        """Replace each row by `copies` adjacent copies."""
         if self.k is not None and self.v is not None:
             self.k, self.v = (x.repeat_interleave(copies, 0) for x in (self.k, self.v))
 
     def reorder(self, rows: Tensor, length: int) -> None:
-        """Let row i hold the first `length` keys and values that row rows[i] held, rows (B)."""
+        """Set row i to the first `length` keys and values of row rows[i]; rows (B)."""
         if self.k is not None and self.v is not None:
             self.k[:, :, :length] = self.k[rows, :, :length]
             self.v[:, :, :length] = self.v[rows, :, :length]
 
 
 class KVCache:
-    """One LayerKVCache a layer, and for every cached token whether it is real, its document and its position.
+    """A LayerKVCache for each layer, and columns of data about the cached tokens: validity, document, position, id.
 
-    Args:
-        num_layers: blocks of the decoder stack.
-        max_len: tokens the window can hold.
-        memory_len: keys of the encoder output; None where there is no cross-attention.
+    It holds `max_len` tokens. `encoder_len` is the length of the encoder's output; None: there is no cross-attention.
     """
 
-    def __init__(self, num_layers: int, max_len: int, memory_len: int | None = None) -> None:
+    def __init__(self, num_layers: int, max_len: int, encoder_len: int | None = None) -> None:
         if max_len < 1:
             raise ValueError(f"a KV cache holds at least one token, max_len is {max_len}")
-        self.num_layers, self.max_len, self.memory_len = num_layers, max_len, memory_len
+        self.num_layers, self.max_len, self.encoder_len = num_layers, max_len, encoder_len
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything; the next forward pass is a prefill, of any batch size."""
+        """Empty the cache. The next forward pass is a prefill of any batch size."""
         self.length = 0
         self.self_layers = [LayerKVCache(self.max_len) for _ in range(self.num_layers)]
         self.cross_layers: list[LayerKVCache | None] = [
-            None if self.memory_len is None else LayerKVCache(self.memory_len, fixed=True)
+            None if self.encoder_len is None else LayerKVCache(self.encoder_len, fixed=True)
             for _ in range(self.num_layers)
         ]
-        self.memory: Tensor | None = None
-        self.memory_valid: Tensor | None = None
+        self.encoder_output: Tensor | None = None
+        self.encoder_valid: Tensor | None = None
         self._columns: dict[str, Tensor] = {}
 
     def rewind(self, count: int) -> None:
-        """Forget the last `count` tokens."""
+        """Remove the last `count` tokens."""
         self.length -= count
 
     def require(self, count: int) -> None:
@@ -96,14 +90,14 @@ class KVCache:
             )
 
     def get(self, name: str) -> Tensor | None:
-        """(B, length) what was remembered under `name`; None if nothing was."""
+        """(B, length) the column `name`, or None if there is no such column."""
         column = self._columns.get(name)
         return None if column is None else column[:, : self.length]
 
     def remember(self, name: str, new: Tensor, *, before: int | bool) -> Tensor:
-        """Append `new` (B, T) to the column `name`; tokens cached before the column existed count as `before`.
+        """Append `new` (B, T) to the column `name`; a new column has the value `before` for tokens already cached.
 
-        Returns (B, length + T). The length itself moves on when the stack has run.
+        Returns (B, length + T). The Stack advances `length` itself, after its last block.
         """
         stop = self.length + new.size(1)
         if name not in self._columns:
@@ -111,23 +105,24 @@ class KVCache:
         self._columns[name][:, self.length : stop] = new
         return self._columns[name][:, :stop]
 
-    def recall(self, memory: Tensor | None, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The encoder output (B, S, D) and its (B, S) validity, of this pass or else of the one that brought them."""
-        if memory is not None:
-            self.memory, self.memory_valid = memory, valid
-        return self.memory, self.memory_valid
+    def recall(self, output: Tensor | None, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The encoder's output (B, S, D) and validity (B, S): stores those of this pass, or returns the stored ones."""
+        if output is not None:
+            self.encoder_output, self.encoder_valid = output, valid
+        return self.encoder_output, self.encoder_valid
 
     def repeat(self, copies: int) -> None:
-        """Turn each row of the batch into `copies` rows side by side, as beam search does after the prefill."""
-        for layer_cache in (*self.self_layers, *self.cross_layers):
-            if layer_cache is not None:
-                layer_cache.repeat(copies)
+        """Replace each row of the batch by `copies` adjacent copies, as beam search does after the prefill."""
+        for layer in (*self.self_layers, *self.cross_layers):
+            if layer is not None:
+                layer.repeat(copies)
         self._columns = {name: column.repeat_interleave(copies, 0) for name, column in self._columns.items()}
-        self.memory = None if self.memory is None else self.memory.repeat_interleave(copies, 0)
-        self.memory_valid = None if self.memory_valid is None else self.memory_valid.repeat_interleave(copies, 0)
+        output, valid = self.encoder_output, self.encoder_valid
+        self.encoder_output = None if output is None else output.repeat_interleave(copies, 0)
+        self.encoder_valid = None if valid is None else valid.repeat_interleave(copies, 0)
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i go on from the tokens of row rows[i]; rows (B). Rows that swap must read the same memory."""
-        for layer_cache in self.self_layers:
-            layer_cache.reorder(rows, self.length)
+        """Set row i to the tokens of row rows[i]; rows (B). Rows may be exchanged only if they share a source text."""
+        for layer in self.self_layers:
+            layer.reorder(rows, self.length)
         self._columns = {name: column[rows] for name, column in self._columns.items()}

@@ -1,4 +1,8 @@
-"""From ids to vectors: token, n-gram, token-type and position embeddings."""
+"""From ids to vectors: the sum of token, n-gram, token type and absolute position embeddings.
+
+Absolute positions are learned (Radford et al. 2018) or sinusoidal (Vaswani et al. 2017); nn/position.py has relative
+positions.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,51 @@ from torch import Tensor, nn
 
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.mask import compute_dtype
+from minillm.nn.kernels.attention import compute_dtype
 from minillm.nn.ngram import NgramEmbedding
 from minillm.nn.norm import make_norm
-from minillm.nn.position import absolute_position
+from minillm.nn.position import rotary_frequencies
+
+
+class LearnedPosition(nn.Module):
+    """A trained vector for each position."""
+
+    def __init__(self, max_seq_len: int, d_model: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_seq_len, d_model)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """positions (T) or (B, T) -> (T, D) or (B, T, D)."""
+        return self.table(positions)
+
+
+class SinusoidalPosition(nn.Module):
+    """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos(p / 10000^(2i/D)) (Vaswani et al. 2017, section 3.5)."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """positions (T) or (B, T) -> (T, D) or (B, T, D), fp32."""
+        frequencies = rotary_frequencies(self.d_model, 10000.0, positions.device)
+        angle = positions[..., None] * frequencies  # (..., T, ceil(D/2))
+        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[..., : self.d_model]
+
+
+def absolute_position(config: ModelConfig) -> nn.Module | None:
+    """The absolute scheme that `config` names, if any."""
+    match config.position:
+        case "learned":
+            return LearnedPosition(config.max_seq_len, config.d_model)
+        case "sinusoidal":
+            return SinusoidalPosition(config.d_model)
+        case _:
+            return None
 
 
 class InputEmbedding(nn.Module):
-    """Token table; n-gram and segment tables, absolute position, norm and dropout as the model has them."""
+    """drop(norm(tokens * scale + ngrams + token_types + positions)); all but the token table are optional."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -30,15 +71,10 @@ class InputEmbedding(nn.Module):
     def forward(
         self, tokens: Tensor, positions: Tensor, token_types: Tensor | None = None, *, cache: KVCache | None = None
     ) -> Tensor:
-        """Vectors of `tokens` (B, T) at `positions` (T) or (B, T); `token_types` (B, T) are segment ids, None: all 0.
+        """Embed `tokens` (B, T) at `positions` (T) or (B, T) -> (B, T, D).
 
-        `cache` holds the tokens of earlier passes, which n-grams reach back to; these are added to it.
-
-        Returns:
-            (B, T, D).
-
-        Raises:
-            ValueError: `token_types` given to a model without segment embeddings.
+        `token_types` (B, T) are segment ids, None: all 0; ValueError if the model has no embeddings for them. `cache`
+        supplies the earlier tokens that n-grams include, and stores these tokens for later passes.
         """
         x = self.tokens(tokens)  # (B, T, D)
         dtype = compute_dtype(x)
@@ -56,7 +92,7 @@ class InputEmbedding(nn.Module):
             )
         if self.position is not None:
             x = x + self.position(positions)
-        # Under autocast the residual stream is low precision too: a third of the step would go into casts otherwise.
+        # Under autocast the residual stream is in low precision too; otherwise casts take a third of a training step.
         x = x.to(dtype)
         if self.norm is not None:
             x = self.norm(x)

@@ -12,12 +12,12 @@ from minillm.nn.config import ModelConfig
 
 
 def relu2_(x: Tensor) -> Tensor:
-    """Squared ReLU (So et al. 2021); x is ReLU of itself after it."""
+    """Squared ReLU (So et al. 2021); overwrites x with ReLU(x)."""
     return torch.relu_(x).square()
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU (Hendrycks and Gimpel 2016), GPT-2's."""
+    """The tanh approximation of GELU (Hendrycks and Gimpel 2016), as in GPT-2."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -30,11 +30,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
-"""By name. Those with an underscore write over their argument, which must be the caller's own: a layer's new output."""
+"""Name to function. Those with an underscore overwrite their argument: pass only a tensor that nothing else reads."""
 
 
 class FeedForward(nn.Module):
-    """down(drop(act(up(x)))), or down(drop(act(gate(x)) * up(x))) where gated."""
+    """down(drop(act(up(x)))), or down(drop(act(gate(x)) * up(x))) if gated."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,11 +1,9 @@
-"""Output heads, by name: each turns the final hidden states into the scores of one kind of prediction.
+"""Output heads: each maps the final hidden states to the logits of one kind of prediction.
 
-Which heads a model has is data, `ModelConfig.heads`: "lm", "pair", "pooler", or "class:5" for five classes.
+`ModelConfig.heads` lists them by name: "lm", "pair", "pooler", or "class:5" for five classes.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +14,14 @@ from minillm.nn.norm import make_norm
 
 
 class LMHead(nn.Module):
-    """Hidden states to vocabulary logits: proj(h * scale), bounded by c * tanh(. / c) where a softcap is set.
+    """Vocabulary logits proj(h * scale); with a softcap c, c * tanh(proj(h * scale) / c).
 
-    An encoder's head is BERT's: h goes through norm(act(dense(h))) first, and proj has a bias.
+    With `transform`, as in BERT, norm(act(dense(h))) replaces h first, and proj has a bias.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, transform: bool = False) -> None:
         super().__init__()
         assert config.vocab_size is not None, "build_model checks it"
-        transform = config.family == "bert"
         self.dense = nn.Linear(config.d_model, config.d_model) if transform else None
         self.norm = make_norm(config) if transform else None
         self.activation = ACTIVATIONS[config.activation]
@@ -32,7 +29,7 @@ class LMHead(nn.Module):
         self.scale, self.softcap = config.head_scale, config.logit_softcap
 
     def forward(self, hidden: Tensor, predict_at: Tensor | None = None) -> Tensor:
-        """hidden (B, T, D) -> logits (B, T, V), or (B, P, V) at the positions predict_at (B, P) alone."""
+        """hidden (B, T, D) -> logits (B, T, V), or (B, P, V) at the positions predict_at (B, P) only."""
         if predict_at is not None:
             hidden = hidden.take_along_dim(predict_at[..., None], dim=1)  # (B, P, D)
         if self.dense is not None and self.norm is not None:
@@ -44,9 +41,9 @@ class LMHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Scores of a whole sequence: proj(tanh(pooler(h_0))), h_0 the first token's state (Devlin et al. 2019, 3.1).
+    """Class logits of a whole sequence: proj(tanh(pooler(h_0))), h_0 the first token's state (Devlin et al. 2019, 3.1).
 
-    Without classes it ends after the tanh: some encoders are published with the pooler alone.
+    With num_classes = 0 there is no proj: some encoders are published with the pooler alone.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
@@ -55,19 +52,16 @@ class PooledHead(nn.Module):
         self.proj = nn.Linear(config.d_model, num_classes) if num_classes else nn.Identity()
 
     def forward(self, hidden: Tensor, predict_at: Tensor | None = None) -> Tensor:
-        """hidden (B, T, D) -> (B, num_classes), or (B, D) without classes; `predict_at` is not for this head."""
+        """hidden (B, T, D) -> (B, num_classes), or (B, D) without classes. `predict_at` concerns the LMHead only."""
         return self.proj(torch.tanh(self.pooler(hidden[:, 0])))
 
 
-HEADS: dict[str, Callable[[ModelConfig, HeadSpec], nn.Module]] = {
-    "lm": lambda config, spec: LMHead(config),
-    "pair": lambda config, spec: PooledHead(config, 2),
-    "pooler": lambda config, spec: PooledHead(config, 0),
-    "class": lambda config, spec: PooledHead(config, spec.size),
-}
-"""Name to constructor."""
+def build_heads(config: ModelConfig, *, transform: bool) -> nn.ModuleDict:
+    """The heads in `config.heads`, in that order; `transform` is the vocabulary head's."""
 
+    def head(spec: HeadSpec) -> nn.Module:
+        if spec.name == "lm":
+            return LMHead(config, transform=transform)
+        return PooledHead(config, {"pair": 2, "pooler": 0}.get(spec.name, spec.size))
 
-def build_heads(config: ModelConfig) -> nn.ModuleDict:
-    """The heads that `config.heads` lists, in that order."""
-    return nn.ModuleDict({spec.name: HEADS[spec.name](config, spec) for spec in config.head_specs})
+    return nn.ModuleDict({spec.name: head(spec) for spec in config.head_specs})

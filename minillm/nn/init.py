@@ -1,4 +1,4 @@
-"""Initial weights, as a table. All biases start at zero, all norm weights at one; the rest is normal with mean 0:
+"""Initial weights. Biases are 0, norm weights 1, all others normal with mean 0 and this standard deviation:
 
 | parameter | `init = "normal"` | `init = "fan_in"` |
 |---|---|---|
@@ -9,12 +9,13 @@
 | attention k, v; feed-forward gate, up; heads | init_std | (inputs)^-1/2 |
 | attention out; feed-forward down | init_std r | (inputs)^-1/2 r |
 
-r is 1 / sqrt(2 num_layers) where `residual_init` is "scaled" (Radford et al. 2019), 1 where it is "plain" and 0 where
-it is "zero": every block starts as the identity (Zhang et al. 2019).
+`residual_init` determines r: "scaled" is 1 / sqrt(2 num_layers) (Radford et al. 2019), "plain" is 1, and "zero" is 0,
+which makes every block start as the identity (Zhang et al. 2019).
 
-With "normal" the first loss is ln(vocab_size) but for a few hundredths of a nat. "fan_in" is the T5 code's (Raffel et
-al. 2020, in Mesh TensorFlow): every sum has the variance of one of its terms, attention scores too, so that logits
-start with variance 1 and the first loss is half a nat higher. Hugging Face starts T5 v1.1's untied head at 1 instead.
+With "normal" the first loss is within a few hundredths of a nat of ln(vocab_size). "fan_in" is the initialization of
+T5's own code (Raffel et al. 2020, Mesh TensorFlow): every sum, including attention scores, has the variance of one of
+its terms. Logits then start with variance 1, and the first loss is half a nat higher. Hugging Face's T5 v1.1 differs:
+its untied head starts at 1.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from minillm.nn.position import T5RelativeBias
 
 @torch.no_grad()
 def init_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator | None = None) -> None:
-    """Fill every parameter of `model` by the table above, in the order of `model.named_modules()`.
+    """Initialize every parameter of `model` according to the table above, in the order of `model.modules()`.
 
-    Numbers are drawn in fp32 on the generator's device, so that one seed gives one model in any dtype on any device.
+    Numbers are drawn in fp32 on the generator's device: a seed gives the same weights in any dtype, on any device.
     """
     stds = standard_deviations(model, config)
     filled: set[nn.Parameter] = set()
@@ -54,7 +55,7 @@ def init_weights(model: nn.Module, config: ModelConfig, generator: torch.Generat
 
 
 def standard_deviations(model: nn.Module, config: ModelConfig) -> dict[nn.Module, float]:
-    """The table above: how far every Linear and Embedding of `model` starts from zero."""
+    """The table above: the standard deviation of every Linear and Embedding of `model`."""
     fan_in = config.init == "fan_in"
     residual = {"scaled": (2 * config.num_layers) ** -0.5, "plain": 1.0, "zero": 0.0}[config.residual_init]
     stds: dict[nn.Module, float] = {}

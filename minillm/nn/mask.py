@@ -1,36 +1,31 @@
-"""Which keys a query may read: declared once by the caller, resolved once for each stack into what the kernel eats."""
+"""Attention masks. Callers declare who may attend to what; each Stack converts that once into the kernel's form."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-Kernel = Literal["fused", "eager"]
-"""fused: torch's scaled_dot_product_attention. eager: matmul, softmax, matmul."""
-
-EAGER_MAX_KEYS = 512
-"""Up to here the eager form trains faster on CPU, in bf16 or with a trained bias; at 1024 keys its score matrices no
-longer fit the caches."""
+from minillm.nn.kernels.attention import ScoreMask, choose_kernel, compute_dtype
 
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """What the caller means. True = may attend; None = no restriction."""
+    """Who may attend to what, in the caller's terms. Tensors are True where attending is allowed; None: no limit."""
 
     causal: bool = False
-    """A query sees no key after itself."""
+    """No query attends to a later key."""
     key_valid: Tensor | None = None
-    """(B, S) bool, False for padding, which nobody sees."""
+    """(B, S) bool, False for padding, to which no query attends."""
     prefix_length: Tensor | None = None
-    """(B,) keys below it are visible to every query, causal or not (Raffel et al. 2020, section 3.2.1)."""
+    """(B,) every query attends to the keys before this index, causal or not (Raffel et al. 2020, section 3.2.1)."""
     document_ids: Tensor | None = None
-    """(B, S) int, packed documents: only equal ids see each other."""
+    """(B, S) int, packed documents: a query attends to keys of its own document only."""
 
     def dense(self, start: int, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
-        """(B|1, 1, T, S) bool, True = may attend; query t is key start + t. None where nothing is forbidden."""
+        """(B|1, 1, T, S) bool, True = may attend. Query t is key start + t. None: no limit."""
         allowed: list[Tensor] = []
         if self.causal:
             q = torch.arange(start, start + num_queries, device=device)[:, None]
@@ -42,74 +37,41 @@ class AttentionMask:
         if self.key_valid is not None:
             allowed.append(self.key_valid[:, None, :])  # (B, 1, S)
         if self.document_ids is not None:
-            own = self.document_ids[:, start : start + num_queries, None]
-            allowed.append(own == self.document_ids[:, None, :])  # (B, T, S)
-        if not allowed:
-            return None
-        both = allowed[0]
-        for more in allowed[1:]:
-            both = both & more
-        return both[:, None]
+            query_ids = self.document_ids[:, start : start + num_queries, None]
+            allowed.append(query_ids == self.document_ids[:, None, :])  # (B, T, S)
+        return reduce(torch.logical_and, allowed)[:, None] if allowed else None
 
 
-class ScoreMask(NamedTuple):
-    """What the attention kernel eats, and which kernel that is."""
-
-    tensor: Tensor | None = None
-    """Broadcastable to (B, H, T, S): bool (True = may attend) or additive float. None: nothing forbidden."""
-    is_causal: bool = False
-    """Take the fused kernel's own causal path; there is no tensor then."""
-    alive: Tensor | None = None
-    """(B, 1, T, 1) float, 0 for a query that may read nothing; None where every query may read something."""
-    kernel: Kernel = "fused"
-
-
-def resolve(
+def resolve_mask(
     mask: AttentionMask, bias: Tensor | None, *, start: int, num_queries: int, num_keys: int, like: Tensor
 ) -> ScoreMask:
-    """Turn `mask` and the position scheme's additive `bias` into one ScoreMask for all layers of a stack.
+    """Combine `mask` and the position scheme's `bias` into one ScoreMask for all layers of a stack.
 
-    Args:
-        bias: (B|1, H, T, S) added to the scores; None: nothing.
-        start: query t is key start + t.
-        like: the stack's input, whose device and compute dtype the scores will have.
+    `bias` is (B|1, H, T, S), added to the scores. Query t is key start + t. `like` is the stack's input, whose device
+    and compute dtype the scores will have.
 
-    A query that may read nothing would make the softmax 0/0 in some kernels and gradients NaN in others. It is shown
-    every key instead, and `alive` wipes its answer to 0.
+    For a query that may attend to no key the softmax is 0/0: some kernels return NaN, others have NaN gradients. Such a
+    query attends to every key instead, and `has_keys` sets its result to 0.
     """
     dtype = compute_dtype(like)
     trained_bias = bias is not None and bias.requires_grad
     kernel = choose_kernel(like.device.type, dtype, num_keys, trained_bias=trained_bias)
-    free = bias is None and mask.key_valid is None and mask.prefix_length is None and mask.document_ids is None
-    if free and (not mask.causal or (num_queries == 1 and num_keys == start + 1)):
+    only_causal = bias is None and mask.key_valid is None and mask.prefix_length is None and mask.document_ids is None
+    if only_causal and (not mask.causal or (num_queries == 1 and num_keys == start + 1)):
         return ScoreMask(kernel=kernel)
-    # The fused causal flag is aligned to the top left corner, right only where queries and keys are the same tokens.
-    if free and kernel == "fused" and start == 0 and num_queries == num_keys:
+    # The fused causal mode aligns queries and keys at the top left: right only where they are the same tokens.
+    if only_causal and kernel == "fused" and start == 0 and num_queries == num_keys:
         return ScoreMask(is_causal=True)
 
-    allowed, alive = mask.dense(start, num_queries, num_keys, like.device), None
+    allowed, has_keys = mask.dense(start, num_queries, num_keys, like.device), None
     if allowed is not None and mask.key_valid is not None:
-        seen = allowed.any(-1, keepdim=True)  # (B, 1, T|1, 1)
-        allowed, alive = allowed | ~seen, seen.to(dtype)
+        any_key = allowed.any(-1, keepdim=True)  # (B, 1, T|1, 1)
+        allowed, has_keys = allowed | ~any_key, any_key.to(dtype)
     if bias is None and kernel == "fused":
-        return ScoreMask(allowed, alive=alive)
+        return ScoreMask(allowed, has_keys=has_keys)
     if bias is None:
         assert allowed is not None
         bias = torch.zeros(allowed.shape, dtype=dtype, device=like.device)
-    bias = bias.to(dtype).contiguous()  # T5's has its heads last; every layer would add it at a third of the speed
+    bias = bias.to(dtype).contiguous()  # T5 computes it heads last, a layout that is three times slower to add
     tensor = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
-    return ScoreMask(tensor, alive=alive, kernel=kernel)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which matrix products of `x` run: autocast's where it is on, else x's own."""
-    device = x.device.type
-    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the meta device has none
-    return torch.get_autocast_dtype(device) if cast else x.dtype
-
-
-def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
-    """eager while training on CPU over few keys, in bf16, where the fused kernel's backward is four times slower, and
-    where the bias is trained (T5's), for which there is no fused kernel."""
-    slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
-    return "eager" if slow and num_keys <= EAGER_MAX_KEYS else "fused"
+    return ScoreMask(tensor, has_keys=has_keys, kernel=kernel)

@@ -1,8 +1,8 @@
-"""Hashed n-gram embeddings: a token's vector also says which tokens came right before it.
+"""Hashed n-gram embeddings, which tell each token which tokens precede it.
 
-Pagnoni et al. 2024 (Byte Latent Transformer, section 3.2.1) add to each byte the embeddings of the n-grams that end
-there, looked up by their hash, so that short contexts need not be learned by attention first. Here they are n-grams of
-tokens, of 2 up to `ngram_order`; a table costs memory and no arithmetic. Hashes that collide share a row.
+Pagnoni et al. 2024 (Byte Latent Transformer, section 3.2.1) add to the embedding of each byte those of the n-grams that
+end there, looked up by hash, so that attention need not learn short contexts first. Here the n-grams consist of 2 to
+`ngram_order` tokens. The tables cost memory but almost no arithmetic. N-grams with the same hash share a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minillm.nn.config import ModelConfig
 
 _BASE, _MIX = 1_000_003, 0x1E35A7BD
-"""A polynomial rolling hash, and an odd number that spreads it over the high bits; int64 wraps around."""
+"""Base of a polynomial rolling hash, and an odd factor that mixes its bits into the high ones; int64 wraps around."""
 
 
 class NgramEmbedding(nn.Module):
@@ -26,16 +26,10 @@ class NgramEmbedding(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(config.ngram_rows, config.d_model) for _ in range(self.reach))
 
     def forward(self, tokens: Tensor, positions: Tensor, earlier: Tensor | None = None) -> Tensor:
-        """Vectors of the n-grams that end at each token.
+        """The sum (B, T, D) over all n-grams that end at each of `tokens` (B, T), which follow `earlier` (B, S).
 
-        Args:
-            tokens: (B, T) ids.
-            positions: (T) or (B, T): a token at position p has p tokens of its document before it. What would lie
-                before the document (padding, another document of a packed row) is left out of the n-gram.
-            earlier: (B, S) tokens before these, of earlier passes; None: there are none.
-
-        Returns:
-            (B, T, D).
+        `positions` (T) or (B, T) count the preceding tokens of the same document. N-grams stop at its beginning: they
+        include no padding and no other document of a packed row.
         """
         num_tokens = tokens.size(1)
         text = tokens if earlier is None else torch.cat((earlier[:, -self.reach :], tokens), 1)

@@ -1,4 +1,4 @@
-"""What a model returns."""
+"""The result of a model's forward pass."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """Result of one forward pass; which heads there are depends on the model, never on the arguments."""
+    """Hidden states and logits. The model alone, not the arguments, determines which heads there are."""
 
     hidden: Tensor
-    """(B, T, D) final hidden states, after the last norm."""
+    """(B, T, D) hidden states after the final norm."""
     logits: dict[str, Tensor]
-    """By head: "lm" (B, T, V), or (B, P, V) where `predict_at` chose P positions; "pair" (B, 2); "class" (B, C)."""
+    """By head: "lm" (B, T, V), or (B, P, V) if `predict_at` selects P positions; "pair" (B, 2); "class" (B, C)."""

@@ -1,4 +1,4 @@
-"""Where the tokens of one forward pass stand: which are real, which document they are of, at which position."""
+"""The layout of one forward pass: for each token its position, its document, and whether it is real or padding."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from minillm.nn.cache import KVCache
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The T tokens that a forward pass reads, and the S = start + T keys that they may attend to."""
+    """Layout of the T tokens of a forward pass and of the S = start + T keys that they may attend to."""
 
     start: int
-    """Keys already cached; token t of this pass is key start + t."""
+    """Number of cached keys; token t of this pass is key start + t."""
     positions: Tensor
     """(T) or (B, T) positions of the tokens within their documents, counted from 0."""
     all_positions: Tensor | None
-    """(B, S) positions of all keys; None: key j stands at position j."""
+    """(B, S) positions of all keys; None: key j has position j."""
     key_valid: Tensor | None
-    """(B, S) bool, False for padding; None: all real."""
+    """(B, S) bool, False for padding; None: no padding."""
     document_ids: Tensor | None
-    """(B, S) id of each key's document in a packed row; None: one document a row."""
+    """(B, S) id of each key's document in a packed row; None: each row is one document."""
 
     @property
     def key_positions(self) -> Tensor:
@@ -41,21 +41,16 @@ def layout_of(
     document_ids: Tensor | None = None,
     cache: KVCache | None = None,
 ) -> TokenLayout:
-    """Place `tokens` (B, T) after those in `cache`.
+    """The layout of `tokens` (B, T), which follow those in `cache`; ValueError for shapes that do not match them.
 
-    Unless given, positions count the real tokens of each document, so that padding on either side and packing leave
-    every scheme's answer as it is for the document alone. The cache remembers what it is told: a pass that leaves
-    `key_valid` or `document_ids` out goes on with real tokens of the row's last document.
+    The cache stores what it is given. If a later pass omits `key_valid`, its tokens count as real; if it omits
+    `document_ids`, its tokens continue the last document of their row.
 
     Args:
-        tokens: (B, T) ids; only the shape and the device are read.
-        positions: (T) or (B, T) positions of these tokens.
+        positions: (T) or (B, T); None: counted over the real tokens of each document, so that neither padding nor
+            packing changes the result for a document.
         key_valid: (B, T) bool, False for padding.
-        document_ids: (B, T) document ids of packed rows; equal ids stand side by side.
-        cache: keys of earlier passes.
-
-    Raises:
-        ValueError: a shape that does not fit `tokens`.
+        document_ids: (B, T) document ids of packed rows; the tokens of a document are adjacent.
     """
     shape, start = tokens.shape, 0 if cache is None else cache.length
     for name, given in (("positions", positions), ("key_valid", key_valid), ("document_ids", document_ids)):
@@ -83,13 +78,13 @@ def count_positions(key_valid: Tensor | None, document_ids: Tensor | None) -> Te
     before = real.cumsum(1) - real  # (B, S)
     if document_ids is None:
         return before
-    opens = torch.ones_like(document_ids, dtype=torch.bool)
-    opens[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return before - before.masked_fill(~opens, 0).cummax(1).values
+    is_first = torch.ones_like(document_ids, dtype=torch.bool)
+    is_first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return before - before.masked_fill(~is_first, 0).cummax(1).values
 
 
 def _append(cache: KVCache, name: str, new: Tensor | None, shape: torch.Size) -> Tensor | None:
-    """The whole column `name` (B, S) with this pass's tokens; None if nobody ever spoke of it."""
+    """(B, S) the column `name` including the tokens of this pass; None if it was never supplied."""
     known = cache.get(name)
     if new is None:
         if known is None:

@@ -64,7 +64,7 @@ def stands_apart(char: str) -> bool:
     return ideograph or not (char.isalnum() or char == "_" or unicodedata.category(char)[0] == "M")
 
 
-def choose(words: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
+def choose_tokens(words: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
     """(T,) bool: the tokens to predict, all of a word or none.
 
     Words are taken in random order until `rate` of the tokens are reached. The word that would exceed that is taken

@@ -35,7 +35,8 @@ def encoder_decoder_batch(pairs: Sequence[Pair], pad_id: int) -> Batch:
     inputs = {"encoder_tokens": encoder_tokens, "decoder_tokens": shift_right(labels, pad_id)}
     if not valid.all():
         inputs["encoder_valid"] = valid
-    return Batch(inputs, {"lm": labels}, {"lm": sum(len(pair.target) for pair in pairs)})
+    count = sum(len(pair.target) for pair in pairs)
+    return Batch(inputs, {"lm": labels}, {"lm": count}, count + sum(len(pair.source) for pair in pairs))
 
 
 def shift_right(labels: Tensor, start_id: int) -> Tensor:

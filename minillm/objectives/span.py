@@ -18,12 +18,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from minillm.objectives.base import Batch, RowRNG
+from minillm.data.config import DataConfig
+from minillm.data.loader import Windows
+from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Setup, TokenLossConfig, beginning
 from minillm.objectives.layout import Pair, encoder_decoder_batch
-from minillm.objectives.written import WrittenTokens
+from minillm.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanConfig(TokenLossConfig):
+    """Span corruption: write what stood in the gaps of a text (Raffel et al. 2020)."""
+
+    name: str = "span"
+    span_density: float = setting(0.15, above=0, below=1)
+    """Share of the tokens that are dropped (Raffel et al. 2020, section 3.3.3)."""
+    mean_span_length: float = setting(3.0, at_least=1)
+    """Mean length in tokens of a dropped span (Raffel et al. 2020, section 3.3.4)."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +111,23 @@ def corrupt(text: np.ndarray, dropped: np.ndarray, sentinels: Sequence[int], eos
     return Pair(np.append(source, eos_id), np.append(target, eos_id))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpanCorruption(WrittenTokens):
+@dataclass(frozen=True)
+class SpanCorruption(CrossEntropyObjective):
     """Rows of text to inputs with gaps and targets that fill them, for an encoder-decoder."""
 
-    eos_id: int
-    sentinels: tuple[int, ...]
+    eos_id: int = 0
+    sentinels: tuple[int, ...] = ()
     """One id for each gap of a row, in order."""
     noise: SpanNoise = SpanNoise()
+    max_len: int | None = None
+    """Tokens that the model can write; None: as many as there are."""
+
+    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Windows:
+        """Windows whose inputs have `length` tokens."""
+        raw_length = self.noise.raw_length(length)
+        while self.max_len is not None and self.noise.lengths(raw_length)[1] > self.max_len:
+            raw_length -= 1  # above a density of one half the target is the longer side
+        return Windows(tokens, raw_length)
 
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
         """Rows of N + 1 ids, the first of which stands before the window and is left out.
@@ -116,3 +139,22 @@ class SpanCorruption(WrittenTokens):
             text = np.asarray(row[1:], np.int64)
             pairs.append(corrupt(text, self.noise.mask(len(text), rng(i)), self.sentinels, self.eos_id))
         return encoder_decoder_batch(pairs, self.pad_id)
+
+    def prompt(self, example: np.ndarray, decode: Decode) -> str:
+        """The beginning of a text with a gap in it."""
+        before, after = beginning(example[1:], decode), decode(example[15:21].tolist())
+        return f"{before} <|extra_id_0|>{after}"
+
+
+def build(config: SpanConfig, setup: Setup) -> SpanCorruption:
+    """The objective of a T5; ValueError where the tokenizer has no sentinels."""
+    tokenizer = setup.tokenizer
+    if not tokenizer.extra_ids:
+        raise ValueError(
+            f"objective.name span marks gaps by sentinel tokens, which the tokenizer {tokenizer.name} lacks; "
+            "set objective.name to prefix_lm or seq2seq"
+        )
+    noise = SpanNoise(config.span_density, config.mean_span_length, len(tokenizer.extra_ids))
+    loss = (config.label_smoothing, config.z_loss)
+    ids = (tokenizer.eos_id, tokenizer.extra_ids)
+    return SpanCorruption(tokenizer.pad_id, *loss, *ids, noise, setup.model.max_seq_len)

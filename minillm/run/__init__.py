@@ -2,12 +2,12 @@
 model. Other rooms' public names stay in their rooms; these are the calls that need all of them at once.
 """
 
-from minillm.evaluation.text_to_text import score_tasks
 from minillm.run.exports import export_model
 from minillm.run.folder import ABOUT, CONFIG, CURVE, METRICS, RUNS, find_run
 from minillm.run.imports import import_model
-from minillm.run.loaded import LoadedRun, evaluate, fill, load_run, sample, search
-from minillm.run.session import train
+from minillm.run.inference import LoadedRun, evaluate, fill, load_run, sample, score_harness, search
+from minillm.run.session import train, train_run
+from minillm.run.warm_start import finetune_config
 
 __all__ = [
     "ABOUT",
@@ -20,10 +20,12 @@ __all__ = [
     "export_model",
     "fill",
     "find_run",
+    "finetune_config",
     "import_model",
     "load_run",
     "sample",
-    "score_tasks",
+    "score_harness",
     "search",
     "train",
+    "train_run",
 ]

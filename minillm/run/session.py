@@ -3,76 +3,85 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minillm import report
-from minillm.config import RunConfig, load_config, override
-from minillm.data.corpus import Corpus
-from minillm.distributed.parallelize import compile_blocks
+from minillm.config import RunConfig, load_config
+from minillm.data.datasets.corpus import Corpus
+from minillm.distributed.parallelize import build_mesh, materialize, parallelize
 from minillm.distributed.runtime import Runtime, start
-from minillm.generation.config import SampleConfig
+from minillm.evaluation.evaluator import LossEvaluator, Measurement
 from minillm.models.build import build_model
 from minillm.objectives.base import Objective
-from minillm.report import Say
-from minillm.run.build import (
-    as_writer,
-    baseline_for,
-    build_loader,
-    build_objective,
-    build_recipe,
-    prepare_corpus,
-    validation_batches,
-    with_heads,
-    with_vocab_size,
-)
-from minillm.run.checks import require_enough, require_prompt, say_what_is_cut
+from minillm.run import report
+from minillm.run.build import build_recipe, build_source, prepare_corpus, validation_batches
 from minillm.run.folder import (
     CONFIG,
     CURVE,
     METRICS,
     best_or_last,
     claim,
+    claim_new,
     find_checkpoint,
     find_run_to_resume,
     load_own_tokenizer,
-    new_folder,
-    require_same_run,
     require_same_text,
     write_start,
 )
-from minillm.run.loaded import bytes_of_ids
-from minillm.run.show import example_of, next_command
+from minillm.run.inference import bytes_of_ids, score
+from minillm.run.preview import next_command, preview
+from minillm.run.report import Say
+from minillm.run.resolve import require_family, require_same_run, resolve
 from minillm.run.warm_start import adopt_weights
-from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
-from minillm.training.checkpoint import Checkpoint, checkpoints
-from minillm.training.evaluate import evaluate as evaluate_model
+from minillm.training.checkpoint import Checkpoint, newest_good
 from minillm.training.metrics import plot_curve
 from minillm.training.progress import say_on
+from minillm.training.schedule import lr_scale
 from minillm.training.state import Outcome
 from minillm.training.trainer import Trainer
 
 
 def train(
-    config: RunConfig, out: Path | str | None = None, *, resume: bool = False, init_from: Path | str | None = None
+    config: RunConfig,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    init_from: Path | str | None = None,
+    fresh: bool = False,
 ) -> Path:
+    """Train like `train_run`, and return the run folder."""
+    folder = train_run(config, out, resume=resume, init_from=init_from, fresh=fresh).folder
+    assert folder is not None, "the session knows it"
+    return folder
+
+
+def train_run(
+    config: RunConfig,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    init_from: Path | str | None = None,
+    fresh: bool = False,
+) -> Outcome:
     """Train as `config` says, and leave a run folder.
 
     Args:
         config: everything; with `resume` it must describe the run's own model, tokenizer and text.
         out: the run folder; None: a new one under runs/, or with `resume` the latest one.
         resume: continue from the folder's last checkpoint.
-        init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with; `parent.inherit`
-            makes the config for it.
+        init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with;
+            `warm_start.inherit` makes the config for it.
+        fresh: take shape and tokenizer of `init_from` but new weights: the control that shows what its weights are
+            worth.
 
     Returns:
-        The run folder.
+        How it ended, and in which folder.
 
     Raises:
         ValueError: the folder holds another run, or the run cannot be resumed with this config; TrainingDiverged:
@@ -80,138 +89,160 @@ def train(
         OSError: the text cannot be read, or the folder not be written.
     """
     out, init_from = (None if path is None else Path(path) for path in (out, init_from))
-    config = with_heads(config)  # a contradiction in the config answers before the text is read
+    require_family(config)  # a contradiction in the config answers before the text is read
     compute = precision.choose(config.train)
     runtime = start(config.parallel, compute.device)
     try:
         # what `auto` chose goes into the run's config: another rank or a resumed run must not choose anew
-        config = override(config, {"train.precision": runtime.broadcast(compute.precision)})
-        compute = precision.choose(config.train)
-        folder = None
-        if runtime.is_main:
-            folder = find_run_to_resume(out) if resume else new_folder(config, out)
-        parent = None if init_from is None else find_checkpoint(init_from)
-        return _train(config, runtime.broadcast(folder), compute.on(runtime.device), runtime, parent, resume=resume)
+        config = replace(config, train=replace(config.train, precision=runtime.broadcast(compute.precision)))
+        compute = precision.choose(config.train).on(runtime.device)
+        say = say_on(runtime.rank)
+        parent = None if init_from is None else find_checkpoint(init_from, say)
+        # claimed before the text is read, so that of two runs that start at once neither works in vain
+        with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
+            folder = runtime.broadcast(claimed)
+            assert folder is not None, "the first rank has claimed it"
+            return _Session(folder, compute, runtime, say, parent, resume, fresh).run(config)
     finally:
         runtime.close()
 
 
-def _train(
-    config: RunConfig,
-    folder: Path | None,
-    compute: precision.Compute,
-    runtime: Runtime,
-    parent: Checkpoint | None,
-    *,
-    resume: bool,
-) -> Path:
-    assert folder is not None, "the first rank has chosen it"
-    say = say_on(runtime.rank)
-    last = _last(folder) if resume else None
-    known = parent or last
-    own = load_own_tokenizer(known.path.parent if known else folder, known) if resume or parent else None
-    corpus = prepare_corpus(config, own, runtime)
-    tokenizer = corpus.tokenizer
-    require_prompt(config.sample.prompt, tokenizer)
-    if parent is None:  # the table of a parent may be larger than its tokenizer
-        config = with_vocab_size(config, tokenizer)
-    require_enough(config, corpus)
-    objective = build_objective(config, tokenizer)
-    say_what_is_cut(corpus, objective, say)
-    model = build_model(config.model)
-    model.init_weights(torch.Generator().manual_seed(config.train.seed))
-    if parent is not None:
-        adopt_weights(model, parent, say)
-    model.to(compute.device)
-    if compute.compile:
-        compile_blocks(model)
-    trainer = Trainer(
-        model=model,
-        objective=objective,
-        loader=build_loader(config, corpus.train, objective, runtime),
-        validation=partial(validation_batches, config, corpus.validation, objective, runtime),
-        token_bytes=bytes_of_ids(tokenizer, compute),
-        recipe=build_recipe(config),
-        compute=compute,
-        runtime=runtime,
-        folder=folder,
-        identity={"tokenizer": tokenizer.hash, "data": corpus.info.fingerprint},
-        on_evaluation=partial(_show_sample, as_writer(model, config.objective), tokenizer, config.sample, compute, say),
-    )
-    with claim(folder, resume=resume) if runtime.is_main else nullcontext():
-        if resume:
-            _restore(trainer, config, corpus, last, say)
-        if parent is not None:
+def _claim(config: RunConfig, out: Path | None, *, resume: bool) -> AbstractContextManager[Path]:
+    return claim(find_run_to_resume(out), resume=True) if resume else claim_new(config, out)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One training, from a claimed folder to its end."""
+
+    folder: Path
+    compute: precision.Compute
+    runtime: Runtime
+    say: Say
+    parent: Checkpoint | None
+    resume: bool
+    fresh: bool
+
+    def run(self, config: RunConfig) -> Outcome:
+        """Prepare the data, resolve the config, build all parts, train."""
+        last = _last(self.folder, self.say) if self.resume else None
+        known = self.parent or last
+        home = known.path.parent if known else self.folder
+        own = load_own_tokenizer(home, known) if self.resume or self.parent else None
+        corpus = prepare_corpus(config, own, self.runtime)
+        config, objective = resolve(config, corpus, inherited=self.parent is not None, say=self.say)
+        model = self._model(config)
+        trainer = self._trainer(config, corpus, objective, model)
+        if self.resume:
+            self._restore(trainer, config, corpus, last)
+        if self.parent is not None:
             trainer.save()  # before it is a run, which then goes on from these weights wherever it is stopped
-        if runtime.is_main:
-            about = report.about_run(config, corpus, model, compute, runtime)
-            about |= {} if parent is None else {"init_from": str(parent.path)}
-            write_start(folder, config, tokenizer, about, resume=resume)
-        report.announce(say, folder, corpus, model, compute, runtime)
-        outcome = trainer.fit()
-        if runtime.is_main and outcome.state.step:
-            plot_curve(folder / METRICS, folder / CURVE, title=folder.name)
+        if self.runtime.is_main:
+            about = report.about_run(corpus, model, self.compute, self.runtime)
+            if self.parent is not None and not self.fresh:
+                about["init_from"] = str(self.parent.path)
+            write_start(self.folder, config, corpus.tokenizer, about, resume=self.resume)
+        report.announce(self.say, self.folder, corpus, model, self.compute, self.runtime)
+        try:
+            outcome = trainer.fit()
+        finally:
+            trainer.source.close()
+        if self.runtime.is_main and outcome.state.step:
+            plot_curve(self.folder / METRICS, self.folder / CURVE, title=self.folder.name)
         if outcome.reason == "interrupted":
-            command = f"minillm train --resume --out {shlex.quote(str(folder))}"
-            say(f"stopped at step {outcome.state.step}, all saved; go on with: {command}")
+            command = f"minillm train --resume --out {shlex.quote(str(self.folder))}"
+            self.say(f"stopped at step {outcome.state.step}, all saved; continue with: {command}")
         else:
-            _conclude(trainer, config, corpus, objective, outcome, say)
-    return folder
+            self._conclude(trainer, config, corpus, objective, outcome)
+        return replace(outcome, folder=self.folder)
+
+    def _model(self, config: RunConfig) -> Any:
+        """The model, spread over the ranks and filled: with new weights, or over them with its parent's."""
+        with torch.device("meta"):
+            model = build_model(config.model)
+        mesh = build_mesh(self.runtime)
+        parallelize(model, mesh, config.parallel, compile=self.compute.compile)
+
+        def fill() -> None:
+            model.init_weights(torch.Generator().manual_seed(config.train.seed))
+            if self.parent is not None and not self.fresh:
+                adopt_weights(model, self.parent, self.say)
+
+        materialize(model, self.compute.device, fill)
+        return model
+
+    def _trainer(self, config: RunConfig, corpus: Corpus, objective: Objective, model: Any) -> Trainer:
+        batches = partial(validation_batches, config, corpus.validation, objective, self.runtime)
+        token_bytes = bytes_of_ids(corpus.tokenizer, self.compute)
+        return Trainer(
+            model=model,
+            objective=objective,
+            source=build_source(config, corpus.train, objective, self.runtime, self.compute.device),
+            evaluator=LossEvaluator(batches, objective, self.compute, self.runtime, token_bytes),
+            recipe=build_recipe(config),
+            compute=self.compute,
+            runtime=self.runtime,
+            folder=self.folder,
+            identity={"tokenizer": corpus.tokenizer.hash, "data": corpus.info.fingerprint},
+            on_evaluation=partial(self._preview, model, corpus, config, objective),
+        )
+
+    def _restore(self, trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None) -> None:
+        """Continue from the last checkpoint, if the run is still about the same model and text."""
+        saved = load_config(self.folder / CONFIG)
+        require_same_run(saved, config, self.folder / CONFIG)
+        if last is None:
+            self.say(f"{self.folder} has no checkpoint yet: starting at step 0")
+            return
+        if last.step > config.train.steps:
+            raise ValueError(
+                f"train.steps is {config.train.steps}, but {self.folder} is at step {last.step} already: raise it"
+            )
+        require_same_text(last, corpus.info.fingerprint, config.data.source)
+        trainer.restore(last, global_batch=saved.train.global_batch)
+        self.say(f"resuming {self.folder} at step {last.step} of {config.train.steps}")
+        before, now = (_lr(run, last.step + 1) for run in (saved, config))
+        if abs(now - before) > 0.05 * max(now, before):
+            self.say(
+                f"the learning rate is {now:.2e} from here; as the run was begun it would be {before:.2e} "
+                "(train.steps, [schedule] or optim.lr has changed)"
+            )
+
+    def _conclude(
+        self, trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome
+    ) -> None:
+        """Measure the best checkpoint on the whole validation text, and show what it does with the prompt."""
+        best = best_or_last(self.folder, self.say)
+        best.load_model(trainer.model)
+        batches = partial(validation_batches, config, corpus.validation, objective, Runtime(), max_tokens=0)
+        parts = (trainer.model, corpus.tokenizer, objective, self.compute)
+        whole = score(Measurement(*parts, corpus.validation, corpus.train, batches), config, self.runtime)
+        if self.runtime.is_main:
+            more = next_command(trainer.model, self.folder)
+            report.conclude(self.say, self.folder, corpus, outcome, best.step, whole, more)
+            self._preview(trainer.model, corpus, config, objective)
+
+    def _preview(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> None:
+        try:
+            with self.compute.autocast():
+                shown = preview(model, corpus.tokenizer, config.sample, prefix=objective.prefix_prompts)
+        except ValueError as error:  # a prompt that is too long; no reason to end a training
+            shown = f"sample.prompt cannot be shown: {error}"
+        if shown:
+            self.say(report.indent(shown))
 
 
-def _last(folder: Path) -> Checkpoint | None:
-    """The checkpoint that a run goes on from; None before the first."""
-    found = checkpoints(folder)
-    if found and found[-1].state["data"] is None:
+def _lr(config: RunConfig, step: int) -> float:
+    """The learning rate of a step; of the last one for a step after it."""
+    return lr_scale(min(step, config.train.steps), config.schedule, config.train.steps) * config.optim.lr
+
+
+def _last(folder: Path, say: Say) -> Checkpoint | None:
+    """The checkpoint that a run continues from; None before the first."""
+    last = newest_good(folder, say)
+    if last is not None and last.state.imported:
         raise ValueError(
             f"{folder} was imported, not trained, so there is nothing to resume; start a new run from its weights "
             f"with: minillm train --init-from {shlex.quote(str(folder))}"
         )
-    return found[-1] if found else None
-
-
-def _restore(trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None, say: Say) -> None:
-    """Continue from the last checkpoint, if the run is still about the same model and text."""
-    folder = trainer.folder
-    require_same_run(load_config(folder / CONFIG), config, folder)
-    if last is None:
-        say(f"{folder} has no checkpoint yet: starting at step 0")
-        return
-    if last.step > config.train.steps:
-        raise ValueError(f"train.steps is {config.train.steps}, but {folder} is at step {last.step} already: raise it")
-    require_same_text(last, corpus.info.fingerprint, config.data.source)
-    trainer.restore(last)
-    say(f"resuming {folder} at step {last.step} of {config.train.steps}")
-
-
-def _conclude(
-    trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome, say: Say
-) -> None:
-    """Measure the best checkpoint on the whole validation text, and let it write."""
-    best = best_or_last(trainer.folder)
-    best.load_model(trainer.model)
-    whole = evaluate_model(
-        trainer.model,
-        validation_batches(config, corpus.validation, objective, trainer.runtime, max_tokens=0),
-        objective,
-        compute=trainer.compute,
-        runtime=trainer.runtime,
-        token_bytes=trainer.token_bytes,
-    )
-    if trainer.runtime.is_main:
-        whole = replace(whole, guess=baseline_for(config, corpus, objective))
-        report.conclude(
-            say, trainer.folder, corpus, outcome, best.step, whole, next_command(trainer.model, trainer.folder)
-        )
-        writer = as_writer(trainer.model, config.objective)
-        _show_sample(writer, corpus.tokenizer, config.sample, trainer.compute, say)
-
-
-def _show_sample(model: Any, tokenizer: Tokenizer, config: SampleConfig, compute: precision.Compute, say: Say) -> None:
-    try:
-        with compute.autocast():
-            shown = example_of(model, tokenizer, config)
-    except ValueError as error:  # a prompt that is too long; no reason to end a training
-        shown = f"sample.prompt cannot be shown: {error}"
-    if shown:
-        say(report.indent(shown))
+    return last

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from minillm.config import RunConfig, override
+from minillm.config import FINETUNE_CONFIG, RunConfig, load_config, override
+from minillm.config_files import flatten
+from minillm.run.folder import CONFIG, find_run
 from minillm.training.checkpoint import MODEL, Checkpoint, load_weights, weights
 
+POOLER = re.compile(r"^heads\.\w+\.(?=pooler\.)")
 HEADS = "heads."
 """What the names of weights begin with that a new run may have where its parent has none, or the other way round."""
+
+
+def finetune_config(
+    parent: Path | str, overrides: Mapping[str, object] | None = None, *, config: Path | str | None = None
+) -> RunConfig:
+    """The config of a run that starts from the weights of `parent`, as `minillm train --init-from` makes it.
+
+    Args:
+        parent: a run, or a checkpoint in it.
+        overrides: as of `load_config`, over what is inherited.
+        config: as of `load_config`; None: configs/finetune.toml with the parent's objective.
+    """
+    keys = flatten(overrides or {})
+    # without a config, the overrides modify the parent's objective, so they are applied to that in `inherit`
+    own = load_config(config, keys) if config else load_config(FINETUNE_CONFIG)
+    return inherit(own, load_config(find_run(Path(parent)) / CONFIG), keys, own_objective=config is not None)
 
 
 def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object], *, own_objective: bool) -> RunConfig:
@@ -42,6 +63,10 @@ def adopt_weights(model: Any, parent: Checkpoint, say: Callable[[str], None]) ->
         ValueError: anything but a head is missing, left over or of another shape.
     """
     own, given = weights(model), parent.model_weights()
+    for name in own:  # every pooled head has the same pooler, whichever it was trained with
+        donor = next((other for other in given if POOLER.sub("", other) == POOLER.sub("", name) != name), name)
+        if name not in given and donor in given:
+            given[name] = given.pop(donor)
     new, left = (sorted(name for name in one if name not in other) for one, other in ((own, given), (given, own)))
     where = parent.path / MODEL
     if wrong := [name for name in (*new, *left) if not name.startswith(HEADS)]:

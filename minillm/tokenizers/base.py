@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minillm.storage import write_text
+
 FILE_NAME = "tokenizer.json"
+VERSION = 1
+"""Of the file; files from before there was a version have none, and count as version 1."""
 NUM_EXTRA_IDS = 100
 SPECIAL_TOKENS = (
     *("<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>", "<|cls|>", "<|sep|>"),
@@ -76,7 +79,9 @@ class Tokenizer(ABC):
         self.num_bytes: NDArray[np.int32] = np.fromiter(map(len, self._bytes), np.int32, self.vocab_size)
         self.special_ids = frozenset(np.flatnonzero(self.num_bytes == 0).tolist())
         self.num_ordinary = self.vocab_size - len(self.special_ids)
-        self._require_valid_specials()
+        for name, i in self.roles.items():
+            if name not in SPECIAL_TOKENS or i not in self.special_ids:
+                raise ValueError(f"the role {name!r} of token id {i} is unknown, or its id is no special token's")
         self.hash = hash_of(self.to_dict())
 
     @property
@@ -123,8 +128,7 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> NDArray[np.uint32]:
         """Ids of `text`, never one of `special_ids`, but for the unknown token of an imported vocabulary with holes.
 
-        Raises:
-            ValueError: text that is not valid Unicode (a lone surrogate), or a character the vocabulary lacks.
+        ValueError for a lone surrogate, or a character that the vocabulary lacks.
         """
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
@@ -132,23 +136,12 @@ class Tokenizer(ABC):
         return [self.encode(text) for text in texts]
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
-        """The exact bytes of `ids` (any sequence, array or CPU tensor of integers); special tokens are skipped."""
-        table = self._bytes
-        return b"".join([table[i] for i in self._checked(ids)])
+        """The exact bytes of `ids` (a sequence, array or CPU tensor of integers); special tokens are skipped."""
+        return b"".join([self._bytes[i] for i in self._checked(ids)])
 
     def decode(self, ids: ArrayLike, *, keep_special: bool = False) -> str:
-        """The text of `ids`; bytes that are not valid UTF-8 become U+FFFD.
-
-        Args:
-            ids: any sequence, array or CPU tensor of integers in [0, vocab_size).
-            keep_special: write special tokens by name instead of skipping them.
-
-        Raises:
-            ValueError: an id outside the vocabulary.
-        """
-        if not keep_special:
-            return self.decode_bytes(ids).decode("utf-8", "replace")
-        names = {i: name.encode() for name, i in self.specials.items()}
+        """The text of `ids`, special tokens skipped or by name; bytes that are not valid UTF-8 become U+FFFD."""
+        names = {i: name.encode() for name, i in self.specials.items()} if keep_special else {}
         return b"".join([names.get(i, self._bytes[i]) for i in self._checked(ids)]).decode("utf-8", "replace")
 
     def to_dict(self) -> dict[str, object]:
@@ -157,43 +150,26 @@ class Tokenizer(ABC):
         return {**body, "roles": self.roles} if self.imported else body
 
     def save(self, folder: Path) -> Path:
-        """Writes `tokenizer.json` into `folder`, in one step, and returns its path. The file needs no other."""
+        """Write `tokenizer.json` into `folder`, in one step, and return its path. The file needs no other."""
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".json.part")
-        unfinished.write_text(json.dumps({"hash": self.hash, "tokenizer": self.to_dict()}), encoding="utf-8")
-        os.replace(unfinished, path)
+        write_text(path, json.dumps({"version": VERSION, "hash": self.hash, "tokenizer": self.to_dict()}))
         return path
-
-    def require(self, found_hash: str, *, where: str) -> None:
-        """Raises ValueError, naming `where`, unless `found_hash` is this tokenizer's."""
-        if found_hash != self.hash:
-            raise ValueError(
-                f"{where} was made with another tokenizer (hash {found_hash[:8]}) than {self.name}; prepare it again"
-            )
 
     def _role(self, name: str, *stand_ins: str) -> int:
         """The id of the first of these that there is, or ValueError that names the tokenizer and what it lacks."""
-        found = next((self.roles[role] for role in (name, *stand_ins) if role in self.roles), None)
-        if found is None:
-            raise ValueError(
-                f"the tokenizer {self.name} has no {name} token, nor one that could stand in for it; "
-                "it was imported without one, so take a model whose tokenizer has it"
-            )
-        return found
-
-    def _require_valid_specials(self) -> None:
-        """ValueError for a role of no known name, or one whose id text can produce or lies outside the vocabulary."""
-        for name, i in self.roles.items():
-            if name not in SPECIAL_TOKENS or i not in self.special_ids:
-                raise ValueError(f"the role {name!r} of token id {i} is unknown, or its id is no special token's")
+        for role in (name, *stand_ins):
+            if role in self.roles:
+                return self.roles[role]
+        raise ValueError(
+            f"the tokenizer {self.name} has no {name} token, nor one that could stand in for it; "
+            "it was imported without one, so take a model whose tokenizer has it"
+        )
 
     def _checked(self, ids: ArrayLike) -> list[int]:
         """`ids` as a list of int, or ValueError naming the first that is no id of this vocabulary."""
         array = np.asarray(ids).reshape(-1)
-        if array.size == 0:
-            return []
-        if not np.issubdtype(array.dtype, np.integer):
+        if array.size and not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"token ids must be integers, got {array.dtype}")
         outside = (array < 0) | (array >= self.vocab_size)
         if outside.any():

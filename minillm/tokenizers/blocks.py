@@ -31,12 +31,9 @@ look-ahead of their white space rules is never at the end of the first block."""
 
 
 def valid_blocks(text: str, size: int = BLOCK) -> Iterator[str]:
-    """Consecutive parts of `text`, none longer than 2 · `size` characters.
+    """Consecutive parts of `text`, none longer than 2 · `size` characters; ValueError for a lone surrogate.
 
     Where `size` characters offer no place to cut (a run of blanks or letters that long), the cut falls regardless.
-
-    Raises:
-        ValueError: `text` holds a lone surrogate.
     """
     utf8(text)
     start = 0

@@ -52,11 +52,7 @@ class BPETokenizer(Tokenizer):
         pattern: str = PATTERN,
         published_specials: Mapping[str, int] | None = None,
     ):
-        """`tokens[i]`: bytes of id i; of two possible merges, the one whose result has the lower id comes first.
-
-        Raises:
-            ValueError: a token twice, or one of the 256 single bytes missing.
-        """
+        """`tokens[i]`: bytes of id i; of two possible merges, the one whose result has the lower id comes first."""
         ranks = {token: i for i, token in enumerate(tokens)}
         if len(ranks) != len(tokens) or not all(bytes([value]) in ranks for value in range(256)):
             raise ValueError("a BPE vocabulary needs distinct tokens, all 256 single bytes among them")
@@ -73,9 +69,6 @@ class BPETokenizer(Tokenizer):
             vocab_size: ids to use, special tokens included. Text too small to fill it (every pair left occurs less
                 than twice) gives a smaller vocabulary; the result's `vocab_size` says which.
             max_bytes: how much of the documents to read, in bytes of UTF-8.
-
-        Raises:
-            ValueError: `vocab_size` below the 256 bytes and the special tokens.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
@@ -89,10 +82,7 @@ class BPETokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """`encode` of each text, long ones in blocks, on all cores."""
-        return map_blocks(self._encode_block, texts)
-
-    def _encode_block(self, block: str) -> NDArray[np.uint32]:
-        return self._encoding.encode_to_numpy(block, disallowed_special=())
+        return map_blocks(lambda block: self._encoding.encode_to_numpy(block, disallowed_special=()), texts)
 
     def to_dict(self) -> dict[str, object]:
         table = [base64.b64encode(token).decode("ascii") for token in self._tokens]

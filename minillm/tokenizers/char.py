@@ -29,7 +29,7 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, documents: Iterable[str]) -> CharTokenizer:
         """The characters that occur in `documents`."""
-        seen: set[str] = set()
+        seen = set[str]()
         for document in documents:
             seen.update(document)
         return cls("".join(seen))

@@ -43,15 +43,7 @@ class ImportedTokenizer(Tokenizer):
     def __init__(
         self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
     ):
-        """Args:
-            model: the content of a `tokenizer.json` of that library.
-            specials: name and id of each special token.
-            roles: as `Tokenizer` takes them.
-            prefix: ids that a text to be continued begins with, as Llama's <s>.
-
-        Raises:
-            ValueError: the library cannot read `model`.
-        """
+        """`model` is the content of a `tokenizer.json`; `prefix` begins a text to be continued, as Llama's <s>."""
         self.model, self.prefix_ids = dict(model), tuple(prefix)
         self._runner = runner(self.model)
         self.first_blank = not is_byte_level(self.model)
@@ -106,11 +98,9 @@ class QuickBPE:
     def prepare(self, text: str) -> str | None:
         """The text as it is cut, or None where it holds an added word or a byte that the vocabulary lacks."""
         plain = text if self._normalize is None or text.isascii() else self._normalize(text)
-        if any(word in text or word in plain for word in self._words):
-            return None
-        if self._missing and not self._missing.isdisjoint(plain.encode("utf-8")):
-            return None
-        return plain
+        added = any(word in text or word in plain for word in self._words)
+        lacking = self._missing and not self._missing.isdisjoint(plain.encode("utf-8"))
+        return None if added or lacking else plain
 
     def encode(self, block: str) -> NDArray[np.uint32]:
         """The ids of a prepared text."""
@@ -139,10 +129,8 @@ def token_bytes(model: Mapping[str, Any], specials: Mapping[str, int]) -> list[b
     """The bytes that each id adds to a decoded text; none for special tokens and holes."""
     vocabulary = runner(model).get_vocab(with_added_tokens=True)
     added = {token["content"] for token in model["added_tokens"]}
-    decoder: dict[str, Any] = model["decoder"] or {
-        "type": "WordPiece",
-        "prefix": "",
-    }  # without one, a blank stands between tokens
+    # without a decoder, a blank stands between tokens
+    decoder: dict[str, Any] = model["decoder"] or {"type": "WordPiece", "prefix": ""}
     steps = decoder.get("decoders", [decoder])
     table = [b""] * (max(vocabulary.values()) + 1)
     for token, i in vocabulary.items():

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minillm.tokenizers.base import FILE_NAME, SPECIAL_TOKENS, Tokenizer, hash_of
+from minillm.storage import require_version
+from minillm.tokenizers.base import FILE_NAME, SPECIAL_TOKENS, VERSION, Tokenizer, hash_of
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
@@ -20,9 +21,7 @@ from minillm.tokenizers.stock import stock_tokenizer
 def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokenizer:
     """The tokenizer that `config` asks for; `documents` are read only by the kinds that learn from them, char and bpe.
 
-    Raises:
-        ValueError: too small a vocabulary, documents that are no valid Unicode, or a kind that only weights bring.
-        OSError: a published encoding whose table is neither on this machine nor reachable.
+    OSError for a published encoding whose table is neither on this machine nor reachable.
     """
     match config.kind:
         case "byte":
@@ -41,12 +40,7 @@ def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `Tokenizer.save` wrote into `folder`.
-
-    Raises:
-        OSError: no such file.
-        ValueError: a file that is damaged, or that this package did not write.
-    """
+    """The tokenizer that `Tokenizer.save` wrote into `folder`; ValueError for a file that is damaged or another's."""
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run folder holds its tokenizer under this name")
@@ -55,6 +49,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         body, expected = stored["tokenizer"], stored["hash"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is damaged or was not written by minillm; copy it again from its run") from None
+    require_version(stored, VERSION, path)
     if hash_of(body) != expected:
         raise ValueError(f"{path} is damaged: its content does not match its hash; copy it again from its run")
     try:

@@ -59,15 +59,10 @@ def byte_merges(model: Mapping[str, Any]) -> ByteMerges | None:
     singles = [name for name, _ in sorted(_BYTE_OF.items(), key=lambda item: item[1])]
     return ByteMerges(
         pattern,
-        [to_bytes(name) for name in (*singles, *names)],
+        [bytes(_BYTE_OF[character] for character in name) for name in (*singles, *names)],
         [vocabulary.get(name, 0) for name in (*singles, *names)],
         frozenset(value for name, value in _BYTE_OF.items() if name not in vocabulary),
     )
-
-
-def to_bytes(name: str) -> bytes:
-    """The bytes of a token in GPT-2's printable alphabet."""
-    return bytes(_BYTE_OF[character] for character in name)
 
 
 def last_merge(token: str, ranks: Mapping[str, int]) -> tuple[str, str] | None:
@@ -110,6 +105,6 @@ def cut_pattern(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
         case ["Split"] if not last["use_regex"]:
             step = steps[0]
             pattern = step["pattern"].get("Regex")
-            plain = step["behavior"] == "Isolated" and not step["invert"]
-            return pattern if plain and pattern in SPLITS else None
+            if step["behavior"] == "Isolated" and not step["invert"] and pattern in SPLITS:
+                return pattern
     return None

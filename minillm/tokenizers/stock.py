@@ -10,8 +10,8 @@ import hashlib
 import os
 import tempfile
 import threading
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tiktoken_ext.openai_public import ENCODING_CONSTRUCTORS
 
@@ -19,43 +19,36 @@ from minillm.tokenizers.bpe import BPETokenizer
 
 CONNECT_SECONDS = 2.0
 _HOST = "https://openaipublic.blob.core.windows.net"
+_GPT2_FILES = f"{_HOST}/gpt-2/encodings/main"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """One published file of ranks."""
 
     url: str
     sha256: str
 
 
-@dataclass(frozen=True)
-class Source:
+class EncodingSource(NamedTuple):
     """A way to get an encoding: tiktoken's name for it and the files that it reads."""
 
     constructor: str
     tables: tuple[Table, ...]
 
 
-def _encoding_file(name: str, sha256: str) -> Source:
-    return Source(name, (Table(f"{_HOST}/encodings/{name}.tiktoken", sha256),))
+def _encoding_file(name: str, sha256: str) -> EncodingSource:
+    return EncodingSource(name, (Table(f"{_HOST}/encodings/{name}.tiktoken", sha256),))
 
 
 _R50K = _encoding_file("r50k_base", "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930")
-_GPT2 = Source(
+_GPT2 = EncodingSource(
     "gpt2",
     (
-        Table(
-            f"{_HOST}/gpt-2/encodings/main/vocab.bpe",
-            "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-        ),
-        Table(
-            f"{_HOST}/gpt-2/encodings/main/encoder.json",
-            "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-        ),
+        Table(f"{_GPT2_FILES}/vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+        Table(f"{_GPT2_FILES}/encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
     ),
 )
-SOURCES: dict[str, tuple[Source, ...]] = {
+SOURCES: dict[str, tuple[EncodingSource, ...]] = {
     "gpt2": (_R50K, _GPT2),  # r50k_base is GPT-2's table in one file instead of two
     "cl100k_base": (_encoding_file("cl100k_base", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"),),
     "o200k_base": (_encoding_file("o200k_base", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"),),
@@ -63,11 +56,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 
 
 def stock_tokenizer(kind: str) -> BPETokenizer:
-    """The published encoding `kind`, its own special tokens at their published ids, this package's after them.
-
-    Raises:
-        OSError: the table is not kept on this machine and its host cannot be reached, or the download fails.
-    """
+    """The published encoding `kind`, its own special tokens at their published ids, this package's after them."""
     sources = SOURCES[kind]
     kept = next((source for source in sources if all(map(is_kept, source.tables))), None)
     if kept is None and not reachable(sources[0].tables[0].url):

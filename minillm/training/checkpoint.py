@@ -1,44 +1,44 @@
 """Checkpoints that survive a crash at any instant and never run code when they are read.
 
 `step-000500/` holds model.safetensors, optimizer.safetensors and state.json. It is written under another name,
-its manifest (sizes and SHA-256) last, everything is forced to disk, and only then the folder is renamed into
+its manifest (sizes and SHA-256) last, everything is forced to disk, and only then is the folder renamed into
 place: a folder with this name is whole. It is renamed again before it is deleted. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
-_TEMPORARY, _REPLACED = ".writing-", ".replaced-"
+from minillm.storage import MANIFEST, TEMPORARY, find_damage, force_to_disk, seal, temporary_for
+from minillm.training.state import CheckpointState
+
+MODEL, OPTIMIZER, STATE = FILES = "model.safetensors", "optimizer.safetensors", "state.json"
+_REPLACED = ".replaced-"
 _NAME = re.compile(rf"({re.escape(_REPLACED)})?step-(\d{{6,}})")
-_REMEDY = "delete this checkpoint folder to fall back on the one before"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk."""
+    """A checkpoint on disk, which may be damaged."""
 
     path: Path
     step: int
 
     @property
-    def state(self) -> dict[str, Any]:
-        """Everything small: counters, the best validation loss, hashes; ValueError where the file is damaged."""
+    def state(self) -> CheckpointState:
+        """Everything small: counters, the best validation loss, hashes; ValueError if the file is damaged."""
         self.verify(STATE)
-        return json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        return CheckpointState.read(self.path / STATE)
 
     def verify(self, *names: str) -> None:
         """Compare the named files, or all of them, with the manifest.
@@ -46,25 +46,18 @@ class Checkpoint:
         Raises:
             ValueError: a file is missing, cut short, or has other bytes than were written.
         """
-        written = self._manifest()
-        for name in names or written:
-            size, digest = written[name]
-            file = self.path / name
-            if not file.is_file():
-                raise ValueError(f"{file} is missing; {_REMEDY}")
-            if file.stat().st_size != size:
-                raise ValueError(f"{file} has {file.stat().st_size} bytes, {size} were written; {_REMEDY}")
-            if sha256(file) != digest:
-                raise ValueError(f"{file} is damaged: its SHA-256 is not the one that was written; {_REMEDY}")
+        if damage := find_damage(self.path, *(names or FILES)):
+            raise ValueError(f"{damage}; name {self.path.parent} to use its newest undamaged checkpoint")
 
-    def _manifest(self) -> dict[str, tuple[int, str]]:
-        """Size in bytes and SHA-256 of each file."""
-        file = self.path / MANIFEST
-        try:
-            entries = json.loads(file.read_text(encoding="utf-8"))["files"]
-            return {name: (entries[name]["size"], entries[name]["sha256"]) for name in (MODEL, OPTIMIZER, STATE)}
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(f"{file} is missing or damaged; {_REMEDY}") from None
+    def damage(self) -> str | None:
+        """What is wrong with the checkpoint; None if all of it is as it was written and can be read."""
+        damage = find_damage(self.path, *FILES)
+        if damage is None:
+            try:
+                self.state  # noqa: B018 - read for its errors
+            except ValueError as error:
+                return str(error)
+        return damage
 
     def load_model(self, model: nn.Module) -> None:
         """Fill `model` from this checkpoint; every parameter exactly once.
@@ -120,106 +113,98 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: Path) -
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Whole checkpoints of a run folder, oldest first."""
+    """All checkpoints of a run folder, oldest first, damaged ones included."""
     found: dict[int, Checkpoint] = {}
     # one that was being replaced comes first, and gives way to the one that has the step's own name
     for path in sorted(run.glob("*step-*")):
         match = _NAME.fullmatch(path.name)
-        if match and (path / MANIFEST).is_file():
+        if match and path.is_dir() and (not match[1] or (path / MANIFEST).is_file()):
             found[int(match[2])] = Checkpoint(path, int(match[2]))
     return [found[step] for step in sorted(found)]
 
 
+def newest_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest undamaged checkpoint of a run folder; None if it has no checkpoint. Damage goes to `say`.
+
+    Raises:
+        ValueError: every checkpoint is damaged.
+    """
+    problems = []
+    for checkpoint in reversed(checkpoints(run)):
+        if (damage := checkpoint.damage()) is None:
+            for problem in problems:
+                say(f"{problem}; left as it is, using {checkpoint.path.name} instead")
+            return checkpoint
+        problems.append(damage)
+    if problems:
+        raise ValueError(f"{run} has no undamaged checkpoint: {problems[0]}; restore it from a copy, or train again")
+    return None
+
+
+def best_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint of the best evaluation; the newest if none was evaluated or the best is damaged or deleted.
+
+    Raises:
+        ValueError: every checkpoint is damaged.
+    """
+    newest = newest_good(run, say)
+    if newest is None:
+        return None
+    best_step = newest.state.train.best_step
+    best = next((c for c in checkpoints(run) if c.step == best_step), newest)
+    if best == newest or (damage := best.damage()) is None:
+        return best
+    say(f"the best checkpoint is damaged: {damage}; left as it is, using {newest.path.name} instead")
+    return newest
+
+
 def save_checkpoint(
-    run: Path, step: int, *, model: nn.Module, optimizer: dict[str, Tensor], state: dict[str, Any]
+    run: Path, step: int, *, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: CheckpointState
 ) -> Checkpoint:
     """Write `step-{step}/` so that a crash at any instant leaves either the whole checkpoint or none.
 
     Raises:
         OSError: it cannot be written; what was written of it is deleted, and all other checkpoints are as they were.
     """
-    final, temporary = run / f"step-{step:06d}", run / f"{_TEMPORARY}step-{step:06d}"
+    final, temporary = run / f"step-{step:06d}", temporary_for(run / f"step-{step:06d}")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(_on_cpu(weights(model)), temporary / MODEL)
+        save_file(_on_cpu(model), temporary / MODEL)
         save_file(_on_cpu(optimizer), temporary / OPTIMIZER)
-        (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        _seal(temporary)
+        (temporary / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        seal(temporary)
         replaced = run / f"{_REPLACED}{final.name}"
-        if final.exists():  # the same step again: the old one steps aside until the new one stands
+        if final.exists():  # the same step again: the old one is renamed until the new one is in place
             shutil.rmtree(replaced, ignore_errors=True)
             final.rename(replaced)
         temporary.rename(final)
-        _force_to_disk(run)
+        force_to_disk(run)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"cannot write the checkpoint {final}: {reason}; mend that (free disk space?) and go on with --resume"
+            f"cannot write the checkpoint {final}: {reason}; fix this (is the disk full?), then continue with --resume"
         ) from error
     return Checkpoint(final, step)
 
 
-def _seal(folder: Path) -> None:
-    """Force every file to disk, and with them a manifest of sizes and hashes, written last."""
-    files = {}
-    for name in (MODEL, OPTIMIZER, STATE):
-        _force_to_disk(folder / name)
-        files[name] = {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    _force_to_disk(folder / MANIFEST)
-    _force_to_disk(folder)
-
-
-def remove_old(run: Path, *, keep: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one, and what crashes left half written."""
+def remove_old(run: Path, *, keep: int, best_step: int | None, step: int) -> None:
+    """Delete the checkpoints before `step`, the current one, except for the best and the newest `keep` in all; and
+    what crashes leave half written. Checkpoints after `step`, and those that lack a file, are damaged and stay.
+    """
     found = checkpoints(run)
-    for leftover in (*run.glob(f"{_TEMPORARY}*"), *run.glob(f"{_REPLACED}*")):
+    for leftover in (*run.glob(f"{TEMPORARY}*"), *run.glob(f"{_REPLACED}*")):
         if leftover.is_file():
             leftover.unlink()
         elif leftover not in {checkpoint.path for checkpoint in found}:
             shutil.rmtree(leftover, ignore_errors=True)
-    for old in found[: -max(1, keep)]:
+    whole = [c for c in found if c.step <= step and all((c.path / name).is_file() for name in (*FILES, MANIFEST))]
+    for old in whole[: -max(1, keep)]:
         if old.step != best_step:
-            doomed = old.path.rename(run / f"{_TEMPORARY}{old.path.name}")
+            doomed = old.path.rename(run / f"{TEMPORARY}{old.path.name}")
             shutil.rmtree(doomed, ignore_errors=True)
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Replace a small text file so that a reader sees the old one or the new one, whole."""
-    temporary_for(file).write_text(text, encoding="utf-8")
-    move_into_place(file)
-
-
-def temporary_for(file: Path) -> Path:
-    """Where to write what `move_into_place` then makes `file`."""
-    return file.with_name(f"{_TEMPORARY}{file.name}")
-
-
-def move_into_place(file: Path) -> None:
-    """Let the finished temporary file be `file`, in one step that outlives a power cut."""
-    temporary = temporary_for(file)
-    _force_to_disk(temporary)
-    temporary.replace(file)
-    _force_to_disk(file.parent)
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-
-
-def _force_to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows cannot open folders; its rename is journalled
-        return
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from pathlib import Path
 
 import torch
 
-from minillm.data.loader import Row
+from minillm.training.state import TrainState
 from minillm.training.step import StepResult
 
+OVERFIT = 0.7
+"""Training loss as a share of the validation loss below which the model recites rather than generalizes."""
 IN_A_ROW = 5
 """Steps in a row that are not finite after which training stops."""
-ROWS_NAMED = 8
-"""Rows of a bad step that its message names; the loader, asked for the step, names all."""
 
 
 class TrainingDiverged(ValueError):
@@ -52,11 +52,25 @@ class DivergenceWatch:
         )
 
 
-def name_bad_step(step: int, result: StepResult, rows: Sequence[Row], skipped: int) -> str:
+def name_bad_step(step: int, result: StepResult, data: str, skipped: int) -> str:
     """The line that names a bad step and its data."""
-    spans = [f"{row.start}:{row.stop}" for row in rows[:ROWS_NAMED]]
-    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
     return (
         f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}; not applied ({skipped} so far). "
-        f"Its rows are the training tokens {', '.join(spans)}{more}"
+        f"It read the {data}"
     )
+
+
+def warning(state: TrainState, val_loss: float) -> str | None:
+    """What to say of an evaluation that was not the best: that the model overfits or diverges, if it does."""
+    if not state.train_loss < state.start_loss and math.isfinite(state.start_loss):
+        return (
+            f"warning: the training loss is {state.train_loss:.3f}, and it began at {state.start_loss:.3f}: training "
+            "diverges. Lower optim.lr, set optim.clip to 1, or raise schedule.warmup_steps"
+        )
+    if state.train_loss < OVERFIT * val_loss:
+        return (
+            f"warning: the training loss, {state.train_loss:.3f}, is far below the validation loss, {val_loss:.3f}: "
+            f"the model overfits. The best checkpoint (step {state.best_step}) is kept; train.patience stops early, "
+            "and more text, more dropout or fewer steps help"
+        )
+    return None

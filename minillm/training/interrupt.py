@@ -1,21 +1,51 @@
-"""Ctrl-C and SIGTERM ask for a stop; the trainer honours it between two steps, with everything saved."""
+"""Ctrl-C and SIGTERM: training stops between two steps with everything saved, anything else ends at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt, it runs every `finally` on its way up."""
+
+
+@contextmanager
+def raise_on_sigterm() -> Iterator[None]:
+    """Context in which the first SIGTERM raises Terminated; a second one kills the process, as it would without us."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to no other thread
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 class StopRequest:
-    """Context in which the first Ctrl-C or SIGTERM sets `.requested`, and a second Ctrl-C interrupts at once."""
+    """Context in which the first Ctrl-C or SIGTERM sets `requested`, and a second Ctrl-C interrupts at once.
+
+    Attributes:
+        requested: whether training should stop after this step.
+        signal: number of the signal that asked for it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal: int | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other thread
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._ask)
         return self
@@ -29,4 +59,4 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self.signal = True, self.signal or number

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minillm.training.checkpoint import write_atomically
+from minillm.storage import force_to_disk, move_into_place, temporary_for, write_text, writing
 
 
 class MetricsLog:
@@ -18,21 +17,24 @@ class MetricsLog:
     def __init__(self, file: Path, *, resume_step: int = 0) -> None:
         """Open `file`; lines after `resume_step` belong to work that is about to be done again and are dropped."""
         kept = [line for line in read_metrics(file) if line["step"] <= resume_step] if resume_step else []
-        write_atomically(file, "".join(json.dumps(line) + "\n" for line in kept))
-        self._stream = file.open("a", encoding="utf-8", buffering=1)
+        write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file, self._stream = file, file.open("a", encoding="utf-8", buffering=1)
 
     def write(self, **values: float) -> None:
-        """Add a line; a number that is not finite becomes null, since JSON has no other word for it."""
+        """Add a line; a number that is not finite becomes null, since JSON has no other form for it."""
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self._stream.write(json.dumps(finite) + "\n")
+        with writing(self._file):
+            self._stream.write(json.dumps(finite) + "\n")
 
     def force_to_disk(self) -> None:
-        """Make sure that the lines of a step that is saved outlive a power cut."""
-        os.fsync(self._stream.fileno())
+        """Make sure that the lines up to a saved step survive a power cut."""
+        with writing(self._file):
+            force_to_disk(self._file)
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        with writing(self._file):
+            self._stream.close()
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
@@ -46,11 +48,6 @@ def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(found, dict) and isinstance(found.get("step"), int):
             yield found
-
-
-def overfits(train_loss: float, val_loss: float) -> bool:
-    """Whether training loss is so far below validation loss that the model recites rather than generalises."""
-    return train_loss < 0.7 * val_loss
 
 
 def plot_curve(metrics: Path, picture: Path, *, title: str) -> None:
@@ -74,4 +71,6 @@ def plot_curve(metrics: Path, picture: Path, *, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if train or validation:
         axes.legend(frameon=False)
-    figure.savefig(picture)
+    with writing(picture):
+        figure.savefig(temporary_for(picture), format="png")
+        move_into_place(picture)

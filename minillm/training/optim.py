@@ -86,7 +86,7 @@ class Optimizer:
         """Sort every trainable parameter into exactly one group.
 
         Decayed: everything with two or more dimensions. Not decayed: norms and biases. With `muon`, matrices of
-        linear layers outside the heads leave AdamW for Muon; embeddings and heads stay.
+        linear layers other than the vocabulary head leave AdamW for Muon; embeddings and the head stay.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         hidden = hidden_matrices(model) if config.name == "muon" else []
@@ -116,10 +116,10 @@ class Optimizer:
         for optimizer in self.optimizers:
             yield from optimizer.param_groups
 
-    def step(self, factor: float) -> None:
-        """Update every parameter at `factor` times its peak learning rate."""
+    def step(self, lr_scale: float) -> None:
+        """Update every parameter at `lr_scale` times its peak learning rate."""
         for group in self._groups():
-            group["lr"] = factor * group["peak_lr"]
+            group["lr"] = lr_scale * group["peak_lr"]
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -163,14 +163,14 @@ class Optimizer:
             owner[p].state[p][state_name] = value.to(device, copy=True)
 
 
+VOCABULARY = "heads.lm"
+"""Where a model's vocabulary head is."""
 STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 """What each optimizer remembers of a parameter."""
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of linear layers inside the network: all but embeddings and what stands under `heads`."""
+    """Weights of linear layers inside the network: all but embeddings and the vocabulary head."""
     outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    linears = (
-        m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.split(".")[0] != "heads"
-    )
+    linears = (m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and VOCABULARY not in name)
     return [w for w in linears if id(w) not in outside and isinstance(w, nn.Parameter) and w.requires_grad]

@@ -1,9 +1,18 @@
-"""What a run counts while it trains, and how it ends."""
+"""What a run counts while it trains, what its checkpoints say, and how it ends."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+from minillm.storage import require_version
+
+VERSION = 2
+"""Of a checkpoint's state.json; 1 had no version and no `imported`, and fewer counters."""
 
 
 @dataclass
@@ -12,17 +21,78 @@ class TrainState:
 
     step: int = 0
     tokens: int = 0
+    examples: int | None = None
+    """Training examples read so far; None in checkpoints of version 1."""
     seconds: float = 0.0
     """Training time so far, without evaluation and saving."""
     skipped: int = 0
     """Steps that were not finite and not applied."""
     best_loss: float = math.inf
+    best_value: float | None = None
+    """Primary figure of the best evaluation; None before the first, and in checkpoints of version 1."""
     best_step: int | None = None
     """Step of the best evaluation; None before the first."""
     stale: int = 0
     """Evaluations since the best one."""
     train_loss: float = math.inf
     """Running mean of the training loss, for the warning about overfitting."""
+    start_loss: float = math.inf
+    """Training loss of the first step."""
+
+    @property
+    def best(self) -> float | None:
+        """Primary figure of the best evaluation; older versions knew the loss alone."""
+        return self.best_value if self.best_value is not None or self.best_step is None else self.best_loss
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """The content of a checkpoint's state.json: everything small."""
+
+    train: TrainState
+    scaler: dict[str, Any]
+    """State of the gradient scaler; empty except in fp16."""
+    tokenizer: str
+    """Hash of the tokenizer."""
+    data: str | None
+    """Fingerprint of the training text; None for imported weights."""
+    imported: bool = False
+    """Whether the weights were imported and not trained here."""
+    version: int = VERSION
+
+    @classmethod
+    def read(cls, file: Path) -> CheckpointState:
+        """The state that `file` holds, the JSON of `asdict(state)`.
+
+        Raises:
+            ValueError: a field is missing or unknown, or the file was written by a newer version.
+        """
+        try:
+            content = _require_object(json.loads(file.read_text(encoding="utf-8")), file)
+        except (JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is not JSON: {error}") from None
+        require_version(content, VERSION, file)
+        train = _require_object(content.get("train", {}), file)
+        if content.get("version", 1) == 1:
+            content = {**content, "imported": content.get("data") is None, "version": VERSION}
+            train = {"examples": None, "best_value": None, "start_loss": math.inf, **train}
+        _require_fields(cls, content, file)
+        _require_fields(TrainState, train, file)
+        return cls(**{**content, "train": TrainState(**train)})
+
+
+def _require_object(content: Any, file: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _require_fields(owner: type[Any], content: dict[str, Any], file: Path) -> None:
+    """ValueError for the first name that only `owner` or only `content` has."""
+    expected = {field.name for field in fields(owner)}
+    for name in sorted(expected ^ content.keys()):
+        problem = "lacks the field" if name in expected else "has an unknown field"
+        raise ValueError(f"{file} {problem} {name!r}: it was changed, or written by another version of minillm")
 
 
 @dataclass(frozen=True)
@@ -32,3 +102,7 @@ class Outcome:
     state: TrainState
     reason: str
     """finished, interrupted, or early (no better validation loss for train.patience evaluations)."""
+    signal: int | None
+    """Number of the signal that asked for the stop, if one did."""
+    folder: Path
+    """The run folder."""

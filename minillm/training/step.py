@@ -30,8 +30,6 @@ class StepResult:
     """Nats per target over the global batch, before the update."""
     grad_norm: float
     """Global norm before clipping."""
-    tokens: int
-    """Targets in the global batch."""
     applied: bool
     """False where loss or gradient was not finite: then no weight has changed."""
 
@@ -58,9 +56,9 @@ class StepFunction:
         self.scaler = compute.scaler()
         self.parameters = list(optimizer.names)
 
-    def __call__(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float], factor: float) -> StepResult:
+    def __call__(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float], lr_scale: float) -> StepResult:
         """Take a step: `gradient`, then `update`."""
-        return self.update(self.gradient(step, batches, counts=counts), counts=counts, factor=factor)
+        return self.update(self.gradient(step, batches, counts=counts), lr_scale=lr_scale)
 
     def gradient(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float]) -> Tensor:
         """Fill the gradients from this rank's micro-batches; done again, it gives the same.
@@ -81,20 +79,19 @@ class StepFunction:
             with self._sync(last=i == len(batches) - 1):
                 with self.compute.autocast():
                     output = self.model(**batch.inputs)
-                sums = self.objective.loss(output, batch.labels, training=True)
-                loss = torch.stack([sums[name] / max(1.0, counts[name]) for name in sums]).sum()
+                scores = self.objective.loss(output, batch.labels, training=True)
+                loss = torch.stack([score.loss / max(1.0, counts[name]) for name, score in scores.items()]).sum()
                 # the data-parallel wrapper averages over ranks, and the counts are already global
                 self.scaler.scale(loss * self.runtime.world_size).backward()
             total += loss.detach()
         return total
 
-    def update(self, total: Tensor, *, counts: dict[str, float], factor: float) -> StepResult:
+    def update(self, total: Tensor, *, lr_scale: float) -> StepResult:
         """Clip and apply the gradients, unless something is not finite.
 
         Args:
             total: what `gradient` returned.
-            counts: as there.
-            factor: learning rate as a factor on its peak.
+            lr_scale: learning rate as a factor on its peak.
         """
         loss = self.runtime.sum([total.item()])[0]
         for optimizer in self.optimizer.optimizers:
@@ -102,10 +99,10 @@ class StepFunction:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm).item()
         applied = math.isfinite(loss) and math.isfinite(norm)
         if applied:
-            self.optimizer.step(factor)
+            self.optimizer.step(lr_scale)
         if self.scaler.is_enabled():
             self.scaler.update()
-        return StepResult(loss, norm, int(sum(counts.values())), applied)
+        return StepResult(loss, norm, applied)
 
     def _sync(self, *, last: bool):
         return without_sync(self.model) if not last else torch.enable_grad()

@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minillm.data.loader import Loader
-from minillm.distributed.parallelize import parallelize
+from minillm.data.prefetch import BatchSource
+from minillm.distributed.parallelize import replicate, whole
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.base import Batch, Objective
-from minillm.training.checkpoint import Checkpoint, remove_old, save_checkpoint
+from minillm.training.checkpoint import Checkpoint, remove_old, save_checkpoint, weights
 from minillm.training.config import Recipe
-from minillm.training.divergence import DivergenceWatch, name_bad_step
-from minillm.training.evaluate import Evaluation, evaluate
+from minillm.training.divergence import DivergenceWatch, name_bad_step, warning
+from minillm.training.evaluation import Evaluator
 from minillm.training.interrupt import StopRequest
 from minillm.training.memory import kept_memory
-from minillm.training.metrics import MetricsLog, overfits
+from minillm.training.metrics import MetricsLog
 from minillm.training.optim import Optimizer
 from minillm.training.precision import Compute, is_out_of_memory
 from minillm.training.progress import Progress
 from minillm.training.schedule import lr_scale
-from minillm.training.state import Outcome, TrainState
+from minillm.training.state import CheckpointState, Outcome, TrainState
 from minillm.training.step import StepFunction, StepResult
 
 
 class Trainer:
-    """Trains `model` on `loader` as `recipe` says, and keeps metrics and checkpoints in `folder`."""
+    """Trains `model` on `source` as `recipe` says, and keeps metrics and checkpoints in `folder`."""
 
     def __init__(
         self,
         *,
         model: nn.Module,
         objective: Objective,
-        loader: Loader[Batch],
-        validation: Callable[[], Iterable[Batch]],
-        token_bytes: Tensor,
+        source: BatchSource[Batch],
+        evaluator: Evaluator,
         recipe: Recipe,
         compute: Compute,
         runtime: Runtime,
@@ -49,16 +48,16 @@ class Trainer:
         identity: dict[str, Any],
         on_evaluation: Callable[[], None] | None = None,
     ) -> None:
-        """`validation` gives this rank's batches anew; `identity` (hashes) is stored with each checkpoint;
-        `on_evaluation` is called after each evaluation, on the first rank.
+        """`identity` (hashes) is stored with each checkpoint; `on_evaluation` is called after each evaluation, on the
+        first rank.
         """
-        self.model, self.objective, self.loader, self.validation = model, objective, loader, validation
+        self.model, self.source, self.evaluator = model, source, evaluator
         self.recipe, self.compute, self.runtime, self.folder = recipe, compute, runtime, folder
-        self.token_bytes, self.identity, self.on_evaluation = token_bytes, identity, on_evaluation
+        self.identity, self.on_evaluation = identity, on_evaluation
         self.state = TrainState()
         self.optimizer = Optimizer(model, recipe.optim)
         self.take_step = StepFunction(
-            parallelize(model, runtime),
+            replicate(model, runtime),
             objective,
             self.optimizer,
             compute=compute,
@@ -71,8 +70,10 @@ class Trainer:
         self._saved_step: int | None = None
         self.watch = DivergenceWatch(self.take_step.scaler)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from `checkpoint` as if there had been no stop.
+    def restore(self, checkpoint: Checkpoint, *, global_batch: int | None = None) -> None:
+        """Continue from `checkpoint` as if there had been no stop, with the example after the last that was read.
+
+        `global_batch` is the run's so far, from which a checkpoint of an older version tells how many were read.
 
         Raises:
             ValueError: the checkpoint is damaged, or is not of this model and optimizer.
@@ -81,9 +82,13 @@ class Trainer:
         checkpoint.load_model(self.model)
         self.optimizer.load_state_dict(checkpoint.load_optimizer())
         saved = checkpoint.state
-        self.state = TrainState(**saved["train"])
-        if saved["scaler"]:  # empty unless the run was in fp16 so far
-            self.take_step.scaler.load_state_dict(saved["scaler"])
+        self.state = saved.train
+        if saved.scaler:  # empty unless the run was in fp16 so far
+            self.take_step.scaler.load_state_dict(saved.scaler)
+        if self.state.examples is None and global_batch is not None:
+            self.state.examples = self.state.step * global_batch
+        if self.state.examples is not None:
+            self.source.go_on(self.state.step, self.state.examples)
         self._saved_step = self.state.step
 
     def fit(self) -> Outcome:
@@ -102,11 +107,18 @@ class Trainer:
             with StopRequest() as stop, kept_memory(self.compute.device):
                 reason = self._train_to_the_end(stop)
                 self.save()
+                reason, number = self._reason_and_signal(reason, stop)
         finally:
             self.progress.close()
             if self.log is not None:
                 self.log.close()
-        return Outcome(self.state, reason)
+        return Outcome(self.state, reason, number, self.folder)
+
+    def _reason_and_signal(self, reason: str, stop: StopRequest) -> tuple[str, int | None]:
+        """Why training ended, the same on every rank; a stop that came after the last step counts too."""
+        asked = self.runtime.sum([stop.requested, stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
+        number = signal.SIGINT if asked[1] else signal.SIGTERM if asked[2] else None
+        return "interrupted" if asked[0] else reason, number
 
     def _train_to_the_end(self, stop: StopRequest) -> str:
         """Returns the reason why it ends, as in `Outcome`."""
@@ -129,20 +141,21 @@ class Trainer:
         began = time.perf_counter()
         state = self.state
         step = state.step + 1
-        batches = self.loader.batches(step - 1)  # the loader counts from 0
+        batches = self.source.batches(step - 1)  # the source counts from 0
         names = list(batches[0].counts)
         local = [sum(batch.counts[name] for batch in batches) for name in names]
-        *sums, stopping = self.runtime.sum([*local, stop.requested])  # ranks stop at the same step
+        tokens = sum(batch.num_tokens for batch in batches)
+        *sums, read, stopping = self.runtime.sum([*local, tokens, stop.requested])  # ranks stop at the same step
         if stopping:
             return False
         counts = dict(zip(names, sums, strict=True))
-        factor = lr_scale(step, self.recipe.schedule, self.recipe.train.steps)
+        scale = lr_scale(step, self.recipe.schedule, self.recipe.train.steps)
         total = self._gradient_within_memory(step, batches, counts)
-        result = self.take_step.update(total, counts=counts, factor=factor)
-        state.step = step
-        state.tokens += result.tokens
+        result = self.take_step.update(total, lr_scale=scale)
+        state.step, state.examples = step, self.source.examples_before(step)
+        state.tokens += int(read)
         state.seconds += time.perf_counter() - began
-        self._note(result, lr=factor * self.recipe.optim.lr)
+        self._note(result, lr=scale * self.recipe.optim.lr)
         return True
 
     def _gradient_within_memory(self, step: int, batches: list[Batch], counts: dict[str, float]) -> Tensor:
@@ -153,28 +166,29 @@ class Trainer:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                micro = min(self.loader.micro_batch, len(self.loader.local)) // 2
-                if micro < 1 or self.runtime.world_size > 1:
+                micro = self.source.halve_micro_batch() if self.runtime.world_size == 1 else None
+                if micro is None:
+                    rows = max(len(next(iter(batch.inputs.values()))) for batch in batches)
                     raise ValueError(
-                        f"out of memory with train.micro_batch {max(1, 2 * micro)}; "
+                        f"out of memory with train.micro_batch {rows}; "
                         "set a smaller train.micro_batch, model.max_seq_len or model"
                     ) from None
             torch.cuda.empty_cache()
             self.progress.write(
                 f"out of memory: train.micro_batch is now {micro}, accumulated to the same global batch"
             )
-            self.loader.micro_batch = micro
-            batches = self.loader.batches(step - 1)
+            batches = self.source.batches(step - 1)
 
     def _note(self, result: StepResult, *, lr: float) -> None:
         """Log and show a step that was taken; TrainingDiverged where it was one bad step too many."""
         state = self.state
         if self.watch.is_bad(result):
             state.skipped += 1
-            self.progress.write(name_bad_step(state.step, result, self.loader.rows(state.step - 1), state.skipped))
+            self.progress.write(name_bad_step(state.step, result, self.source.describe(state.step - 1), state.skipped))
         elif result.applied:
             first = not math.isfinite(state.train_loss)
             state.train_loss = result.loss if first else 0.9 * state.train_loss + 0.1 * result.loss
+            state.start_loss = result.loss if first else state.start_loss
         if self.log is not None and (self._is_due(self.recipe.train.log_every) or not result.applied):
             self.log.write(
                 step=state.step,
@@ -195,47 +209,33 @@ class Trainer:
 
     def _evaluate_and_keep_best(self) -> None:
         state = self.state
-        result = self.evaluate()
+        result = self.evaluator(self.model)
         loss = result.loss
         if self.log is not None:
             self.log.write(step=state.step, seconds=round(state.seconds, 3), val_loss=loss, **result.figures())
         trained = f"; training loss {state.train_loss:.4f}" if math.isfinite(state.train_loss) else ""
         self.progress.write(f"step {state.step}: validation {result.describe()}{trained}")
-        if loss < state.best_loss:
-            state.best_loss, state.best_step, state.stale = loss, state.step, 0
+        if result.beats(state.best):
+            state.best_loss, state.best_value, state.best_step, state.stale = loss, result.value, state.step, 0
             self.save()
         else:
             state.stale += 1
-            if overfits(state.train_loss, loss):
-                self.progress.write(
-                    f"warning: training loss {state.train_loss:.3f} is far below validation loss {loss:.3f}: "
-                    f"the model is learning the text by heart. The best checkpoint (step {state.best_step}) is kept; "
-                    "train.patience stops early, and more text, more dropout or fewer steps help"
-                )
+            if advice := warning(state, loss):
+                self.progress.write(advice)
         if self.on_evaluation is not None and self.runtime.is_main:
             self.on_evaluation()
 
-    def evaluate(self) -> Evaluation:
-        """Loss over the fixed windows of the validation text."""
-        return evaluate(
-            self.model,
-            self.validation(),
-            self.objective,
-            compute=self.compute,
-            runtime=self.runtime,
-            token_bytes=self.token_bytes,
-        )
-
     def save(self) -> None:
-        """Write a checkpoint of this step, unless there is one, and delete those no longer kept."""
+        """Write a checkpoint of this step, unless there is one, and delete those no longer kept; all ranks call it."""
         step = self.state.step
         if self._saved_step == step:
             return
+        model, optimizer = whole(weights(self.model)), whole(self.optimizer.state_dict())
         if self.runtime.is_main:
             if self.log is not None:
                 self.log.force_to_disk()
-            state = {"train": asdict(self.state), "scaler": self.take_step.scaler.state_dict(), **self.identity}
-            save_checkpoint(self.folder, step, model=self.model, optimizer=self.optimizer.state_dict(), state=state)
-            remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step)
+            state = CheckpointState(self.state, self.take_step.scaler.state_dict(), **self.identity)
+            save_checkpoint(self.folder, step, model=model, optimizer=optimizer, state=state)
+            remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step, step=step)
         self._saved_step = step
         self.runtime.barrier()

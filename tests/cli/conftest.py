@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from minillm import run
 from minillm.cli import main
 from minillm.config import RunConfig, load_config
+from minillm.training.state import Outcome as Ended
+from minillm.training.state import TrainState
 
 
 class Outcome(NamedTuple):
@@ -36,7 +39,9 @@ def command(capsys, monkeypatch, tmp_path: Path) -> Callable[..., Outcome]:
 class Completion(NamedTuple):
     text: str
     finish_reason: str
-    score: float | None = None
+    score: float | None
+    prompt_ids: tuple[int, ...]
+    prompt_tokens_cut: int
 
 
 @dataclass
@@ -46,7 +51,10 @@ class FakeRun:
     folder: Path
     config: RunConfig
     asked: dict[str, Any]
-    continues: bool = True
+    signal: int | None = None
+    model: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(writes="continuation"))
+    text: tuple[str, ...] = (" upon", " a time")
+    cut: int = 0
 
     def require_writer(self) -> None:
         self.asked["writer"] = True
@@ -60,7 +68,9 @@ class FakeEvaluation(NamedTuple):
     perplexity: float
     bits_per_byte: float
     targets: int
-    guess: None = None
+    baselines: dict[str, float]
+    notes: tuple[str, ...]
+    more: dict[str, Any]
 
     def figures(self) -> dict[str, float]:
         return {"bits_per_byte": self.bits_per_byte}
@@ -73,9 +83,9 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     config = replace(config, sample=replace(config.sample, prompt="Once", top_k=5))
     fake = FakeRun(tmp_path / "runs" / "fake", config, {})
 
-    def train(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Path:
+    def train_run(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Ended:
         fake.asked |= {"config": config, "out": out, "resume": resume}
-        return fake.folder
+        return Ended(TrainState(), "interrupted" if fake.signal else "finished", fake.signal, fake.folder)
 
     def load_run(folder: Path | None = None) -> FakeRun:
         fake.asked["folder"] = folder
@@ -84,22 +94,24 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     def sample(loaded: FakeRun, config: Any, on_text: Any = None) -> list[Completion]:
         fake.asked["sample"] = config
         if on_text is not None:
-            for piece in (" upon", " a time"):
+            for piece in fake.text:
                 on_text(0, piece)
-        return [Completion(" upon a time", "length")] * config.num_samples
+        ids = (0,) * (900 if fake.cut else 3)
+        return [Completion("".join(fake.text), "length", None, ids, fake.cut)] * config.num_samples
 
     def search(loaded: FakeRun, prompt: str, config: Any) -> list[Completion]:
         fake.asked["search"] = (prompt, config)
-        return [Completion(f" text {rank}", "eos", -float(rank)) for rank in range(config.num_best)]
+        ids = (0,) * (900 if fake.cut else 3)
+        return [Completion(f" text {rank}", "eos", -float(rank), ids, fake.cut) for rank in range(config.num_best)]
 
     def fill(loaded: FakeRun, text: str, *, top_k: int = 5) -> None:
         raise ValueError("runs/fake fills no gaps")
 
-    def evaluate(loaded: FakeRun, source: str | None = None) -> FakeEvaluation:
-        fake.asked["source"] = source
-        return FakeEvaluation(1.5, 4.48, 2.0, 1000)
+    def evaluate(loaded: FakeRun, source: str | None = None, *, fields: Any, thorough: bool) -> FakeEvaluation:
+        fake.asked |= {"source": source, "fields": fields, "thorough": thorough}
+        return FakeEvaluation(1.5, 4.48, 2.0, 1000, {}, ("a row was left out",), {})
 
-    for stand_in in (train, load_run, sample, search, fill, evaluate):
+    for stand_in in (train_run, load_run, sample, search, fill, evaluate):
         monkeypatch.setattr(run, stand_in.__name__, stand_in)
     monkeypatch.setattr(run, "find_run", lambda folder: Path(folder or fake.folder))
     return fake

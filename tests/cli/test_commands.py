@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,17 +78,41 @@ def test_flags_that_beam_search_or_sampling_would_ignore_are_refused(command, fa
     assert command("sample", "--num-beams", 2, "--num-best", 3).code == 2
 
 
+def test_control_characters_are_escaped_on_the_terminal_and_raw_in_json(command, fake_run):
+    fake_run.config = replace(fake_run.config, sample=replace(fake_run.config.sample, prompt="a\x1bb"))
+    assert command("sample").out == "a\\x1bb upon a time\n"
+    assert command("sample", "--num-samples", 2).out.splitlines()[1] == "a\\x1bb upon a time"
+    assert json.loads(command("sample", "--json").out)["prompt"] == "a\x1bb"
+
+
+def test_a_streamed_control_character_is_escaped(command, fake_run):
+    fake_run.text = ("a\x1b", "[31m")
+    assert command("sample").out == "Oncea\\x1b[31m\n"
+
+
+@pytest.mark.parametrize("flags", [[], ["--num-samples", 2], ["--num-beams", 2]])
+def test_what_is_cut_from_a_long_prompt_is_said(command, fake_run, flags):
+    fake_run.cut = 704
+    context = fake_run.config.model.max_seq_len
+    said = f"the prompt has 900 tokens and the model reads {context}: its first 704 are not read\n"
+    assert command("sample", *flags).err.endswith(said)
+    found = command("sample", *flags, "--json")
+    assert json.loads(found.out)["prompt_tokens_cut"] == 704 and found.err.endswith(said)
+
+
 def test_an_answer_does_not_repeat_the_question(command, fake_run):
-    fake_run.continues = False
+    fake_run.model.writes = "answer"
     assert command("sample").out == " upon a time\n"
 
 
 def test_eval_prints_its_four_figures(command, fake_run):
     found = json.loads(command("eval", "--data", "my.txt", "--json").out)
-    assert found == {"loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.0, "tokens": 1000}
-    assert fake_run.asked["source"] == "my.txt"
-    lines = command("eval").out.splitlines()
-    assert lines[0].split() == ["loss", "1.5000"] and lines[3].split() == ["tokens", "1,000"]
+    assert found == {"loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.0, "targets": 1000}
+    assert fake_run.asked == {"folder": None, "source": "my.txt", "fields": {}, "thorough": True}
+    printed = command("eval")
+    lines = printed.out.splitlines()
+    assert printed.err.splitlines() == ["runs/fake: step 7", "note: a row was left out"]
+    assert lines[0].split() == ["loss", "1.5000"] and lines[3].split() == ["targets", "1,000"]
 
 
 def test_an_infinite_perplexity_is_null_in_json(capsys):
@@ -112,9 +137,7 @@ def test_info_of_a_preset_without_a_vocabulary_says_which_it_assumes(command):
 
 def test_info_of_a_run_counts_that_runs_model(command, fake_run):
     fake_run.folder.mkdir(parents=True)
-    save_config(
-        load_config(overrides={"model.vocab_size": 100, "model.ngram_order": 1}), fake_run.folder / "config.toml"
-    )
+    save_config(load_config(overrides={"model.vocab_size": 100}), fake_run.folder / "config.toml")
     explicit, latest = command("info", fake_run.folder, "--json"), command("info", "--json")
     assert explicit.out == latest.out and str(fake_run.folder) in latest.err
     counted = json.loads(latest.out)["parameters"]
@@ -129,10 +152,29 @@ def test_data_describes_a_text(command, tmp_path: Path):
     assert found["bytes_per_token"] == 1 and found["sample"].startswith("Grüße")
 
 
+def test_data_shows_control_characters_as_escapes(command, tmp_path: Path):
+    (tmp_path / "my.txt").write_bytes(b"a\x1b[2Jb\n" * 40)
+    outcome = command("data", "my.txt", "--tokenizer.kind", "byte")
+    assert "\x1b" not in outcome.out and "a\\x1b[2Jb" in outcome.out
+
+
 def test_data_reads_the_named_field(command, tmp_path: Path):
     (tmp_path / "my.jsonl").write_text('{"body": "abc"}\n{"body": "de"}\n', encoding="utf-8")
     found = json.loads(command("data", "my.jsonl", "--field", "body", "--tokenizer.kind", "char", "--json").out)
     assert (found["documents"], found["bytes"]) == (2, 5)
+
+
+def test_data_shows_text_to_text_examples_and_what_is_left_out(command, tmp_path: Path):
+    (tmp_path / "my.tsv").write_text("question\ttarget\nadd: 1\t2\nadd: 2\t\n", encoding="utf-8")
+    outcome = command("data", "my.tsv", "--input-field", "question", "--tokenizer.kind", "byte")
+    assert outcome.out.splitlines()[1].split() == ["examples", "1"]
+    assert "add: 1 -> 2" in outcome.out and "1 of 2 examples passed over: empty target" in outcome.out
+    found = json.loads(command("data", "builtin:python-tasks", "--tokenizer.kind", "byte", "--json").out)
+    assert {"summarize python", "tag python", "words python", "reverse", "add"} == found["tasks"].keys()
+    both = command("data", "my.tsv", "--field", "question", "--input-field", "question")
+    assert both.code == 2 and "--field is for plain text" in both.err
+    missing = command("data", "my.tsv")
+    assert missing.code == 2 and "Choose the field (data.field)" in missing.err
 
 
 @pytest.fixture(autouse=True)

@@ -6,17 +6,19 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from minillm import cli, run
-from minillm.cli.flags import docstrings
-from minillm.config import KEYS, SECTIONS
+from minillm.cli.flags import objective_texts, section_texts
+from minillm.cli.train import SHOWN
+from minillm.config import SECTIONS, keys_of
 from minillm.data import describe
 from minillm.models import profile
 from minillm.nn.config import ModelConfig
+from minillm.registry import OBJECTIVES
+from minillm.training.interrupt import Terminated
 
 COMMANDS = ["train", "sample", "fill", "eval", "info", "data"]
 
@@ -58,15 +60,34 @@ def test_every_command_explains_itself(command, name: str):
     ) or name == "train"
 
 
-def test_help_shows_every_key_with_its_sentence_and_default(command):
-    lines = command("train", "--help").out.splitlines()
-    for section, owner in SECTIONS.items():
+def test_help_all_shows_every_key_with_its_sentence_and_default(command):
+    lines = command("train", "--help-all").out.splitlines()
+    for section in SECTIONS:
         assert f"[{section}]:" in lines
-        sentences = docstrings(owner)
-        for item in fields(owner):
-            (line,) = [text for text in lines if text.startswith(f"  --{section}.{item.name} ")]
-            assert sentences[item.name] in line and "[default: " in line
-    assert sum(line.lstrip().startswith("--") and "." in line.split()[0] for line in lines) == len(KEYS)
+        for key, sentence in (objective_texts() if section == "objective" else section_texts(section)).items():
+            (line,) = [text for text in lines if text.startswith(f"  --{key} ")]
+            assert sentence in line and ("[default: " in line or section == "objective")
+    assert key_flags(lines) == {key for name in OBJECTIVES for key in keys_of(name)}
+
+
+def key_flags(lines: list[str]) -> set[str]:
+    """The keys whose flags a help lists."""
+    words = [line.split()[0] for line in lines if line.startswith("  --")]
+    return {word.removeprefix("--") for word in words if "." in word}
+
+
+def test_the_help_of_train_lists_the_keys_that_people_use_first(command):
+    lines = command("train", "--help").out.splitlines()
+    assert key_flags(lines) == SHOWN and len(SHOWN) < 25
+    text = "\n".join(lines)
+    assert all(f"  --{flag}" in text for flag in ("data", "out", "resume", "init-from", "help-all"))
+    assert len(lines) < 60
+
+
+def test_a_key_that_the_help_does_not_list_is_accepted(command, fake_run):
+    assert "optim.beta1" not in SHOWN
+    assert command("train", "--optim.beta1", "0.8").code == 0
+    assert fake_run.asked["config"].optim.beta1 == 0.8
 
 
 @pytest.mark.parametrize(
@@ -79,7 +100,8 @@ def test_help_shows_every_key_with_its_sentence_and_default(command):
         (["train", "--train.steps", "1", "--train.steps", "2"], ["--train.steps", "multiple"]),
         (["train", "nano"], ["'nano'", "gpt-nano"]),
         (["train", "none/such.toml"], ["none/such.toml", "gpt-nano"]),
-        (["train", "gpt-nano", "second"], ["second"]),
+        (["train", "gpt-nano", "second"], ["does not take the argument second", "quotes", "minillm train --help"]),
+        (["sample", "runs/x", "Once", "upon"], ["argument Once", "--prompt 'Once upon'", "minillm sample --help"]),
         (["train", "--data", "a", "--data.source", "b"], ["--data", "--data.source"]),
         (["train", "--model.preset", "gpt3"], ["model.preset", "gpt2"]),
         (["info", "gpt3"], ["gpt3", "gpt2"]),
@@ -103,17 +125,33 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, arguments: list[str], wo
         (PermissionError(13, "Permission denied", "my.txt"), 2, "minillm: error: my.txt: Permission denied"),
         (FileNotFoundError("no run here"), 2, "minillm: error: no run here"),
         (KeyboardInterrupt(), 130, "minillm: interrupted"),
+        (Terminated(), 143, "minillm: terminated"),
         (MemoryError("9 TB"), 2, "minillm: error: out of memory: 9 TB; ask for less, or for a smaller model"),
     ],
 )
 def test_an_exception_becomes_a_line_and_an_exit_code(command, fake_run, monkeypatch, error, code: int, line: str):
-    monkeypatch.setattr(run, "train", lambda *_, **__: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(run, "train_run", lambda *_, **__: (_ for _ in ()).throw(error))
     outcome = command("train")
     assert (outcome.code, outcome.err.strip()) == (code, line)
 
 
+@pytest.mark.parametrize(("signal", "code"), [(None, 0), (2, 130), (15, 143)])
+def test_a_training_that_a_signal_stopped_says_which_by_its_exit_code(command, fake_run, signal: int | None, code: int):
+    fake_run.signal = signal
+    assert command("train").code == code
+
+
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "9"}, {"KMP_BLOCKTIME": "1"}])
+def test_threads_that_wait_sleep_unless_the_user_has_chosen_otherwise(chosen: dict[str, str]):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {key: value for key, value in os.environ.items() if key not in names} | chosen
+    code = f"import os, minillm.__main__; print({{key: os.environ[key] for key in {names} if key in os.environ}})"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(chosen or {"OMP_WAIT_POLICY": "passive"})
+
+
 def test_a_bug_shows_its_traceback(command, fake_run, monkeypatch):
-    monkeypatch.setattr(run, "train", lambda: None)
+    monkeypatch.setattr(run, "train_run", lambda: None)
     with pytest.raises(TypeError, match="argument"):
         command("train")
 
@@ -144,7 +182,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path):
 FLAGS = "--help -h --version --json --prompt --data --out --resume --seed --stop --field --no-resume -- - = -x @file"
 VALUES = "gpt-nano gpt2 my.toml ../x 5 -5 1e-3 1e999 nan true none [] {} auto adamw café __complete --train.steps=3"
 ODD = ["--train={}", "--model.bias=", "", " ", "a\nb", "\udcff", "[bold]x[/nope]"]
-KEY_FLAGS = [f"--{key}" for key in random.Random(0).sample(sorted(KEYS), 25)]
+KEY_FLAGS = [f"--{key}" for key in random.Random(0).sample(sorted(keys_of("mlm")), 25)]
 WORDS = [*COMMANDS, *KEY_FLAGS, *FLAGS.split(), *VALUES.split(), *ODD]
 LINES = """[model]|[train]|[[train]]|[optim|steps = 5|steps = '5'|lr = nan|preset = 'gpt2'|preset = 'x'|d_model = 7
 x.y = [1, {}]|= 3|'''|stop = ['a']|seed = 1979-05-27|\x00|#"""

@@ -8,7 +8,7 @@ from tempfile import mkdtemp
 import pytest
 
 from minillm.data.config import DataConfig
-from minillm.data.text import Text, read_text
+from minillm.data.datasets.text import Text, read_text
 
 
 @pytest.fixture(scope="session")

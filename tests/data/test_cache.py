@@ -7,6 +7,7 @@ import pytest
 
 from minillm.data import cache
 from minillm.data.cache import cache_folder, entry
+from minillm.storage import MANIFEST
 
 
 def make(folder: Path) -> dict[str, int]:
@@ -29,7 +30,7 @@ def test_an_entry_is_made_once_and_found_later(tmp_path):
 def test_a_damaged_entry_is_made_again(tmp_path, damage):
     entry(tmp_path / "a", make)
     if damage is None:
-        (tmp_path / "a" / cache.MANIFEST).write_text("{", encoding="utf-8")
+        (tmp_path / "a" / MANIFEST).write_text("{", encoding="utf-8")
     else:
         (tmp_path / "a" / "data.bin").write_bytes(damage)
     entry(tmp_path / "a", make)
@@ -69,7 +70,7 @@ def test_an_entry_that_appears_meanwhile_stays(tmp_path):
         return {"count": 8}
 
     entry(tmp_path / "a", make_late)
-    assert sorted(os.listdir(tmp_path / "a")) == ["data.bin", cache.MANIFEST]
+    assert sorted(os.listdir(tmp_path / "a")) == ["data.bin", MANIFEST]
 
 
 def test_what_a_killed_process_left_is_removed_after_a_week_and_nothing_else_is(tmp_path):

@@ -1,5 +1,5 @@
 from minillm.data.config import DataConfig
-from minillm.data.describe import describe
+from minillm.data.describe import describe, describe_tasks
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
 
@@ -18,3 +18,14 @@ def test_a_source_is_described_by_its_size_its_tokens_and_its_start(jsonl_of, tm
 def test_one_short_text_can_be_described_though_it_cannot_be_split(tmp_path):
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
     assert describe(DataConfig(source=str(tmp_path / "a.txt"), cache=str(tmp_path))).bytes == 1
+
+
+def test_text_to_text_examples_are_described_by_task(tmp_path):
+    rows = "q\ta\nadd: 1 + 2\t3\nadd: 2 + 2\t4\nname\té\nadd: 3\t\n"
+    (tmp_path / "a.tsv").write_text(rows, encoding="utf-8")
+    config = DataConfig(source=str(tmp_path / "a.tsv"), cache=str(tmp_path), input_field="q", target_field="a")
+    found = describe_tasks(config, ByteTokenizer())
+    assert (found.documents, found.bytes, found.characters, found.tokens) == (3, 28, 27, 28)
+    assert found.tasks == {"add": 2, "": 1}
+    assert found.sample in ("add: 1 + 2 -> 3", "add: 2 + 2 -> 4", "name -> é")
+    assert found.notes == (f"{config.source}: 1 of 4 examples passed over: empty target",)

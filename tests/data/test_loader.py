@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Loader, Windows, eval_batches
 
 
@@ -83,10 +83,6 @@ def test_loading_leaves_global_randomness_alone():
     before = np.random.get_state(legacy=False)["state"]["pos"]
     loader().batches(0)
     assert np.random.get_state(legacy=False)["state"]["pos"] == before
-
-
-def test_epoch_counts_passes_over_the_windows():
-    assert loader(num_tokens=96, seq_len=8, global_batch=6, micro_batch=6).epoch(3) == 1.5
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused():

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillm.data import split as split_module
+from minillm.data.datasets.text import Section
 from minillm.data.split import split_text
-from minillm.data.text import Section
 
 DOCUMENTS = st.lists(st.text("ab é漢😀\n", min_size=1, max_size=40), min_size=1, max_size=30)
 FRACTION = st.floats(0.01, 0.9)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from minillm.distributed.config import ParallelConfig
-from minillm.distributed.parallelize import parallelize, without_sync
+from minillm.distributed.parallelize import replicate, without_sync
 from minillm.distributed.runtime import Runtime, start
 
 
@@ -26,7 +26,7 @@ def test_alone_nothing_is_sent():
     runtime = Runtime()
     assert runtime.sum([1.5, 2]) == [1.5, 2] and runtime.broadcast("x") == "x"
     model = nn.Linear(2, 2)
-    assert parallelize(model, runtime) is model
+    assert replicate(model, runtime) is model
     with without_sync(model):
         pass
 

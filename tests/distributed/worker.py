@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from minillm.distributed.config import ParallelConfig
-from minillm.distributed.parallelize import parallelize
+from minillm.distributed.parallelize import replicate
 from minillm.distributed.runtime import Runtime, start
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
@@ -154,7 +154,7 @@ def gradient(
     runtime: Runtime, batches: list[Batch], model: torch.nn.Module, objective: Objective, counts: dict[str, float]
 ) -> tuple[float, list[torch.Tensor]]:
     step = StepFunction(
-        parallelize(model, runtime),
+        replicate(model, runtime),
         objective,
         Optimizer(model, OptimConfig()),
         compute=CPU,
@@ -169,7 +169,7 @@ def gradient(
 def compare_gradients(
     runtime: Runtime, make_model: Callable[[], torch.nn.Module], objective: Objective, batches: list[Batch]
 ) -> dict[str, float]:
-    counts = {name: float(sum(batch.counts[name] for batch in batches)) for name in objective.label_sets}
+    counts = {name: float(sum(batch.counts[name] for batch in batches)) for name in objective.targets}
     mine = batches[:2] if runtime.is_main else batches[2:]
     loss, found = gradient(runtime, mine, make_model(), objective, counts)
     expected_loss, expected = gradient(Runtime(), batches, make_model(), objective, counts)

@@ -13,7 +13,8 @@ import torch
 
 from minillm import RunConfig, SampleConfig, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.run import LoadedRun, export_model, import_model
+from minillm.models.build import build_model
+from minillm.run import LoadedRun, export_model, import_model, score_harness
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")  # the harness's Hugging Face model wants it
@@ -24,7 +25,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from minillm.evaluation import harness
-from minillm.evaluation.harness import HarnessLM, run_harness
+from minillm.evaluation.harness import HarnessLM
 
 CONTEXT = 64
 SHAPES: dict[str, dict[str, object]] = {
@@ -78,7 +79,7 @@ def compared(loaded: LoadedRun, folder: Path) -> Both:
     # with its cache it misplaces a continuation where another request cuts the same text elsewhere
     library: Any = HFLM
     theirs = library(str(folder), device="cpu", dtype="float32", batch_size=1, logits_cache=False)
-    return Both(loaded, HarnessLM(loaded), theirs)
+    return Both(loaded, HarnessLM(loaded.model, loaded.tokenizer), theirs)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def both(request: pytest.FixtureRequest, config: RunConfig, tmp_path_factory: py
 
 
 @pytest.fixture
-def own_tasks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_builtin_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the tasks that come with the harness, which take seconds to read."""
     alone = lambda include_path, include_defaults: TaskManager(include_path=include_path, include_defaults=False)  # noqa: E731
     monkeypatch.setattr(harness, "TaskManager", alone)
@@ -139,7 +140,7 @@ def require_equal(scores: list[tuple[float, bool]], wanted: list[tuple[float, bo
 def test_every_task_gets_the_score_of_the_exported_folder(both: Both, tasks: Path):
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     found: Any = simple_evaluate(model=both.theirs, tasks=[*TASKS], task_manager=manager, bootstrap_iters=1000)
-    ours = run_harness(both.loaded, [str(tasks)])
+    ours = score_harness(both.loaded, [str(tasks)])
     assert ours.keys() == TASKS.keys()
     for name, figures in ours.items():
         wanted: Any = found["results"][name]
@@ -206,7 +207,7 @@ def test_a_tokenizer_that_begins_every_text_with_a_token_does_so_here(both: Both
     assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
 
 
-def test_a_context_of_blanks_counts_as_none(both: Both):
+def test_a_context_of_whitespace_counts_as_empty(both: Both):
     blank, none = both.ours.loglikelihood(asked((" \n", "24 and"), ("", " \n24 and")))
     assert blank == none
 
@@ -221,19 +222,20 @@ def test_a_prefix_model_reads_a_context_in_both_directions(config: RunConfig, tm
     generator = torch.Generator().manual_seed(0)
     for weight in loaded.model.requires_grad_(False).parameters():
         weight.normal_(generator=generator)  # six steps teach too little to tell the directions apart
+    ours = HarnessLM(loaded.model, loaded.tokenizer, prefix=True)
     pairs = [("3 and 4", " make"), ("so", " it is."), ("3 and 4 make 7; so", " it")]
-    for (context, continuation), (score, _) in zip(pairs, HarnessLM(loaded).loglikelihood(asked(*pairs)), strict=True):
+    for (context, continuation), (score, _) in zip(pairs, ours.loglikelihood(asked(*pairs)), strict=True):
         ids, prefix = list((context + continuation).encode()), len(context)
         logits = (
             loaded.model(torch.tensor([ids[:-1]]), prefix_length=torch.tensor([prefix])).logits["lm"][0].log_softmax(-1)
         )
         assert score == pytest.approx(sum(logits[i - 1, ids[i]].item() for i in range(prefix, len(ids))), rel=1e-5)
-    (written,) = HarnessLM(loaded).generate_until(asked(("3 and 4", {"max_gen_toks": 8})))
+    (written,) = ours.generate_until(asked(("3 and 4", {"max_gen_toks": 8})))
     (drawn,) = sample(loaded, SampleConfig(prompt="3 and 4", temperature=0, max_new_tokens=8))
     assert written == loaded.tokenizer.decode(drawn.ids)
 
 
-def test_what_is_asked_again_is_drawn_anew_and_every_time_the_same(both: Both):
+def test_repeated_requests_get_different_samples_and_the_same_ones_every_time(both: Both):
     drawn = {"do_sample": True, "temperature": 1.5, "max_gen_toks": 20}
     requests = asked(*[(TEXT[:9], drawn)] * 3, (TEXT[:14], drawn), (TEXT[:9], {**drawn, "top_k": 1}))
     texts = both.ours.generate_until(requests)
@@ -244,14 +246,14 @@ def test_what_is_asked_again_is_drawn_anew_and_every_time_the_same(both: Both):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"early_stopping": True, "max_gen_toks": 5}, "mine: generation_kwargs.early_stopping cannot be honoured"),
-        ({"num_beams": 4, "max_gen_toks": 5}, "generation_kwargs.num_beams cannot"),
+        ({"early_stopping": True, "max_gen_toks": 5}, "mine: generation_kwargs.early_stopping is not supported"),
+        ({"num_beams": 4, "max_gen_toks": 5}, "generation_kwargs.num_beams is not"),
         ({"do_sample": True, "max_gen_toks": 5}, "do_sample needs a temperature above 0"),
         ({}, "max_gen_toks is 256; the model reads 64, context included"),
         ({"max_gen_toks": 5, "until": [""]}, "a list of strings, none of them empty"),
     ],
 )
-def test_an_option_that_cannot_be_honoured_is_named(both: Both, options: dict[str, Any], message: str):
+def test_an_unsupported_option_is_named(both: Both, options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         both.ours.generate_until(asked(("3 and", options)))
 
@@ -264,10 +266,11 @@ def test_a_continuation_that_cannot_be_scored_is_named(both: Both):
 
 
 @pytest.mark.parametrize("family", ["bert-tiny", "t5-mini"])
-def test_only_a_decoder_is_taken(both: Both, family: str):
-    other = replace(both.loaded, config=replace(both.loaded.config, model=preset(family)))
+def test_only_a_decoder_can_be_scored(both: Both, family: str):
+    shape = preset(family, vocab_size=both.loaded.tokenizer.vocab_size)
+    other = replace(both.loaded, config=replace(both.loaded.config, model=shape), model=build_model(shape))
     with pytest.raises(ValueError, match=rf"run is a {family.partition('-')[0]} model; .* for a gpt"):
-        run_harness(other, ["anything"])
+        score_harness(other, ["anything"])
 
 
 def test_the_command_line_prints_the_figures_and_nothing_else(
@@ -282,16 +285,16 @@ def test_the_command_line_prints_the_figures_and_nothing_else(
     assert capsys.readouterr().out.splitlines()[:2] == ["finish", f"  {'examples':<24} 8"]
 
 
-def test_a_group_is_scored_with_its_tasks(both: Both, tasks: Path, own_tasks_alone: None):
+def test_a_group_is_scored_with_its_tasks(both: Both, tasks: Path, without_builtin_tasks: None):
     group = {"group": "all", "task": ["choose", "finish"], "aggregate_metric_list": [{"metric": "acc"}]}
     (tasks / "all.yaml").write_text("".join(f"{k}: {json.dumps(v)}\n" for k, v in group.items()), encoding="utf-8")
-    found = run_harness(both.loaded, [str(tasks / "all.yaml")])
+    found = score_harness(both.loaded, [str(tasks / "all.yaml")])
     assert found["all"]["acc"] == pytest.approx((found["choose"]["acc"] + found["finish"]["acc"]) / 2)
     assert found["all"]["examples"] == 16 and found.keys() == {"all", "choose", "finish"}
 
 
 def test_a_mistake_in_the_tasks_is_one_line(
-    both: Both, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_tasks_alone: None
+    both: Both, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_builtin_tasks: None
 ):
     text = (tasks / "choose.yaml").read_text(encoding="utf-8")
     (tmp_path / "damaged.yaml").write_text(text + "wrong: [\n", encoding="utf-8")
@@ -300,8 +303,8 @@ def test_a_mistake_in_the_tasks_is_one_line(
     (tmp_path / "empty").mkdir()
     for mistake, message in {
         "no_such_task": "no_such_task is neither a task of lm-evaluation-harness",
-        "gone.yaml": "gone.yaml is not there",
-        str(tmp_path / "empty"): "holds no task",
+        "gone.yaml": "gone.yaml does not exist",
+        str(tmp_path / "empty"): "has no task",
         str(tmp_path / "damaged.yaml"): "damaged.yaml cannot be loaded: ParserError",
         str(tmp_path / "strange.yaml"): "no_such_setting",
         str(tmp_path / "lost.yaml"): "gone.jsonl",
@@ -312,9 +315,9 @@ def test_a_mistake_in_the_tasks_is_one_line(
         assert outcome.out == "" and message in outcome.err.splitlines()[-1]
 
 
-def test_a_text_of_ones_own_beside_the_tasks_is_refused(capsys: pytest.CaptureFixture[str]):
+def test_a_data_source_next_to_the_tasks_is_refused(capsys: pytest.CaptureFixture[str]):
     assert main(["eval", "no/run", "--harness", "arc_easy", "--data", "my.txt"]) == 2
-    assert "--data has no effect" in capsys.readouterr().err
+    assert "--data and its fields have no effect" in capsys.readouterr().err
 
 
 def test_without_the_harness_it_says_how_to_get_it(

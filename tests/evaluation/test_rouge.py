@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.evaluation.rouge import common_subsequence, rouge_l
+from minillm.evaluation.rouge import lcs_length, rouge_l
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=6)
 
@@ -39,4 +39,4 @@ def test_the_common_subsequence_is_the_longest_of_all(one: list[str], other: lis
     def all_of(words: list[str]) -> set[tuple[str, ...]]:
         return {chosen for n in range(len(words) + 1) for chosen in combinations(words, n)}
 
-    assert common_subsequence(one, other) == max(map(len, all_of(one) & all_of(other)))
+    assert lcs_length(one, other) == max(map(len, all_of(one) & all_of(other)))

@@ -10,8 +10,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from minillm.exchange.architectures import from_foreign, to_foreign
-from minillm.exchange.files import read_config, read_weights, write_model
+from minillm.exchange.architectures import model_from_hf, model_to_hf
+from minillm.exchange.folder_in import read_config, read_weights
+from minillm.exchange.folder_out import write_model
 from minillm.models.build import build_model
 from minillm.models.presets import preset
 
@@ -39,7 +40,7 @@ def outputs(model: Any, *, ours: bool) -> torch.Tensor:
 
 
 def imported(folder: Any) -> Any:
-    config, weights = from_foreign(read_config(folder), read_weights(folder))
+    config, weights = model_from_hf(read_config(folder), read_weights(folder))
     model = build_model(config).eval()
     model.load_state_dict(weights)
     return model
@@ -54,7 +55,7 @@ def test_a_folder_is_read_with_equal_outputs_and_written_back_bit_for_bit(name, 
     folder = saved(name)
     ours, theirs = imported(folder), foreign(name)
     assert relative(outputs(ours, ours=True), outputs(theirs, ours=False)) < 1e-5
-    config, weights = to_foreign(ours.config, ours.state_dict())
+    config, weights = model_to_hf(ours.config, ours.state_dict())
     original = load_file(folder / "model.safetensors")
     assert weights.keys() == original.keys()
     assert all(torch.equal(weights[key], original[key]) for key in original)
@@ -80,7 +81,7 @@ def test_weights_in_half_precision_become_the_same_numbers_in_fp32(saved):
     folder = saved("llama")
     half = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
     save_file(half, folder / "model.safetensors")
-    _, weights = from_foreign(read_config(folder), read_weights(folder))
+    _, weights = model_from_hf(read_config(folder), read_weights(folder))
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert torch.equal(weights["embed.tokens.weight"], half["model.embed_tokens.weight"].float())
 
@@ -91,15 +92,15 @@ def test_a_config_of_an_earlier_release_means_the_same(saved):
     rope = content.pop("rope_parameters")
     early = {**content, "rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
     assert (
-        from_foreign(early, read_weights(folder)).config
-        == from_foreign(read_config(folder), read_weights(folder)).config
+        model_from_hf(early, read_weights(folder)).config
+        == model_from_hf(read_config(folder), read_weights(folder)).config
     )
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("gpt2", {"model_type": "gpt_neo"}, "model_type 'gpt_neo' cannot be imported; these can: gpt2, llama"),
+        ("gpt2", {"model_type": "gpt_neo"}, "model_type 'gpt_neo' cannot be imported; supported are gpt2, llama"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rotary scaling 'yarn' is not supported"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1"),
@@ -107,58 +108,63 @@ def test_a_config_of_an_earlier_release_means_the_same(saved):
         ("mistral", {"sliding_window": 16}, "sliding_window is 16 in this mistral config; it must be off"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
         ("bert", {"is_decoder": True}, "is_decoder is True"),
-        ("gpt2", {"n_layer": 1}, r"12 foreign weights have no place here, among them transformer\.h\.1"),
+        ("gpt2", {"n_layer": 1}, r"12 weights have no place here, among them transformer\.h\.1"),
         ("gpt2", {"n_layer": 3}, r"the weights lack 'transformer\.h\.2\.ln_1\.weight'"),
-        ("llama", {"tie_word_embeddings": True}, r"ties lm_head\.weight to model\.embed_tokens\.weight, but the file"),
+        ("llama", {"tie_word_embeddings": True}, r"ties lm_head\.weight to model\.embed_tokens\.weight, but the two"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(saved, name, change, message):
+def test_an_unsupported_setting_is_named(saved, name, change, message):
     folder = saved(name)
     with pytest.raises(ValueError, match=message):
-        from_foreign({**read_config(folder), **change}, read_weights(folder))
+        model_from_hf({**read_config(folder), **change}, read_weights(folder))
 
 
 def test_a_key_that_the_config_lacks_is_named(saved):
     folder = saved("t5")
     content = {key: value for key, value in read_config(folder).items() if key != "d_kv"}
-    with pytest.raises(ValueError, match=r"config\.json lacks 'd_kv', which a t5 model is made of"):
-        from_foreign(content, read_weights(folder))
+    with pytest.raises(ValueError, match=r"config\.json lacks 'd_kv', which a t5 model needs"):
+        model_from_hf(content, read_weights(folder))
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("gpt-nano", {"vocab_size": 61}, "model.norm is 'layernorm'; LlamaForCausalLM has 'rmsnorm' only"),
-        ("gpt2", {"position": "alibi"}, "model.norm is 'layernorm'; LlamaForCausalLM"),
-        ("gpt2", {"norm_order": "post"}, "model.norm_order is 'post'; GPT2LMHeadModel has 'pre' only"),
-        ("gpt2", {"num_kv_heads": 1, "num_heads": 4}, "model.kv_heads is 1; GPT2LMHeadModel has 4 only"),
-        ("llama-small", {"vocab_size": 61, "position": "none"}, "model.position is 'none'; LlamaForCausalLM"),
+        ("gpt-nano", {"vocab_size": 61}, r"ngram_order is \d: no stock class has n-gram embeddings"),
+        (
+            "gpt2",
+            {"position": "alibi", "vocab_size": 61},
+            r"LlamaForCausalLM cannot hold this model: model\.norm is 'layernorm' \(must be 'rmsnorm'\), "
+            r"model\.gated is False \(must be True\), model\.position is 'alibi' \(must be 'rotary'\)$",
+        ),
+        ("gpt2", {"norm_order": "post"}, r"GPT2LMHeadModel cannot .*norm_order is 'post' \(must be 'pre'\)"),
+        ("gpt2", {"num_kv_heads": 1, "num_heads": 4}, r"model\.kv_heads is 1 \(must be 4\)"),
+        ("llama-small", {"vocab_size": 61, "position": "none"}, "LlamaForCausalLM cannot .*model.position is 'none'"),
         (
             "llama-small",
             {"vocab_size": 61, "qk_norm": True, "attention_bias": "qkv"},
-            "Qwen3ForCausalLM has none or all",
+            "Qwen3ForCausalLM allows none or all",
         ),
         (
             "llama-small",
             {"vocab_size": 61, "bias": True, "attention_bias": "qkv"},
-            "model.bias is True; Qwen2ForCausalLM",
+            "Qwen2ForCausalLM cannot .*model.bias is True",
         ),
-        ("bert-base", {"norm_order": "pre"}, "model.norm_order is 'pre'; BertForPreTraining has 'post' only"),
-        ("bert-base", {"num_token_types": 0}, "model.num_token_types is 0; BertForPreTraining has segment embeddings"),
-        ("transformer-base", {}, "model.norm is 'layernorm'; T5ForConditionalGeneration"),
+        ("bert-base", {"norm_order": "pre"}, "BertForPreTraining cannot .*model.norm_order is 'pre'"),
+        ("bert-base", {"num_token_types": 0}, "model.num_token_types is 0; BertForPreTraining needs at least 1"),
+        ("transformer-base", {}, "T5ForConditionalGeneration cannot .*model.norm is 'layernorm'"),
         (
             "t5-mini",
             {"vocab_size": 61, "ngram_order": 3},
-            "model.ngram_order is 3; T5ForConditionalGeneration has 1 only",
+            "model.ngram_order is 3: no stock class has n-gram embeddings",
         ),
-        ("t5-v1.1-small", {"activation": "gelu"}, "model.activation is 'gelu' and gated"),
+        ("t5-v1.1-small", {"activation": "gelu"}, "model.activation is 'gelu' with model.gated"),
     ],
 )
-def test_a_shape_that_no_stock_class_holds_is_refused_with_the_reason(name, changes, message):
+def test_a_model_that_no_stock_class_can_hold_is_refused_with_the_reason(name, changes, message):
     with torch.device("meta"):
         model = build_model(config := preset(name, num_layers=1, **changes))
     with pytest.raises(ValueError, match=message):
-        to_foreign(config, model.state_dict())
+        model_to_hf(config, model.state_dict())
 
 
 def test_shards_and_a_pickled_file_of_weights_are_read_alike(foreign, saved, tmp_path):
@@ -190,7 +196,7 @@ def test_a_damaged_or_missing_file_is_named(saved, tmp_path):
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../secret.safetensors"}}), encoding="utf-8"
     )
-    with pytest.raises(ValueError, match="is no file beside it"):
+    with pytest.raises(ValueError, match="is not a file in the same folder"):
         read_weights(folder)
     (folder / "config.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json holds no JSON object"):

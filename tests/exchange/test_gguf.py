@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from minillm.exchange.architectures import from_foreign, to_foreign
-from minillm.exchange.files import read_config, read_weights
+from minillm.exchange.architectures import model_from_hf, model_to_hf
+from minillm.exchange.folder_in import read_config, read_weights
 from minillm.exchange.gguf_in import read_gguf
 from minillm.exchange.gguf_out import write_gguf
 from minillm.exchange.tokenizer_out import tokenizer_json
@@ -24,13 +24,13 @@ TEXT = "The naïve café served 1234 crêpes; wasn't that 世界 fine?\n\n" * 8
 
 def write(path: Path, folder: Path, tokenizer: Any, **changes: Any) -> str | None:
     """The model of a folder, its table widened to the tokenizer's vocabulary and three rows more."""
-    model = from_foreign(read_config(folder), read_weights(folder))
+    model = model_from_hf(read_config(folder), read_weights(folder))
     rows = tokenizer.vocab_size + 3
     for key in ("embed.tokens.weight", "heads.lm.proj.weight"):
         model.weights[key] = torch.randn(rows, model.weights[key].size(1), generator=torch.Generator().manual_seed(0))
     if model.config.tie_embeddings:
         model.weights["heads.lm.proj.weight"] = model.weights["embed.tokens.weight"]
-    config, weights = to_foreign(model.config, model.weights)
+    config, weights = model_to_hf(model.config, model.weights)
     config |= {"vocab_size": rows, "eos_token_id": tokenizer.eos_id, "bos_token_id": tokenizer.bos_id} | changes
     return write_gguf(path, config, weights, tokenizer_json(tokenizer, "gpt"), "test")
 
@@ -39,7 +39,7 @@ def write(path: Path, folder: Path, tokenizer: Any, **changes: Any) -> str | Non
 def test_a_llama_comes_back_bit_for_bit_with_its_tokenizer(name, saved, tmp_path):
     folder, tokenizer = saved(name), ByteTokenizer()
     assert write(tmp_path / "x.gguf", folder, tokenizer) is None
-    before = from_foreign(read_config(folder), read_weights(folder))
+    before = model_from_hf(read_config(folder), read_weights(folder))
     (config, weights), read = read_gguf(tmp_path / "x.gguf")
     for key in ("position", "rope_scaling", "rope_theta", "qk_norm", "biased_projections", "kv_heads", "head_width"):
         assert getattr(config, key) == getattr(before.config, key), key
@@ -104,10 +104,10 @@ def test_queries_lie_in_pairs_as_llama_cpp_turns_them(saved, tmp_path):
     assert np.array_equal(found["blk.0.attn_q.weight"][width], half_split[width])
 
 
-def test_a_trained_bpe_is_written_whole_and_the_other_cut_is_said(saved, tmp_path):
+def test_a_trained_bpe_is_written_whole_with_a_warning_about_its_pattern(saved, tmp_path):
     tokenizer = BPETokenizer.train([TEXT], 420)
     warning = write(tmp_path / "x.gguf", saved("llama"), tokenizer)
-    assert warning is not None and "numbers above all, gets other ids there" in warning
+    assert warning is not None and "mostly numbers, gets different ids there" in warning
     fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "x.gguf").fields.items()}
     assert fields["tokenizer.ggml.pre"] == "llama-bpe"
     assert len(fields["tokenizer.ggml.merges"]) == tokenizer.num_ordinary - 256
@@ -117,14 +117,14 @@ def test_a_trained_bpe_is_written_whole_and_the_other_cut_is_said(saved, tmp_pat
 
 def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path):
     write(tmp_path / "x.gguf", saved("llama-llama3"), ByteTokenizer())
-    with pytest.raises(ValueError, match=r"rope_freqs\.weight holds another scaling than Llama 3's"):
+    with pytest.raises(ValueError, match=r"rope_freqs\.weight holds a scaling other than Llama 3's"):
         read_gguf(tmp_path / "x.gguf")
 
 
 def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
-    with pytest.raises(ValueError, match="no byte-level BPE"):
+    with pytest.raises(ValueError, match="not a byte-level BPE"):
         write(tmp_path / "x.gguf", saved("llama"), CharTokenizer(TEXT))
-    with pytest.raises(ValueError, match=r"hidden_act is .relu.; llama\.cpp computes a llama model with 'silu'"):
+    with pytest.raises(ValueError, match=r"hidden_act is .relu.; llama\.cpp supports only 'silu' in a llama model"):
         write(tmp_path / "x.gguf", saved("qwen2"), ByteTokenizer(), hidden_act="relu", model_type="llama")
     with pytest.raises(ValueError, match=r"model\.attention_scale is 1; llama\.cpp scales the scores"):
         write(tmp_path / "x.gguf", saved("gpt2"), ByteTokenizer(), scale_attn_weights=False)
@@ -166,10 +166,10 @@ def altered(monkeypatch) -> Any:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("llama__block_count", None, "lacks 'llama.block_count', which a llama model is made of"),
+        ("llama__block_count", None, "lacks 'llama.block_count', which a llama model needs"),
         ("llama__block_count", "two", "cannot be read as a llama model"),
         ("llama__attention__head_count", 0, "cannot be read as a llama model"),
-        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, which is no id of its \d+ tokens"),
+        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, which is not an id of its \d+ tokens"),
         ("tokenizer__ggml__merges", "none", "cannot be read as a llama model"),
     ],
 )
@@ -192,12 +192,12 @@ def test_a_text_begins_with_bos_where_llama_cpp_puts_it(saved, tmp_path, altered
     assert tokenizer.prefix_ids == ((tokenizer.bos_id,) if begins else ())
 
 
-def test_a_file_that_is_none_or_holds_another_model_is_named(saved, tmp_path):
+def test_a_file_that_is_not_gguf_or_has_another_model_is_named(saved, tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF or not")
-    with pytest.raises(ValueError, match=r"x\.gguf is no GGUF file"):
+    with pytest.raises(ValueError, match=r"x\.gguf is not a GGUF file"):
         read_gguf(tmp_path / "x.gguf")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_gguf(tmp_path / "none.gguf")
     write(tmp_path / "y.gguf", saved("gpt2"), ByteTokenizer())
-    with pytest.raises(ValueError, match="architecture 'gpt2'; llama, qwen2 and qwen3 can be imported"):
+    with pytest.raises(ValueError, match="architecture 'gpt2'; supported are llama, qwen2 and qwen3"):
         read_gguf(tmp_path / "y.gguf")

@@ -136,11 +136,11 @@ def test_parts_that_a_tokenizer_file_lacks_are_none(tmp_path: Path):
 
 
 @pytest.mark.parametrize("sign", ["config.json", "added_tokens.json"])
-def test_two_files_that_do_not_tell_how_text_is_cut_are_refused(tmp_path: Path, sign: str):
+def test_a_vocabulary_without_its_pre_tokenization_is_refused(tmp_path: Path, sign: str):
     (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
     (tmp_path / "merges.txt").write_text("", encoding="utf-8")
     (tmp_path / sign).write_text('{"model_type": "qwen2"}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"vocab\.json alone does not tell .*save_pretrained"):
+    with pytest.raises(ValueError, match=r"vocab\.json alone does not say .*save_pretrained"):
         read_tokenizer(tmp_path)
 
 
@@ -156,16 +156,16 @@ def test_berts_settings_decide_about_accents_and_ideographs(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("spiece.model", "x", r"SentencePiece's own format; write a tokenizer\.json"),
+        ("spiece.model", "x", r"SentencePiece's format, which cannot be read; create a tokenizer\.json"),
         ("tokenizer.json", "{", r"tokenizer\.json is not valid JSON"),
         ("tokenizer.json", '{"model": {"type": "Magic"}}', r"tokenizer\.json: its model is of type 'Magic'"),
         ("tokenizer.json", '{"model": {"type": "BPE"}}', r"tokenizer\.json: the tokenizers library cannot read it"),
         ("tokenizer.json", "[" * 100_000, r"tokenizer\.json is not valid JSON"),
         ("tokenizer.json", POSTLESS % '{"type": "Odd"}', r"tokenizer\.json: its post_processor cannot be read"),
-        ("vocab.txt", "a\nb", r"vocab\.txt is damaged, or not of its kind"),
+        ("vocab.txt", "a\nb", r"vocab\.txt is damaged or not supported"),
     ],
 )
-def test_what_is_no_tokenizer_is_named(tmp_path: Path, name: str, content: str, message: str):
+def test_a_file_that_is_not_a_tokenizer_is_named(tmp_path: Path, name: str, content: str, message: str):
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_tokenizer(tmp_path)

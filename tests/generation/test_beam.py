@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from minillm.generation.adapters import ConditionedDecoder
 from minillm.generation.beam import beam_search
-from minillm.generation.conditioned import Conditioned
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import generate
 from minillm.models.build import build_model
@@ -67,7 +67,7 @@ def test_as_wide_as_the_vocabulary_it_equals_exhaustive_search_of_two_tokens(see
 def test_as_wide_as_the_number_of_beginnings_it_equals_exhaustive_search_of_three_tokens(family, alpha):
     model, source = make_model(family), SOURCES[0] if family == "t5" else None
     config = BeamConfig(num_beams=VOCAB**2, num_best=VOCAB**2, length_penalty=alpha, max_new_tokens=3)
-    decodable = model if source is None else Conditioned(model, [source])
+    decodable = model if source is None else ConditionedDecoder(model, [source])
     rows = beam_search(decodable, [[0]], config, eos_id=EOS)
     assert len(rows) == VOCAB**2
     check_nbest(rows, exhaustive(model, [0], alpha, 3, source))
@@ -84,7 +84,7 @@ def test_of_width_one_it_is_greedy(seed, eos_id):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_of_width_one_it_is_greedy_for_an_encoder_decoder(seed):
-    model = Conditioned(make_model("t5", seed=seed), SOURCES)
+    model = ConditionedDecoder(make_model("t5", seed=seed), SOURCES)
     greedy = generate(model, STARTS, SampleConfig(temperature=0, max_new_tokens=20), eos_id=EOS)
     rows = beam_search(model, STARTS, BeamConfig(num_beams=1, max_new_tokens=20), eos_id=EOS)
     assert [(row.ids, row.finish_reason) for row in rows] == [(row.ids, row.finish_reason) for row in greedy]
@@ -125,7 +125,7 @@ def test_a_cached_ragged_batch_finds_what_uncached_runs_find_one_by_one(position
 def test_a_cached_ragged_batch_of_sources_finds_what_uncached_runs_find_one_by_one(seed, ngram_order):
     model = make_model("t5", seed=seed, ngram_order=ngram_order)
     config = BeamConfig(num_beams=3, num_best=2, max_new_tokens=7)
-    rows = beam_search(Conditioned(model, SOURCES), STARTS, config, eos_id=EOS)
+    rows = beam_search(ConditionedDecoder(model, SOURCES), STARTS, config, eos_id=EOS)
     for i, source in enumerate(SOURCES):
         check_nbest(rows[2 * i : 2 * i + 2], uncached(model, [0], config, source))
 
@@ -149,8 +149,8 @@ def test_past_the_window_a_batch_still_equals_its_rows_alone(family):
     model = make_model(family)
     config = BeamConfig(num_beams=2, num_best=2, max_new_tokens=20)
     inputs = RAGGED[:3] if family == "gpt" else STARTS
-    views = [model] * 3 if family == "gpt" else [Conditioned(model, [source]) for source in SOURCES]
-    together = beam_search(model if family == "gpt" else Conditioned(model, SOURCES), inputs, config)
+    views = [model] * 3 if family == "gpt" else [ConditionedDecoder(model, [source]) for source in SOURCES]
+    together = beam_search(model if family == "gpt" else ConditionedDecoder(model, SOURCES), inputs, config)
     alone = [row for view, prompt in zip(views, inputs, strict=True) for row in beam_search(view, [prompt], config)]
     assert [row.ids for row in together] == [row.ids for row in alone]
     assert all(len(row.ids) == 20 and row.finish_reason == "length" for row in together)

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from minillm.generation.conditioned import Conditioned
+from minillm.generation.adapters import ConditionedDecoder
 from minillm.generation.config import SampleConfig
 from minillm.generation.generate import generate
 from minillm.models.build import build_model
@@ -35,7 +35,7 @@ def uncached_greedy(model, source, start, num_tokens):
 def test_a_ragged_batch_writes_what_uncached_runs_write_one_by_one(position):
     model = make_t5(position=position)
     expected = [uncached_greedy(model, *row, 10) for row in zip(SOURCES, STARTS, strict=True)]
-    assert [row.ids for row in generate(Conditioned(model, SOURCES), STARTS, GREEDY)] == expected
+    assert [row.ids for row in generate(ConditionedDecoder(model, SOURCES), STARTS, GREEDY)] == expected
     assert len(set(map(tuple, expected))) == 3
 
 
@@ -43,12 +43,12 @@ def test_samples_of_a_source_share_one_reading_of_it():
     model, read = make_t5(), []
     model.encoder.register_forward_hook(lambda module, args, output: read.append(args[0].shape[:2]))
     config = SampleConfig(temperature=1.5, num_samples=3, max_new_tokens=30)
-    together = generate(Conditioned(model, SOURCES), STARTS, config)
+    together = generate(ConditionedDecoder(model, SOURCES), STARTS, config)
     assert read == [(3, 7)]
     alone = [
         row
         for source, start in zip(SOURCES, STARTS, strict=True)
-        for row in generate(Conditioned(model, [source]), [start], config)
+        for row in generate(ConditionedDecoder(model, [source]), [start], config)
     ]
     assert [row.ids for row in together] == [row.ids for row in alone]
 
@@ -56,14 +56,14 @@ def test_samples_of_a_source_share_one_reading_of_it():
 def test_past_the_window_the_newest_tokens_are_read_anew_and_the_source_is_not():
     model, read = make_t5(), []
     model.encoder.register_forward_hook(lambda *_: read.append(1))
-    (row,) = generate(Conditioned(model, SOURCES[:1]), [[0]], SampleConfig(temperature=0, max_new_tokens=40))
+    (row,) = generate(ConditionedDecoder(model, SOURCES[:1]), [[0]], SampleConfig(temperature=0, max_new_tokens=40))
     assert len(row.ids) == 40 and len(read) == 1
 
 
 def test_dropout_is_off_while_the_source_is_read_and_as_before_afterwards():
     plain, model = make_t5(), make_t5(dropout=0.5).train()
-    rows = generate(Conditioned(model, SOURCES), STARTS, GREEDY)
-    assert rows == generate(Conditioned(plain, SOURCES), STARTS, GREEDY)
+    rows = generate(ConditionedDecoder(model, SOURCES), STARTS, GREEDY)
+    assert rows == generate(ConditionedDecoder(plain, SOURCES), STARTS, GREEDY)
     assert model.training
 
 
@@ -78,9 +78,9 @@ def test_dropout_is_off_while_the_source_is_read_and_as_before_afterwards():
 )
 def test_sources_that_cannot_be_read_are_refused(sources, message):
     with pytest.raises(ValueError, match=message):
-        Conditioned(make_t5(), sources)
+        ConditionedDecoder(make_t5(), sources)
 
 
 def test_as_many_beginnings_as_sources_are_needed():
     with pytest.raises(ValueError, match="2 targets do not fit 3 sources"):
-        generate(Conditioned(make_t5(), SOURCES), STARTS[:2], GREEDY)
+        generate(ConditionedDecoder(make_t5(), SOURCES), STARTS[:2], GREEDY)

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from minillm.generation.fill import fill
+from minillm.generation.fill import fill_gaps
 from minillm.nn.output import Output
 
 PIECES = [b"The", b" cat", b" dog", b" sat", b".", b" a", b"", b"", b"", b"", b"\xc3"]
 EOS, MASK, CLS, SEP = 6, 7, 8, 9
 
 
-class Words:
+STAND_IN: Any = object  # passes for any type
+MODULE: Any = torch.nn.Module
+
+
+class Words(STAND_IN):
     """A tokenizer of eleven tokens; ids 6 to 9 are special."""
 
     vocab_size, eos_id, mask_id, cls_id, sep_id, pad_id = 11, EOS, MASK, CLS, SEP, EOS
@@ -39,7 +43,7 @@ class Words:
         return self.decode_bytes(ids).decode()
 
 
-class Oracle(torch.nn.Module):
+class Oracle(MODULE):
     """Prefers the token that its place in the sequence says; special tokens and padding would be likelier still."""
 
     def __init__(self, favourites: dict[int, list[int]], max_seq_len: int = 16) -> None:
@@ -60,7 +64,7 @@ class Oracle(torch.nn.Module):
 
 def test_each_gap_gets_its_likeliest_tokens_in_order():
     model = Oracle({2: [1, 2], 4: [4, 3]}).train()
-    found = fill(model, Words(), "The [MASK] sat<|mask|>", top_k=2)
+    found = fill_gaps(model, Words(), "The [MASK] sat<|mask|>", top_k=2)
     assert model.seen == [CLS, 0, MASK, 3, MASK, SEP], "the blank before a gap is the filling token's"
     assert found.text == "The cat sat."
     assert [[candidate.text for candidate in gap] for gap in found.candidates] == [[" cat", " dog"], [".", " sat"]]
@@ -68,7 +72,7 @@ def test_each_gap_gets_its_likeliest_tokens_in_order():
 
 
 def test_probabilities_are_those_among_tokens_of_text():
-    (gap,) = fill(Oracle({1: [1, 2]}), Words(), "[MASK]", top_k=100).candidates
+    (gap,) = fill_gaps(Oracle({1: [1, 2]}), Words(), "[MASK]", top_k=100).candidates
     assert len(gap) == 7 and sum(candidate.probability for candidate in gap) == pytest.approx(1)
     assert gap[0].probability / gap[1].probability == pytest.approx(np.e, rel=1e-5)
     assert {candidate.text for candidate in gap} == {"The", " cat", " dog", " sat", ".", " a", "\ufffd"}
@@ -77,12 +81,12 @@ def test_probabilities_are_those_among_tokens_of_text():
 @pytest.mark.parametrize(
     ("text", "top_k", "words"),
     [
-        ("The cat", 5, r"nothing to fill in; write \[MASK\]"),
-        ("", 5, "nothing to fill in"),
-        ("The cat sat. cat sat.[MASK]", 5, "8 tokens, and this model reads 6; shorten it"),
+        ("The cat", 5, r"no gap to fill; write \[MASK\]"),
+        ("", 5, "no gap to fill"),
+        ("The cat sat. cat sat.[MASK]", 5, "8 tokens and this model reads 6; shorten it"),
         ("[MASK]", 0, "top_k is 0"),
     ],
 )
 def test_what_cannot_be_filled_is_one_line(text: str, top_k: int, words: str):
     with pytest.raises(ValueError, match=words):
-        fill(Oracle({}, max_seq_len=8), Words(), text, top_k=top_k)
+        fill_gaps(Oracle({}, max_seq_len=8), Words(), text, top_k=top_k)

@@ -3,8 +3,9 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from minillm.generation.config import SampleConfig
-from minillm.generation.generate import generate, window_start
+from minillm.generation.beam import beam_search
+from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.generation.generate import MAX_ROWS, generate, window_start
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 
@@ -227,6 +228,32 @@ def test_no_prompts_and_no_tokens_give_nothing():
     assert generate(make_model(), [], greedy()) == []
     (row,) = generate(make_model(), [[1]], greedy(max_new_tokens=0))
     assert (row.ids, row.finish_reason) == ([], "length")
+
+
+@pytest.mark.parametrize(("length", "cut"), [(1, 0), (CONTEXT, 0), (CONTEXT + 1, 2), (90, 82)])
+def test_what_is_cut_from_a_long_prompt_is_counted(length, cut):
+    model, prompt = make_model(), [n % VOCAB for n in range(length)]
+    (row,) = generate(model, [prompt], greedy())
+    (best,) = beam_search(model, [prompt], BeamConfig(num_beams=1, max_new_tokens=25))
+    assert row.prompt_tokens_cut == best.prompt_tokens_cut == cut
+    assert row.ids == generate(model, [prompt[cut:]], greedy())[0].ids == best.ids
+
+
+def test_a_huge_number_of_tokens_costs_nothing_until_they_are_generated():
+    model, most = make_model(), 10**20
+    (row,) = generate(model, [[1]], SampleConfig(max_new_tokens=most), on_token=lambda row, token: token == 3)
+    (fewer,) = generate(model, [[1]], SampleConfig(max_new_tokens=len(row.ids)))
+    assert row.finish_reason == "stop" and row.ids == fewer.ids
+    (found,) = beam_search(model, [[1]], BeamConfig(num_beams=1, max_new_tokens=most), eos_id=row.ids[0])
+    assert found.finish_reason == "eos"
+
+
+@pytest.mark.parametrize("number", [MAX_ROWS + 1, 10**9, 10**20])
+def test_a_batch_that_no_memory_holds_is_refused_at_once(number):
+    with pytest.raises(ValueError, match="texts are too many for one batch, which has at most 65,536"):
+        generate(make_model(), [[1]], SampleConfig(num_samples=number))
+    with pytest.raises(ValueError, match="texts are too many for one batch"):
+        beam_search(make_model(), [[1]], BeamConfig(num_beams=number))
 
 
 def test_a_diverged_model_is_an_error_instead_of_a_text():

@@ -7,8 +7,7 @@ import torch
 
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.generate import generate, window_start
-from minillm.generation.prefixed import Prefixed
+from minillm.generation.generate import generate, prefill, window_start
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 
@@ -53,9 +52,9 @@ def test_the_prompt_is_read_as_forward_reads_a_prefix_and_steps_are_causal(posit
     model = make_model(position)
     text, prefix = torch.tensor([[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]]), torch.tensor([4, 4])
     full = model(text, prefix_length=prefix).logits["lm"]
-    cache, logits = Prefixed(model).start(text[:, :4], max_len=7)
+    cache, logits = prefill(model, text[:, :4].tolist(), 4, prefix=True)
     torch.testing.assert_close(logits, full[:, 3], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(Prefixed(model).step(text[:, 4:], cache), full[:, 4:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.step(text[:, 4:], cache), full[:, 4:], rtol=1e-4, atol=1e-4)
     assert not logits.allclose(model.start(text[:, :4], max_len=7)[1], atol=1e-2)
 
 
@@ -63,23 +62,23 @@ def test_the_prompt_is_read_as_forward_reads_a_prefix_and_steps_are_causal(posit
 def test_a_ragged_batch_far_past_the_window_writes_what_uncached_runs_write_one_by_one(position):
     model = make_model(position)
     expected = [uncached_greedy(model, prompt, 25) for prompt in RAGGED]
-    assert [row.ids for row in generate(Prefixed(model), RAGGED, greedy())] == expected
-    assert [generate(Prefixed(model), [prompt], greedy())[0].ids for prompt in RAGGED] == expected
+    assert [row.ids for row in generate(model, RAGGED, greedy(), prefix=True)] == expected
+    assert [generate(model, [prompt], greedy(), prefix=True)[0].ids for prompt in RAGGED] == expected
 
 
 def test_it_writes_otherwise_than_a_causal_reading():
     model = make_model(context=64)
-    texts = zip(generate(Prefixed(model), RAGGED, greedy()), generate(model, RAGGED, greedy()), strict=True)
+    texts = zip(generate(model, RAGGED, greedy(), prefix=True), generate(model, RAGGED, greedy()), strict=True)
     assert [a.ids == b.ids for a, b in texts] == [True, False, False, False]  # one token has one direction
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_reading_ahead_leaves_the_text_as_it_is(ahead):
-    model = Prefixed(make_model(context=24, vocab_size=7))
+    model = make_model(context=24, vocab_size=7)
     for temperature in (0, 0.6):
+        more = {"max_new_tokens": 90, "temperature": temperature}
         plain, quick = (
-            generate(model, [[1, 2, 3, 1, 2]], greedy(max_new_tokens=90, num_draft_tokens=n, temperature=temperature))
-            for n in (0, ahead)
+            generate(model, [[1, 2, 3, 1, 2]], greedy(num_draft_tokens=n, **more), prefix=True) for n in (0, ahead)
         )
         assert plain[0].ids == quick[0].ids
 
@@ -87,8 +86,8 @@ def test_reading_ahead_leaves_the_text_as_it_is(ahead):
 def test_a_beam_reads_its_prompts_so_too_alone_or_together_also_past_the_window():
     model = make_model()
     config = BeamConfig(num_beams=3, num_best=3, length_penalty=0.0, max_new_tokens=12)
-    together = beam_search(Prefixed(model), RAGGED, config)
-    alone = [row for prompt in RAGGED for row in beam_search(Prefixed(model), [prompt], config)]
+    together = beam_search(model, RAGGED, config, prefix=True)
+    alone = [row for prompt in RAGGED for row in beam_search(model, [prompt], config, prefix=True)]
     assert [row.ids for row in together] == [row.ids for row in alone]
     for row in together:
         steps = [uncached_logits(model, row.prompt_ids, row.ids[:n]).log_softmax(-1)[i] for n, i in enumerate(row.ids)]
@@ -97,5 +96,5 @@ def test_a_beam_reads_its_prompts_so_too_alone_or_together_also_past_the_window(
 
 def test_dropout_is_off_meanwhile_and_on_again_afterwards():
     plain, model = make_model(), make_model(dropout=0.5).train()
-    assert generate(Prefixed(model), RAGGED, greedy()) == generate(Prefixed(plain), RAGGED, greedy())
+    assert generate(model, RAGGED, greedy(), prefix=True) == generate(plain, RAGGED, greedy(), prefix=True)
     assert model.training

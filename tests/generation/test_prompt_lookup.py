@@ -34,9 +34,9 @@ def counting(model):
 
 def test_it_guesses_what_followed_the_longest_run_that_has_stood_before():
     lookup = NgramLookup([1, 2, 3, 4, 9, 3, 5, 1, 2, 3])
-    assert lookup.guess(1) == [4]
-    assert NgramLookup([1, 3, 4, 9, 3]).guess(3) == [4, 9, 3]
-    assert NgramLookup([7, 8]).guess(2) == []
+    assert lookup.draft(1) == [4]
+    assert NgramLookup([1, 3, 4, 9, 3]).draft(3) == [4, 9, 3]
+    assert NgramLookup([7, 8]).draft(2) == []
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -1,5 +1,7 @@
 import math
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -7,15 +9,16 @@ from hypothesis import strategies as st
 
 from minillm.generation.config import SampleConfig
 from minillm.generation.sampling import (
+    BLOCK,
     Sampler,
-    choose,
+    draw,
     filter_logits,
     keep_min_p,
     keep_top_k,
     keep_top_p,
     penalize_repetition,
     scale_temperature,
-    uniform_table,
+    uniform_columns,
 )
 
 # Few distinct values, so that ties are the rule.
@@ -25,6 +28,11 @@ rows = st.lists(st.integers(-4, 4).map(lambda n: n / 2) | st.just(-math.inf), mi
 fast = settings(
     deadline=None, max_examples=150, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def uniforms_of(seed, samples, num_draws):
+    """(B, num_draws)."""
+    return torch.cat([*islice(uniform_columns(seed, samples, torch.device("cpu")), num_draws)], 1)
 
 
 def kept(logits):
@@ -133,8 +141,8 @@ def test_choices_are_distributed_as_the_filtered_probabilities(config):
     num_draws = 20_000
     logits = filter_logits(torch.tensor([[0.3, -1.0, 1.2, -math.inf, 0.0, 0.9, -2.0]]), config)
     probabilities = logits.double().softmax(-1)[0]
-    uniforms = uniform_table(0, [0], num_draws).T  # (num_draws, 1)
-    counts = choose(logits.expand(num_draws, -1), uniforms).flatten().bincount(minlength=7).double()
+    uniforms = uniforms_of(0, [0], num_draws).T  # (num_draws, 1)
+    counts = draw(logits.expand(num_draws, -1), uniforms).flatten().bincount(minlength=7).double()
     expected, possible = num_draws * probabilities, probabilities > 0
     assert not counts[~possible].any()
     chi_square = ((counts - expected).square() / expected)[possible].sum()
@@ -145,29 +153,35 @@ def test_choices_are_distributed_as_the_filtered_probabilities(config):
 def test_the_smallest_and_the_largest_uniform_number_never_draw_a_forbidden_token():
     logits = torch.tensor([[-math.inf, 0.5, -math.inf, 1.0, -math.inf]])
     largest = 1 - 2.0**-24
-    assert choose(logits, torch.tensor([[0.0]])).item() == 1
-    assert choose(logits, torch.tensor([[largest]])).item() == 3
+    assert draw(logits, torch.tensor([[0.0]])).item() == 1
+    assert draw(logits, torch.tensor([[largest]])).item() == 3
 
 
 def test_a_sum_that_rounds_upwards_at_a_forbidden_token_does_not_draw_it(monkeypatch):
     rising = lambda p, dim: torch.linspace(0.1, 1, p.size(-1)).repeat(len(p), 1)  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "cumsum", rising)
-    ids = choose(torch.tensor([[-math.inf, 1.0, -math.inf]]).expand(5, -1), torch.linspace(0, 0.99, 5)[:, None])
+    ids = draw(torch.tensor([[-math.inf, 1.0, -math.inf]]).expand(5, -1), torch.linspace(0, 0.99, 5)[:, None])
     assert set(ids.flatten().tolist()) == {1}
 
 
 def test_random_numbers_depend_on_the_seed_and_the_sample_number_alone():
-    table = uniform_table(7, [0, 1, 2], 5)
-    assert torch.equal(table[2:], uniform_table(7, [2], 5))
-    assert torch.equal(table, uniform_table(7, [0, 1, 2], 50)[:, :5])
+    table = uniforms_of(7, [0, 1, 2], 5)
+    assert torch.equal(table[2:], uniforms_of(7, [2], 5))
     assert len(set(table.flatten().tolist())) == 15
-    assert not torch.equal(table[1], uniform_table(8, [0], 5)[0])
+    assert not torch.equal(table[1], uniforms_of(8, [0], 5)[0])
     assert table.dtype == torch.float32
     assert 0 <= table.min() <= table.max() < 1
 
 
+@pytest.mark.parametrize("block", [1, 7, BLOCK])
+def test_random_numbers_drawn_in_blocks_are_those_drawn_at_once(block, monkeypatch):
+    monkeypatch.setattr("minillm.generation.sampling.BLOCK", block)
+    at_once = [np.random.default_rng((7, sample)).random(3 * BLOCK + 1, dtype=np.float32) for sample in (0, 5)]
+    assert uniforms_of(7, [0, 5], 3 * BLOCK + 1).tolist() == np.stack(at_once).tolist()
+
+
 def sampler(config, *, texts=((0,),), vocab_size=4, **more):
-    return Sampler(config, texts, range(len(texts)), vocab_size=vocab_size, device=torch.device("cpu"), **more)
+    return Sampler(config, texts, range(len(texts)), torch.empty(vocab_size), **more)
 
 
 def test_temperature_zero_takes_the_likeliest_allowed_token():

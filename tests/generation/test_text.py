@@ -1,12 +1,16 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minillm.generation.begin import allowed_ids
-from minillm.generation.config import SampleConfig
-from minillm.generation.text import TextStream, complete
+from minillm.generation.adapters import ConditionedDecoder
+from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.generation.generate import generate
+from minillm.generation.text import TextStream, allowed_ids, complete, search
+from minillm.models.build import build_model
 from minillm.models.gpt import GPT
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
@@ -18,15 +22,20 @@ fast = settings(
 )
 
 
-class Scripted:
+STAND_IN: Any = object  # passes for any type
+
+
+class Scripted(STAND_IN):
     """A model that says given bytes, then EOS, whatever was asked: row i says scripts[i]."""
+
+    writes = "continuation"
 
     def __init__(self, *scripts, vocab_size=TOKENIZER.vocab_size):
         self.config, self.vocab_size = ModelConfig(vocab_size=vocab_size, max_seq_len=1000), vocab_size
         self.training, self.prompts = False, []
         self.scripts = [[*script, TOKENIZER.eos_id] for script in scripts]
 
-    def start(self, tokens, *, max_len, key_valid=None):
+    def start(self, tokens, *, max_len, key_valid=None, prefix_length=None):
         self.prompts = tokens.tolist()
         cache = KVCache(1, max_len)
         cache.length = tokens.size(1)
@@ -173,12 +182,12 @@ def test_a_random_model_with_a_padded_table_speaks_no_special_or_padded_id():
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused():
-    with pytest.raises(ValueError, match=r"the tokenizer has 362 ids, the model 300: .* use the tokenizer"):
+    with pytest.raises(ValueError, match=r"the tokenizer has 362 ids and the model 300, .* use the tokenizer"):
         complete(Scripted(b"", vocab_size=300), TOKENIZER, ["a"], SampleConfig())
 
 
 def test_any_tokenizer_of_this_shape_will_do():
-    class Letters:
+    class Letters(STAND_IN):
         first_blank = False
         vocab_size, eos_id, pad_id, extra_ids, prefix_ids, num_bytes = 3, 2, 2, (), (), np.array([1, 1, 0])
 
@@ -194,3 +203,52 @@ def test_any_tokenizer_of_this_shape_will_do():
     (row,) = complete(model, Letters(), ["abba"], SampleConfig(max_new_tokens=30))
     assert set(row.text) <= set("ab")
     assert row.prompt_ids == (0, 1, 1, 0)
+
+
+@pytest.mark.parametrize("beams", [False, True])
+def test_a_single_text_is_one_prompt(beams: bool):
+    if beams:
+        (row,) = search(Scripted(b"yes"), TOKENIZER, "the cat", BeamConfig(num_beams=1))
+    else:
+        (row,) = complete(Scripted(b"yes"), TOKENIZER, "the cat", SampleConfig(temperature=0))
+    assert (row.prompt_ids, row.text) == (tuple(b"the cat"), "yes")
+
+
+def tiny(family: Any) -> Any:
+    shape = ModelConfig(
+        family=family,
+        vocab_size=TOKENIZER.vocab_size,
+        d_model=16,
+        num_heads=2,
+        num_layers=2,
+        max_seq_len=32,
+        init_std=0.5,
+    )
+    model = build_model(shape)
+    model.init_weights(torch.Generator().manual_seed(0))
+    return model
+
+
+def test_a_model_that_writes_no_text_is_refused():
+    with pytest.raises(ValueError, match="a bert model writes no text"):
+        complete(tiny("bert"), TOKENIZER, "a", SampleConfig())
+
+
+def test_an_encoder_decoder_reads_its_prompt_in_both_directions_with_or_without_prefix():
+    model, config = tiny("t5"), SampleConfig(max_new_tokens=5)
+    with_prefix, without = (complete(model, TOKENIZER, "ab", config, prefix=prefix) for prefix in (True, False))
+    assert with_prefix == without
+    with pytest.raises(ValueError, match="leave out prefix"):
+        generate(ConditionedDecoder(model, [[1]]), [[0]], config, prefix=True)
+
+
+def test_a_decoder_reads_its_prompt_in_both_directions_if_told_to():
+    model, greedy = tiny("gpt"), SampleConfig(temperature=0, max_new_tokens=9)
+    beam, prompt = BeamConfig(num_beams=1, max_new_tokens=9), "once upon"
+    allowed, found = allowed_ids(TOKENIZER, TOKENIZER.vocab_size), []
+    for prefix in (True, False):
+        (row,) = generate(model, [[*prompt.encode()]], greedy, prefix=prefix, allowed=allowed, eos_id=TOKENIZER.eos_id)
+        assert complete(model, TOKENIZER, prompt, greedy, prefix=prefix)[0].ids == row.ids
+        assert search(model, TOKENIZER, prompt, beam, prefix=prefix)[0].ids == row.ids
+        found.append(row.ids)
+    assert found[0] != found[1]

@@ -70,7 +70,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest_name():
 def test_a_model_needs_a_vocabulary_size_and_a_family_that_exists():
     with pytest.raises(ValueError, match=r"model\.vocab_size is not set"):
         build_model(ModelConfig())
-    with pytest.raises(ValueError, match=r"model\.family is 'opt'; expected one of gpt"):
+    with pytest.raises(ValueError, match=r"model\.family is 'opt'; it must be one of gpt"):
         build_model(ModelConfig(vocab_size=5, family="opt"))  # type: ignore[arg-type]
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from minillm.models.build import build_model
 from minillm.models.presets import preset
 from minillm.models.t5 import T5
-from minillm.nn.attend import EagerAttention
 from minillm.nn.config import ModelConfig
+from minillm.nn.kernels.attention import EagerAttention
 
 POSITIONS = get_args(get_type_hints(ModelConfig)["position"])
 VOCAB = 11
@@ -70,9 +70,9 @@ def test_cached_decoding_equals_uncached_with_padding_on_both_sides(position, no
     begin_valid = torch.arange(2) >= torch.tensor([[0], [1], [0]])
     valid = torch.cat((begin_valid, torch.ones(3, 3, dtype=torch.bool)), dim=1)
     expected = model(SOURCE, TARGET, encoder_valid=SOURCE_VALID, decoder_valid=valid).logits["lm"]
-    memory = model.encode(SOURCE, key_valid=SOURCE_VALID)
+    output = model.encode(SOURCE, key_valid=SOURCE_VALID)
     cache, logits = model.start(
-        TARGET[:, :2], memory=memory, memory_valid=SOURCE_VALID, max_len=5, key_valid=begin_valid
+        TARGET[:, :2], encoder_output=output, encoder_valid=SOURCE_VALID, max_len=5, key_valid=begin_valid
     )
     assert torch.allclose(logits, expected[:, 1], atol=1e-5)
     for t in range(2, 5):
@@ -86,7 +86,7 @@ def test_the_sources_keys_and_values_are_computed_once():
     for block in blocks.values():
         for projection in (block.cross.sublayer.k, block.cross.sublayer.v):
             projection.register_forward_hook(lambda *_: calls.append(1))
-    cache, _ = model.start(TARGET[:, :1], memory=model.encode(SOURCE), max_len=5)
+    cache, _ = model.start(TARGET[:, :1], encoder_output=model.encode(SOURCE), max_len=5)
     for t in range(1, 5):
         model.step(TARGET[:, t : t + 1], cache)
     assert len(calls) == 2 * 2
@@ -112,7 +112,7 @@ def test_a_sequence_longer_than_the_model_may_see_is_refused(side):
 
 
 def test_decoding_without_a_source_is_refused():
-    with pytest.raises(ValueError, match="memory"):
+    with pytest.raises(ValueError, match="encoder_output"):
         make_t5().decode(TARGET)
 
 

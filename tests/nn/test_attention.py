@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from minillm.nn.attend import attend
-from minillm.nn.attention import Attention
+from minillm.nn.attention import Attention, AttentionInputs, plain_attention
 from minillm.nn.cache import LayerKVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.mask import AttentionMask, ScoreMask, resolve
+from minillm.nn.kernels.attention import ScoreMask, attend
+from minillm.nn.mask import AttentionMask, resolve_mask
 from minillm.nn.position import RotaryPosition
 
 B, T, S, D = 2, 7, 5, 24
@@ -29,7 +29,7 @@ def attention(**changes: Any) -> Attention:
 
 
 def unmasked(num_queries: int, num_keys: int, **changes: Any) -> ScoreMask:
-    return resolve(
+    return resolve_mask(
         AttentionMask(**changes), None, start=0, num_queries=num_queries, num_keys=num_keys, like=torch.zeros(1)
     )
 
@@ -84,7 +84,7 @@ SHAPES = [
 def test_self_attention_equals_the_loop_over_heads_queries_and_keys(changes, causal):
     module, x = attention(**changes), torch.randn(B, T, D)
     allowed = torch.ones(B, T, T, dtype=torch.bool).tril() if causal else torch.ones(B, T, T, dtype=torch.bool)
-    y = module(x, mask=unmasked(T, T, causal=causal))
+    y = module(x, AttentionInputs(unmasked(T, T, causal=causal)))
     assert torch.allclose(y, naive(module, x, x, allowed), atol=1e-5)
 
 
@@ -92,25 +92,25 @@ def test_self_attention_equals_the_loop_over_heads_queries_and_keys(changes, cau
 def test_rotary_attention_equals_the_loop_with_complex_numbers():
     module, x = attention(num_kv_heads=2, qk_norm=True), torch.randn(B, T, D)
     angles = RotaryPosition(module.head_dim, theta=50.0).angles(torch.arange(T), x.dtype)
-    y = module(x, mask=unmasked(T, T, causal=True), angles=angles)
+    y = module(x, AttentionInputs(unmasked(T, T, causal=True), angles))
     allowed = torch.ones(B, T, T, dtype=torch.bool).tril()
     assert torch.allclose(y, naive(module, x, x, allowed, theta=50.0), atol=1e-5)
 
 
 @torch.no_grad()
 def test_cross_attention_equals_the_loop_and_reads_only_valid_keys():
-    module, x, context = attention(num_kv_heads=2), torch.randn(B, T, D), torch.randn(B, S, D)
+    module, x, source = attention(num_kv_heads=2), torch.randn(B, T, D), torch.randn(B, S, D)
     valid = torch.tensor([[True] * S, [True, False, True, False, False]])
-    y = module(x, mask=unmasked(T, S, key_valid=valid), context=context)
-    assert torch.allclose(y, naive(module, x, context, valid[:, None].expand(B, T, S)), atol=1e-5)
+    y = module(x, AttentionInputs(unmasked(T, S, key_valid=valid), encoder_output=source))
+    assert torch.allclose(y, naive(module, x, source, valid[:, None].expand(B, T, S)), atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_cross_slot_is_written_once_and_then_read():
-    module, x, context = attention(), torch.randn(B, T, D), torch.randn(B, S, D)
-    layer_cache, mask = LayerKVCache(S, fixed=True), unmasked(T, S)
-    first = module(x, mask=mask, context=context, layer_cache=layer_cache)
-    again = module(x, mask=mask, context=torch.full_like(context, float("nan")), layer_cache=layer_cache)
+def test_the_cache_of_cross_attention_is_written_once_and_then_read():
+    module, x, source = attention(), torch.randn(B, T, D), torch.randn(B, S, D)
+    inputs = AttentionInputs(unmasked(T, S), encoder_output=source, layer_cache=LayerKVCache(S, fixed=True))
+    first = module(x, inputs)
+    again = module(x, inputs._replace(encoder_output=torch.full_like(source, float("nan"))))
     assert torch.equal(first, again)
 
 
@@ -135,27 +135,50 @@ MASKS = {
 }
 
 
+def masked_plainly(inputs: list[Tensor], allowed: Tensor | None) -> Tensor:
+    """Plain attention of q, k, v and bias; a query that may attend to no key has the answer 0."""
+    q, k, v, bias = inputs
+    if allowed is None:
+        return plain_attention(q, k, v, bias, scale=0.3)
+    has_keys = allowed.any(-1, keepdim=True)
+    return plain_attention(q, k, v, bias.masked_fill(~allowed & has_keys, float("-inf")), scale=0.3) * has_keys
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "tolerance"),
+    [("fused", torch.float32, 1e-5), ("eager", torch.float64, 1e-12), ("eager", torch.bfloat16, 0.05)],
+)
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("biased", [False, True])
-def test_plain_and_fused_kernels_agree_forward_and_backward(name, groups, biased):
-    bias = torch.randn(1, 4, T, T, generator=torch.Generator().manual_seed(5)) if biased else None
-    results = []
-    for dtype, kernel in ((torch.float32, "fused"), (torch.bfloat16, "eager")):
-        q, k, v = random_heads(groups, dtype)
-        mask = resolve(MASKS[name], bias, start=0, num_queries=T, num_keys=T, like=q)
-        assert mask.kernel == kernel
-        y = attend(q, k, v, mask, scale=0.3)
-        assert y.dtype == dtype
-        y.float().square().sum().backward()
-        results.append([y, grad(q), grad(k), grad(v)])
-    for fused, plain in zip(*results, strict=True):
-        assert torch.allclose(plain.float(), fused, atol=0.05 * fused.abs().max().item())
+def test_every_kernel_equals_plain_attention(monkeypatch, name, groups, biased, kernel, dtype, tolerance):
+    monkeypatch.setattr("minillm.nn.mask.choose_kernel", lambda *_, **__: kernel)
+    bias = torch.randn(1, 4, T, T, generator=torch.Generator().manual_seed(5)).to(dtype) * biased
+    inputs = [x.detach().requires_grad_() for x in (*random_heads(groups, dtype), bias)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    mask = resolve_mask(MASKS[name], inputs[3] if biased else None, start=0, num_queries=T, num_keys=T, like=inputs[0])
+    assert mask.kernel == kernel
+    fast = attend(inputs[0], inputs[1], inputs[2], mask, scale=0.3)
+    plain = masked_plainly(exact, MASKS[name].dense(0, T, T, bias.device))
+    assert fast.dtype == dtype
+    for y in (fast, plain):
+        y.double().square().sum().backward()
+    trained = 4 if biased else 3
+    for ours, theirs in zip([fast, *map(grad, inputs[:trained])], [plain, *map(grad, exact[:trained])], strict=True):
+        assert torch.allclose(ours.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
+
+
+def test_plain_attention_is_the_equation():
+    q, k, v = (x.detach()[0, 0] for x in random_heads(1, torch.float64))
+    y = plain_attention(q[None, None], k[None, None], v[None, None], scale=0.3)[0, 0]
+    for t in range(T):
+        weights = torch.tensor([math.exp(0.3 * float(q[t] @ key)) for key in k], dtype=torch.float64)
+        assert torch.allclose(y[t], weights / weights.sum() @ v)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("bias_size", [None, (1, 2, 3, 4), (2, 1, 1, 4)])
-def test_the_plain_kernels_own_backward_pass_is_the_derivative(bias_size, dropout):
+def test_the_eager_kernels_backward_pass_is_the_derivative(bias_size, dropout):
     generator = torch.Generator().manual_seed(0)
     sizes = [(2, 2, 3, 5), (2, 2, 4, 5), (2, 2, 4, 5), *([bias_size] if bias_size else [])]
     q, k, v, *bias = (torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes)
@@ -166,13 +189,12 @@ def test_the_plain_kernels_own_backward_pass_is_the_derivative(bias_size, dropou
         return attend(q, k, v, mask, scale=0.7, dropout=dropout)
 
     assert torch.autograd.gradcheck(attended, (q, k, v, *bias))
+    y = attended(q, k, v, *bias)
     torch.manual_seed(1)
-    weights = (0.7 * q @ k.transpose(-2, -1) + (bias[0] if bias else 0)).softmax(-1)
-    weights = torch.nn.functional.dropout(weights, dropout)
-    assert torch.allclose(attended(q, k, v, *bias), weights @ v)
+    assert torch.allclose(y, plain_attention(q, k, v, *bias, scale=0.7, dropout=dropout))
 
 
-def test_the_plain_kernel_trains_heads_in_fp32_under_autocast():
+def test_the_eager_kernel_trains_heads_in_fp32_under_autocast():
     q, k, v = random_heads(1, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         y = attend(q, k, v, ScoreMask(kernel="eager"), scale=0.3)
@@ -184,7 +206,7 @@ def test_the_plain_kernel_trains_heads_in_fp32_under_autocast():
 def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
     q, k, v = random_heads(1, dtype)
     mask = AttentionMask(causal=True, key_valid=torch.tensor([[False] * 2 + [True] * 5, [False] * 7]))
-    y = attend(q, k, v, resolve(mask, None, start=0, num_queries=T, num_keys=T, like=q), scale=0.3)
+    y = attend(q, k, v, resolve_mask(mask, None, start=0, num_queries=T, num_keys=T, like=q), scale=0.3)
     assert torch.count_nonzero(y[0, :, :2]) == 0 and torch.count_nonzero(y[1]) == 0
     assert torch.isfinite(y).all() and torch.count_nonzero(y[0, :, 2:]) > 0
     y.float().sum().backward()
@@ -194,14 +216,14 @@ def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
     assert torch.count_nonzero(grad(v)[0, :, :2]) == 0
 
 
-def test_the_plain_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
+def test_the_eager_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
     seen = []
     softmax = torch.softmax
     monkeypatch.setattr(torch, "softmax", lambda x, dim, out: seen.append(x.dtype) or softmax(x, dim, out=out))
     module, x = attention(), torch.randn(B, T, D)
     with torch.autocast("cpu", torch.bfloat16):
-        mask = resolve(AttentionMask(causal=True), None, start=0, num_queries=T, num_keys=T, like=x)
-        module(x, mask=mask)
+        mask = resolve_mask(AttentionMask(causal=True), None, start=0, num_queries=T, num_keys=T, like=x)
+        module(x, AttentionInputs(mask))
     assert mask.kernel == "eager" and seen == [torch.bfloat16]
 
 
@@ -209,10 +231,10 @@ def test_the_plain_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
 def test_dropout_falls_on_the_weights_in_training_only(dtype):
     module = attention(dropout=0.0, attention_dropout=0.5).to(dtype)
     x = torch.randn(B, T, D, dtype=dtype)
-    mask = resolve(AttentionMask(), None, start=0, num_queries=T, num_keys=T, like=x)
-    assert not torch.equal(module(x, mask=mask), module(x, mask=mask))
+    mask = resolve_mask(AttentionMask(), None, start=0, num_queries=T, num_keys=T, like=x)
+    assert not torch.equal(module(x, AttentionInputs(mask)), module(x, AttentionInputs(mask)))
     module.eval()
-    assert torch.equal(module(x, mask=mask), module(x, mask=mask))
+    assert torch.equal(module(x, AttentionInputs(mask)), module(x, AttentionInputs(mask)))
     mean = torch.ones(2000, 1, 1, 8, dtype=dtype)
     y = attend(mean, mean, mean, mask, scale=1.0, dropout=0.25)  # a weight of 1 becomes 0 or 4/3
     kept = y[:, 0, 0, 0] != 0
@@ -223,5 +245,5 @@ def test_dropout_falls_on_the_weights_in_training_only(dtype):
 def test_shapes_hold_on_the_meta_device():
     with torch.device("meta"):
         module, x = Attention(config(num_kv_heads=2, qk_norm=True)), torch.empty(B, T, D)
-        assert module(x, mask=unmasked(T, T, causal=True)).shape == (B, T, D)
+        assert module(x, AttentionInputs(unmasked(T, T, causal=True))).shape == (B, T, D)
         assert module.k.weight.shape == (12, D)

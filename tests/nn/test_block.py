@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minillm.nn.attention import AttentionInputs
 from minillm.nn.block import Block, Stack, SublayerConnection
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.init import init_weights
-from minillm.nn.mask import ScoreMask
 from minillm.nn.position import T5RelativeBias
 from minillm.nn.token_layout import layout_of
 
@@ -56,12 +56,11 @@ def test_residual_dropout_falls_on_the_sublayer_and_never_on_the_stream(order):
 
 @torch.no_grad()
 def test_a_block_is_attention_then_cross_attention_then_feedforward():
-    block, x, memory = Block(config(), cross=True), torch.randn(B, T, D), torch.randn(B, S, D)
+    block, x, source = Block(config(), cross=True), torch.randn(B, T, D), torch.randn(B, S, D)
     assert block.cross is not None
-    see_all = ScoreMask()
-    y = block.attn(x, mask=see_all)
-    y = block.cross(y, mask=see_all, context=memory)
-    assert torch.equal(block(x, mask=see_all, memory=memory, memory_mask=see_all), block.ffn(y))
+    cross = AttentionInputs(encoder_output=source)
+    y = block.cross(block.attn(x, AttentionInputs()), cross)
+    assert torch.equal(block(x, AttentionInputs(cross=cross)), block.ffn(y))
 
 
 @pytest.mark.parametrize("position", ["rotary", "t5", "alibi", "none"])
@@ -97,29 +96,29 @@ def test_padding_on_either_side_leaves_an_encoders_answer_as_it_is(position):
 
 @pytest.mark.parametrize("order", ["pre", "post"])
 @torch.no_grad()
-def test_cross_attention_reads_the_memory_with_and_without_a_cache(order):
+def test_cross_attention_reads_the_encoder_output_with_and_without_a_cache(order):
     decoder = stack(config(norm_order=order, num_kv_heads=1, position="t5"), causal=True, cross=True)
-    x, memory = torch.randn(B, T, D), torch.randn(B, S, D)
+    x, source = torch.randn(B, T, D), torch.randn(B, S, D)
     valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
-    full = run(decoder, x, memory=memory, memory_valid=valid)
-    other = memory.clone()
+    full = run(decoder, x, encoder_output=source, encoder_valid=valid)
+    other = source.clone()
     other[1, 3:] += 9
-    assert torch.equal(full, run(decoder, x, memory=other, memory_valid=valid))
-    assert not torch.allclose(full, run(decoder, x, memory=other + 1, memory_valid=valid))
-    cache = KVCache(2, T, memory_len=S)
-    steps = [run(decoder, x[:, t : t + 1], memory=memory, memory_valid=valid, cache=cache) for t in range(T)]
+    assert torch.equal(full, run(decoder, x, encoder_output=other, encoder_valid=valid))
+    assert not torch.allclose(full, run(decoder, x, encoder_output=other + 1, encoder_valid=valid))
+    cache = KVCache(2, T, encoder_len=S)
+    steps = [run(decoder, x[:, t : t + 1], encoder_output=source, encoder_valid=valid, cache=cache) for t in range(T)]
     assert torch.allclose(torch.cat(steps, 1), full, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_cache_brings_the_memory_to_later_passes():
+def test_a_cache_keeps_the_encoder_output_for_later_passes():
     shape = config(position="t5")
-    decoder, x, memory = stack(shape, causal=True, cross=True), torch.randn(B, T, D), torch.randn(B, S, D)
+    decoder, x, source = stack(shape, causal=True, cross=True), torch.randn(B, T, D), torch.randn(B, S, D)
     valid = torch.arange(S) < torch.tensor([[S], [2]])
-    cache = KVCache(2, T, memory_len=S)
-    first = run(decoder, x[:, :4], memory=memory, memory_valid=valid, cache=cache)
+    cache = KVCache(2, T, encoder_len=S)
+    first = run(decoder, x[:, :4], encoder_output=source, encoder_valid=valid, cache=cache)
     second = run(decoder, x[:, 4:], cache=cache)
-    whole = run(decoder, x, memory=memory, memory_valid=valid)
+    whole = run(decoder, x, encoder_output=source, encoder_valid=valid)
     assert torch.allclose(torch.cat((first, second), dim=1), whole, atol=1e-5)
 
 
@@ -135,10 +134,10 @@ def test_dropout_falls_after_the_last_norm_where_the_config_says_so():
         assert not (run(module.eval(), x) == 0).any()
 
 
-def test_memory_goes_with_cross_attention_only():
-    x, memory = torch.randn(B, T, D), torch.randn(B, S, D)
+def test_an_encoder_output_goes_with_cross_attention_only():
+    x, source = torch.randn(B, T, D), torch.randn(B, S, D)
     with pytest.raises(ValueError, match="cross=False"):
-        run(stack(config(), causal=True), x, memory=memory)
+        run(stack(config(), causal=True), x, encoder_output=source)
     with pytest.raises(ValueError, match="cross=True"):
         run(stack(config(), causal=True, cross=True), x)
 
@@ -152,4 +151,4 @@ def test_the_last_norm_belongs_to_pre_norm_stacks_only():
 def test_shapes_hold_on_the_meta_device():
     with torch.device("meta"):
         module, x = Stack(config(position="t5"), causal=True, cross=True), torch.empty(B, T, D)
-        assert run(module, x, memory=torch.empty(B, S, D)).shape == (B, T, D)
+        assert run(module, x, encoder_output=torch.empty(B, S, D)).shape == (B, T, D)

@@ -4,7 +4,7 @@ import torch
 from minillm.nn.cache import KVCache, LayerKVCache
 
 
-def test_a_slot_takes_batch_heads_and_dtype_from_its_first_write_and_returns_all_so_far():
+def test_a_layer_takes_batch_heads_and_dtype_from_its_first_write_and_returns_all_so_far():
     layer_cache, k, v = LayerKVCache(5), torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 4, 6).double()
     layer_cache.write(k[:, :, :3], v[:, :, :3], 0)
     keys, values = layer_cache.write(k[:, :, 3:], v[:, :, 3:], 3)
@@ -34,7 +34,7 @@ def test_columns_grow_with_the_cache_and_backfill_what_came_before_them():
 
 
 def test_reset_forgets_tokens_columns_and_batch_size():
-    cache = KVCache(2, 4, memory_len=3)
+    cache = KVCache(2, 4, encoder_len=3)
     cache.self_layers[0].write(torch.ones(2, 1, 2, 4), torch.ones(2, 1, 2, 4), 0)
     cache.remember("document_ids", torch.zeros(2, 2, dtype=torch.long), before=0)
     cache.length = 2
@@ -47,7 +47,7 @@ def test_reset_forgets_tokens_columns_and_batch_size():
 
 def filled_cache() -> KVCache:
     """Two rows of three tokens with a source of two: everything in row r is r + 1."""
-    cache, row = KVCache(1, 4, memory_len=2), torch.tensor([1.0, 2.0])
+    cache, row = KVCache(1, 4, encoder_len=2), torch.tensor([1.0, 2.0])
     keys = row[:, None, None, None].expand(2, 1, 3, 4)
     cache.self_layers[0].write(keys, keys * 10, 0)
     assert cache.cross_layers[0] is not None
@@ -59,13 +59,13 @@ def filled_cache() -> KVCache:
 
 
 def rows_of(cache: KVCache) -> list[list[int]]:
-    """Which row's numbers each row holds: own keys and values, the memory's, columns, memory and its validity."""
+    """The row whose numbers each row holds: self-attention, cross-attention, columns, encoder output and validity."""
     own, cross = cache.self_layers[0], cache.cross_layers[0]
     assert cross is not None and own.k is not None and own.v is not None
-    assert cache.memory is not None and cache.memory_valid is not None
+    assert cache.encoder_output is not None and cache.encoder_valid is not None
     keys, values = cross.read()
     tensors = [own.k[:, 0, :3], own.v[:, 0, :3] / 10, keys[:, 0], values[:, 0] / 10]
-    tensors += [cache.get("positions"), cache.memory, cache.memory_valid + 1]
+    tensors += [cache.get("positions"), cache.encoder_output, cache.encoder_valid + 1]
     assert all((tensor == tensor.flatten(1)[:, 0].view(-1, *[1] * (tensor.ndim - 1))).all() for tensor in tensors)
     return [tensor.flatten(1)[:, 0].long().tolist() for tensor in tensors]
 
@@ -76,17 +76,17 @@ def test_repeat_turns_each_row_into_copies_side_by_side():
     assert rows_of(cache) == [[1, 1, 1, 2, 2, 2]] * 7
 
 
-def test_reorder_moves_what_tokens_left_and_lets_the_memory_stay():
+def test_reorder_moves_tokens_and_leaves_the_encoder_output():
     cache = filled_cache()
     cache.reorder(torch.tensor([1, 1]))
-    own, columns, memory = [[2, 2]] * 2, [[2, 2]], [[1, 2]] * 2
-    assert rows_of(cache) == own + memory + columns + memory
+    tokens, columns, encoder = [[2, 2]] * 2, [[2, 2]], [[1, 2]] * 2
+    assert rows_of(cache) == tokens + encoder + columns + encoder
 
 
-def test_the_memory_is_kept_until_another_one_comes():
+def test_the_encoder_output_is_kept_until_another_one_comes():
     cache = filled_cache()
-    memory, valid = cache.recall(None, None)
-    assert memory is cache.memory and valid is cache.memory_valid and memory is not None
+    output, valid = cache.recall(None, None)
+    assert output is cache.encoder_output and valid is cache.encoder_valid and output is not None
     other = torch.zeros(1, 2, 4)
     assert cache.recall(other, None) == (other, None) == cache.recall(None, None)
     cache.reset()

@@ -10,7 +10,7 @@ from minillm.nn.config import ModelConfig
     [
         ({"heads": ("lm", "pair")}, r"model\.heads is \['lm', 'pair'\]; a gpt model has"),
         ({"heads": ("lm", "pair"), "family": "t5"}, r"model\.heads is \['lm', 'pair'\]; a t5 model has"),
-        ({"num_token_types": 2, "family": "t5"}, r"model\.num_token_types is 2, but a t5 model reads no segment ids"),
+        ({"num_token_types": 2, "family": "t5"}, r"model\.num_token_types is 2, but a t5 model reads no token types"),
         ({"position": "t5", "relative_buckets": 6}, r"model\.relative_buckets is 6; it must be a multiple of 4"),
         ({"position": "t5", "relative_buckets": 0}, r"model\.relative_buckets is 0"),
         ({"init_std": -1.0}, r"model\.init_std is -1\.0; it must be at least 0"),

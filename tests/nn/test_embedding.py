@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from minillm.nn.config import ModelConfig
-from minillm.nn.embedding import InputEmbedding
+from minillm.nn.embedding import InputEmbedding, LearnedPosition
 from minillm.nn.heads import LMHead
-from minillm.nn.position import LearnedPosition
 
 TOKENS = torch.tensor([[1, 4, 4], [0, 2, 3]])
 POSITIONS = torch.arange(3)
@@ -72,7 +71,7 @@ def test_token_vectors_are_scaled_before_the_position_is_added():
 
 @torch.no_grad()
 def test_berts_head_transforms_first_and_has_a_bias():
-    head, hidden = LMHead(config(activation="relu", family="bert")), torch.randn(2, 3, 8)
+    head, hidden = LMHead(config(activation="relu"), transform=True), torch.randn(2, 3, 8)
     assert head.dense is not None and head.norm is not None
     head.proj.bias.copy_(torch.arange(5))
     expected = head.norm(head.dense(hidden).relu()) @ head.proj.weight.T + torch.arange(5)

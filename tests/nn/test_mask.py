@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from minillm.nn.mask import AttentionMask, choose_kernel, compute_dtype, resolve
+from minillm.nn.kernels.attention import choose_kernel, compute_dtype
+from minillm.nn.mask import AttentionMask, resolve_mask
 
 X = torch.zeros(1)
 
@@ -23,12 +24,12 @@ def test_dense_says_for_each_pair_whether_the_query_may_read_the_key():
 
 def test_nothing_forbidden_is_no_tensor():
     assert AttentionMask().dense(0, 3, 3, X.device) is None
-    assert resolve(AttentionMask(), None, start=0, num_queries=3, num_keys=9, like=X).tensor is None
+    assert resolve_mask(AttentionMask(), None, start=0, num_queries=3, num_keys=9, like=X).tensor is None
 
 
 def test_the_fused_causal_flag_is_taken_only_where_queries_and_keys_are_the_same_tokens():
     def causal(start: int, queries: int):
-        return resolve(
+        return resolve_mask(
             AttentionMask(causal=True), None, start=start, num_queries=queries, num_keys=start + queries, like=X
         )
 
@@ -37,7 +38,7 @@ def test_the_fused_causal_flag_is_taken_only_where_queries_and_keys_are_the_same
     assert not causal(5, 1).is_causal and causal(5, 1).tensor is None
 
 
-def test_the_plain_kernel_trains_bf16_and_biases_on_cpu_over_few_keys_and_nothing_else():
+def test_the_eager_kernel_trains_bf16_and_biases_on_cpu_over_few_keys_and_nothing_else():
     assert choose_kernel("cpu", torch.bfloat16, 512) == "eager"
     assert choose_kernel("cpu", torch.bfloat16, 513) == "fused"
     assert choose_kernel("cpu", torch.float32, 8) == "fused"
@@ -58,7 +59,7 @@ def test_compute_dtype_is_autocasts_where_that_is_on():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bias_and_mask_become_one_additive_tensor_in_the_compute_dtype(dtype):
     bias = torch.randn(1, 2, 3, 3)
-    mask = resolve(AttentionMask(causal=True), bias, start=0, num_queries=3, num_keys=3, like=X.to(dtype))
+    mask = resolve_mask(AttentionMask(causal=True), bias, start=0, num_queries=3, num_keys=3, like=X.to(dtype))
     above = torch.ones(3, 3, dtype=torch.bool).triu(1)
     assert mask.tensor is not None and mask.tensor.dtype == dtype
     assert (mask.tensor[..., above] == float("-inf")).all()

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minillm.nn.config import ModelConfig
-from minillm.nn.norm import RMSNorm, make_norm
+from minillm.nn.norm import RMSNorm, make_norm, plain_rms_norm
 
 
 def grad(x: Tensor) -> Tensor:
@@ -24,14 +24,26 @@ def test_rmsnorm_equals_the_loop_and_torchs_own():
     assert torch.allclose(module(x), F.rms_norm(x, (5,), module.weight, 1e-3), atol=1e-6)
 
 
-def test_rmsnorm_trains_as_torchs_own():
+@pytest.mark.parametrize("reference", [plain_rms_norm, lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_rms_norm_equals_its_plain_form(reference, dtype, tolerance):
     torch.manual_seed(0)
-    module, x, g = RMSNorm(6, eps=1e-3), torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 4, 6)
+    module, x, g = RMSNorm(6, eps=1e-3).to(dtype), torch.randn(2, 4, 6, dtype=dtype), torch.randn(2, 4, 6, dtype=dtype)
     nn.init.normal_(module.weight)
+    x.requires_grad_()
     y, w = (of.detach().clone().requires_grad_() for of in (x, module.weight))
-    module(x).backward(g)
-    F.rms_norm(y, (6,), w, 1e-3).backward(g)
-    assert torch.allclose(grad(x), grad(y), atol=1e-6) and torch.allclose(grad(module.weight), grad(w), atol=1e-5)
+    fast, plain = module(x), reference(y, w, 1e-3)
+    fast.backward(g)
+    plain.backward(g)
+    with torch.no_grad():
+        assert fast.dtype == dtype and torch.allclose(module(x), plain, atol=tolerance)
+    assert torch.allclose(fast, plain, atol=tolerance) and torch.allclose(grad(x), grad(y), atol=tolerance)
+    assert torch.allclose(grad(module.weight), grad(w), atol=10 * tolerance)
+
+
+def test_rmsnorms_gradient_is_the_derivative():
+    module, x = RMSNorm(5, eps=1e-3).double(), torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: F.linear(module(x), w), (x, torch.randn(2, 5).double()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

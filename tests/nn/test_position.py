@@ -4,16 +4,8 @@ import pytest
 import torch
 
 from minillm.nn.config import ModelConfig
-from minillm.nn.position import (
-    AlibiPosition,
-    LearnedPosition,
-    RotaryPosition,
-    SinusoidalPosition,
-    T5RelativeBias,
-    absolute_position,
-    apply_rotary,
-    relative_position,
-)
+from minillm.nn.embedding import LearnedPosition, SinusoidalPosition, absolute_position
+from minillm.nn.position import AlibiPosition, RotaryPosition, T5RelativeBias, apply_rotary, relative_position
 
 
 @pytest.mark.parametrize("d_model", [6, 7])

@@ -56,6 +56,6 @@ def test_smoothing_and_z_loss_are_for_training_only():
     objective, plain = CausalLM(PAD, label_smoothing=0.2, z_loss=0.1), CausalLM(PAD)
     logits = torch.randn(1, 3, 10, generator=torch.Generator().manual_seed(0))
     output, labels = Output(logits, {"lm": logits}), collate([1, 2, 3, EOS]).labels
-    evaluated = objective.loss(output, labels, training=False)["lm"]
-    assert all(evaluated == plain.loss(output, labels, training=mode)["lm"] for mode in (True, False))
-    assert objective.loss(output, labels, training=True)["lm"] != evaluated
+    evaluated = objective.loss(output, labels, training=False)["lm"].loss
+    assert all(evaluated == plain.loss(output, labels, training=mode)["lm"].loss for mode in (True, False))
+    assert objective.loss(output, labels, training=True)["lm"].loss != evaluated

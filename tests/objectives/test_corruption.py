@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.objectives.corruption import NEVER, choose, corrupt, number_words, word_starts
+from minillm.objectives.corruption import NEVER, choose_tokens, corrupt, number_words, word_starts
 
 RATES = st.floats(0.01, 0.9)
 SEEDS = st.integers(0, 2**32)
@@ -24,7 +24,7 @@ def within_binomial(hits: int, trials: int, share: float) -> bool:
 @given(rate=RATES, length=st.integers(1, 60), seed=SEEDS)
 def test_the_measured_rate_of_single_tokens_is_binomial_at_most_for_any_length(rate: float, length: int, seed: int):
     rng = np.random.default_rng(seed)
-    hits = [int(choose(np.arange(length), rate, rng).sum()) for _ in range(200)]
+    hits = [int(choose_tokens(np.arange(length), rate, rng).sum()) for _ in range(200)]
     assert within_binomial(sum(hits), 200 * length, rate)
     assert max(hits) - min(hits) <= 1, "rows of one length have as many targets"
 
@@ -36,7 +36,7 @@ def test_words_are_chosen_whole_at_the_same_rate(rate: float, sizes: list[int], 
     words = np.repeat(np.arange(len(sizes)), sizes)
     hits = 0
     for _ in range(300):
-        chosen = choose(words, rate, rng)
+        chosen = choose_tokens(words, rate, rng)
         hits += int(chosen.sum())
         assert all(len(set(chosen[words == word])) == 1 for word in range(len(sizes)))
     assert abs(hits - 300 * len(words) * rate) <= 5 * math.sqrt(300) * max(sizes) / 2 + 1
@@ -64,8 +64,8 @@ def test_the_split_of_the_chosen_is_the_settings(seed: int, mask_share: float, p
 
 
 def test_no_token_may_be_chosen_where_all_are_special():
-    assert not choose(np.full(5, NEVER), 0.9, np.random.default_rng(0)).any()
-    assert choose(np.empty(0, np.int64), 0.5, np.random.default_rng(0)).shape == (0,)
+    assert not choose_tokens(np.full(5, NEVER), 0.9, np.random.default_rng(0)).any()
+    assert choose_tokens(np.empty(0, np.int64), 0.5, np.random.default_rng(0)).shape == (0,)
 
 
 PIECES = [b" the", b" mask", b"ing", b",", b" ", b"a", b"_b", "ü".encode()[:1], "ü".encode()[1:], b".\n", b"(x", b""]

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Loader, Windows, eval_batches
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
@@ -73,7 +73,7 @@ def test_two_passages_have_types_and_a_label_that_is_0_where_the_second_follows(
     assert restored(batch).tolist() == [[CLS, 1, 2, SEP, 3, SEP], [CLS, 4, SEP, 5, SEP, PAD]]
     assert batch.inputs["token_types"].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
     assert batch.labels["pair"].tolist() == [0, 1] and batch.counts["pair"] == 2
-    assert objective.heads == ("lm", "pair") and objective.label_sets == ("mlm", "pair")
+    assert objective.heads == ("lm", "pair") and tuple(objective.targets) == ("mlm", "pair")
 
 
 @settings(max_examples=40, deadline=None)
@@ -152,7 +152,7 @@ def test_no_gradient_reaches_a_place_without_a_label():
     logits = torch.randn(*labels.shape, VOCAB, generator=torch.Generator().manual_seed(0), requires_grad=True)
     pair = torch.zeros(2, 2, requires_grad=True)
     sums = objective.loss(Output(logits, {"lm": logits, "pair": pair}), batch.labels, training=True)
-    (sums["mlm"] + sums["pair"]).backward()
+    (sums["mlm"].loss + sums["pair"].loss).backward()
     assert logits.grad is not None and (labels == IGNORE_INDEX).any()
     reached = logits.grad.abs().sum(-1) > 0
     assert torch.equal(reached, labels != IGNORE_INDEX)
@@ -162,9 +162,9 @@ def test_a_row_padded_in_a_batch_scores_as_it_does_alone():
     objective, bert = MaskedLM(**IDS, mask_rate=0.4), model()
     rows = [np.arange(12), np.arange(5)]
     together = objective.collate(rows, rng_of(0))
-    both = objective.loss(bert(**together.inputs), together.labels, training=False)["mlm"]
+    both = objective.loss(bert(**together.inputs), together.labels, training=False)["mlm"].loss
     alone = [objective.collate([row], lambda _, i=i: rng_of(0)(i)) for i, row in enumerate(rows)]
-    apart = sum(objective.loss(bert(**b.inputs), b.labels, training=False)["mlm"] for b in alone)
+    apart = sum(objective.loss(bert(**b.inputs), b.labels, training=False)["mlm"].loss for b in alone)
     torch.testing.assert_close(both, apart, rtol=1e-5, atol=1e-5)
 
 
@@ -178,9 +178,9 @@ def test_one_batch_is_learned_by_heart(pairs: bool):
     optimizer = torch.optim.AdamW(bert.parameters(), lr=1e-2)
     for _ in range(80):
         sums = objective.loss(bert(**batch.inputs), batch.labels, training=True)
-        loss = torch.stack([total / batch.counts[name] for name, total in sums.items()]).sum()
+        loss = torch.stack([score.loss / batch.counts[name] for name, score in sums.items()]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    right = objective.correct(bert(**batch.inputs), batch.labels)
-    assert loss < 0.2 and {name: int(n) for name, n in right.items()} == batch.counts
+    scores = objective.loss(bert(**batch.inputs), batch.labels, training=False)
+    assert loss < 0.2 and {name: score.correct for name, score in scores.items()} == batch.counts

@@ -61,7 +61,7 @@ def test_no_gradient_comes_from_positions_without_a_label():
     batch = objective.collate([np.arange(12), np.arange(5)], numbered(0))
     output = model(**batch.inputs)
     output.logits["lm"].retain_grad()
-    objective.loss(output, batch.labels, training=True)["lm"].backward()
+    objective.loss(output, batch.labels, training=True)["lm"].loss.backward()
     silent = batch.labels["lm"] == IGNORE_INDEX
     assert output.logits["lm"].grad[silent].eq(0).all() and output.logits["lm"].grad[~silent].ne(0).any(-1).all()
 

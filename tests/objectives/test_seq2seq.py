@@ -51,7 +51,7 @@ def test_no_gradient_comes_from_positions_without_a_label_nor_from_padding():
     batch = collate(row([1, 2, 3], [4, 5]), row([6], [7, 8, 9]))
     output = model(**batch.inputs)
     output.logits["lm"].retain_grad()
-    OBJECTIVE.loss(output, batch.labels, training=True)["lm"].backward()
+    OBJECTIVE.loss(output, batch.labels, training=True)["lm"].loss.backward()
     assert output.logits["lm"].grad[batch.labels["lm"] == IGNORE_INDEX].eq(0).all()
     alone = [model(**collate(one).inputs).logits["lm"] for one in (row([1, 2, 3], [4, 5]), row([6], [7, 8, 9]))]
     assert output.logits["lm"][0, :3].allclose(alone[0][0], atol=1e-5) and output.logits["lm"][1].allclose(

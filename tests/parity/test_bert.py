@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
-from minillm.exchange.bert_weights import bert_map, import_config, modern_names
-from minillm.exchange.weight_map import export_weights, import_weights
+from minillm.exchange.bert_weights import bert_map, config_from_hf, modern_names
+from minillm.exchange.weight_map import weights_from_hf, weights_to_hf
 from minillm.models.build import build_model
 
 LAYERS, VOCAB, B, T = 3, 67, 3, 17
@@ -39,13 +39,13 @@ def theirs(randomize):
 
 @pytest.fixture(scope="module")
 def config(theirs):
-    return import_config(theirs.config.to_dict())
+    return config_from_hf(theirs.config.to_dict())
 
 
 @pytest.fixture
 def ours(theirs, config):
     model = build_model(config)
-    model.load_state_dict(import_weights(theirs.state_dict(), bert_map(config), LAYERS))
+    model.load_state_dict(weights_from_hf(theirs.state_dict(), bert_map(config), LAYERS))
     return model.eval()
 
 
@@ -88,11 +88,11 @@ def test_loss_and_gradients_equal_transformers_with_padding(theirs, ours, batch,
     reference.backward()
     loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
-    check_gradients(ours, import_weights(gradients, bert_map(ours.config), LAYERS))
+    check_gradients(ours, weights_from_hf(gradients, bert_map(ours.config), LAYERS))
 
 
 def test_export_after_import_is_bitwise_and_has_exactly_transformers_keys(theirs, ours):
-    back = export_weights(ours.state_dict(), bert_map(ours.config), LAYERS)
+    back = weights_to_hf(ours.state_dict(), bert_map(ours.config), LAYERS)
     assert back.keys() == theirs.state_dict().keys()
     for name, weight in theirs.state_dict().items():
         assert torch.equal(back[name], weight), name
@@ -102,9 +102,9 @@ def test_without_a_pair_head_it_is_their_masked_lm_and_reads_a_pretraining_file_
     tokens, token_types, valid, *_ = batch
     config = replace(config, heads=("lm",))
     model = build_model(config).eval()
-    model.load_state_dict(import_weights(theirs.state_dict(), bert_map(config), LAYERS))
+    model.load_state_dict(weights_from_hf(theirs.state_dict(), bert_map(config), LAYERS))
     masked = BertForMaskedLM(theirs.config).eval()
-    masked.load_state_dict(export_weights(model.state_dict(), bert_map(config), LAYERS))
+    masked.load_state_dict(weights_to_hf(model.state_dict(), bert_map(config), LAYERS))
     with torch.no_grad():
         reference = masked(tokens, attention_mask=valid.long(), token_type_ids=token_types).logits
         output = model(tokens, token_types=token_types, key_valid=valid)
@@ -120,8 +120,8 @@ def test_a_file_of_the_first_release_without_tied_weights_imports_the_same(their
         if not name.startswith("cls.predictions.decoder")
     }
     old["bert.embeddings.position_ids"] = torch.arange(23)[None]
-    expected = import_weights(full, bert_map(config), LAYERS)
-    imported = import_weights(modern_names(old), bert_map(config), LAYERS)
+    expected = weights_from_hf(full, bert_map(config), LAYERS)
+    imported = weights_from_hf(modern_names(old), bert_map(config), LAYERS)
     assert imported.keys() == expected.keys()
     assert all(torch.equal(imported[name], expected[name]) for name in expected)
 
@@ -129,7 +129,7 @@ def test_a_file_of_the_first_release_without_tied_weights_imports_the_same(their
 def test_a_file_whose_two_copies_of_one_weight_differ_is_refused(theirs, config):
     state = {**theirs.state_dict(), "cls.predictions.decoder.bias": torch.zeros(VOCAB)}
     with pytest.raises(ValueError, match=r"'cls\.predictions\.decoder\.bias' differs"):
-        import_weights(state, bert_map(config), LAYERS)
+        weights_from_hf(state, bert_map(config), LAYERS)
 
 
 def test_dropout_falls_where_theirs_does(batch, dropouts):
@@ -137,7 +137,7 @@ def test_dropout_falls_where_theirs_does(batch, dropouts):
     foreign = foreign_config(dropout=0.25, attention_dropout=0.125)
     BertForPreTraining(foreign).train()(tokens, token_type_ids=token_types)
     theirs, dropouts[:] = sorted(dropouts), []
-    build_model(import_config(foreign.to_dict())).train()(tokens, token_types=token_types)
+    build_model(config_from_hf(foreign.to_dict())).train()(tokens, token_types=token_types)
     assert sorted(dropouts) == theirs
 
 
@@ -152,4 +152,4 @@ def test_dropout_falls_where_theirs_does(batch, dropouts):
 )
 def test_arithmetic_that_this_model_lacks_is_refused_by_key(theirs, key, value):
     with pytest.raises(ValueError, match=key):
-        import_config({**theirs.config.to_dict(), key: value})
+        config_from_hf({**theirs.config.to_dict(), key: value})

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from minillm.exchange.gpt2_weights import gpt2_map, import_config
-from minillm.exchange.weight_map import Rule, WeightMap, export_weights, import_weights
+from minillm.exchange.gpt2_weights import config_from_hf, gpt2_map
+from minillm.exchange.weight_map import Rule, WeightMap, weights_from_hf, weights_to_hf
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 
@@ -40,8 +40,8 @@ def theirs() -> GPT2LMHeadModel:
 
 @pytest.fixture
 def ours(theirs: GPT2LMHeadModel) -> torch.nn.Module:
-    model = build_model(import_config(theirs.config.to_dict()))
-    model.load_state_dict(import_weights(theirs.state_dict(), RULES, LAYERS))
+    model = build_model(config_from_hf(theirs.config.to_dict()))
+    model.load_state_dict(weights_from_hf(theirs.state_dict(), RULES, LAYERS))
     return model.eval()
 
 
@@ -61,7 +61,7 @@ def test_logits_loss_and_gradients_equal_transformers(theirs, ours):
     loss.backward()
     grads = {name: p.grad for name, p in theirs.named_parameters()}
     grads["lm_head.weight"] = grads["transformer.wte.weight"]
-    expected = import_weights(grads, RULES, LAYERS)
+    expected = weights_from_hf(grads, RULES, LAYERS)
     for name, parameter in ours.named_parameters():
         assert relative(parameter.grad, expected[name]) < 1e-5 or expected[name].abs().max() < 1e-5, name
 
@@ -77,7 +77,7 @@ def test_left_padded_batch_equals_transformers(theirs, ours):
 
 
 def test_export_after_import_is_bitwise_and_has_exactly_transformers_keys(theirs, ours):
-    back = export_weights(ours.state_dict(), RULES, LAYERS)
+    back = weights_to_hf(ours.state_dict(), RULES, LAYERS)
     assert back.keys() == theirs.state_dict().keys()
     for name, weight in theirs.state_dict().items():
         assert torch.equal(back[name], weight), name
@@ -87,8 +87,8 @@ def test_a_tied_file_without_its_head_and_with_mask_buffers_imports_the_same(the
     full = theirs.state_dict()
     tied = {name: weight for name, weight in full.items() if name != "lm_head.weight"}
     tied["transformer.h.0.attn.bias"] = torch.ones(1, 1, 29, 29)
-    expected = import_weights(full, RULES, LAYERS)
-    imported = import_weights(tied, RULES, LAYERS)
+    expected = weights_from_hf(full, RULES, LAYERS)
+    imported = weights_from_hf(tied, RULES, LAYERS)
     assert imported.keys() == expected.keys()
     assert all(torch.equal(imported[name], expected[name]) for name in expected)
 
@@ -96,22 +96,22 @@ def test_a_tied_file_without_its_head_and_with_mask_buffers_imports_the_same(the
 def test_missing_and_left_over_keys_are_named(theirs):
     state = theirs.state_dict()
     with pytest.raises(ValueError, match=r"lack 'transformer\.h\.3\.ln_1\.weight'"):
-        import_weights(state, RULES, LAYERS + 1)
+        weights_from_hf(state, RULES, LAYERS + 1)
     with pytest.raises(ValueError, match=r"no place here, among them transformer\.h\.2"):
-        import_weights(state, RULES, LAYERS - 1)
-    ours = import_weights(state, RULES, LAYERS)
-    with pytest.raises(ValueError, match="no foreign name, among them extra"):
-        export_weights({**ours, "extra": torch.ones(1)}, RULES, LAYERS)
+        weights_from_hf(state, RULES, LAYERS - 1)
+    ours = weights_from_hf(state, RULES, LAYERS)
+    with pytest.raises(ValueError, match="no Hugging Face name, among them extra"):
+        weights_to_hf({**ours, "extra": torch.ones(1)}, RULES, LAYERS)
     with pytest.raises(ValueError, match=r"lacks 'a\.weight'"):
-        export_weights({}, WeightMap((Rule("b.weight", "a.weight"),)), 0)
+        weights_to_hf({}, WeightMap((Rule("b.weight", "a.weight"),)), 0)
 
 
 @pytest.mark.parametrize("key", ["scale_attn_by_inverse_layer_idx", "add_cross_attention"])
 def test_arithmetic_that_this_model_lacks_is_refused_by_key(theirs, key):
     with pytest.raises(ValueError, match=key):
-        import_config({**theirs.config.to_dict(), key: True})
+        config_from_hf({**theirs.config.to_dict(), key: True})
 
 
 def test_an_unknown_activation_is_refused_by_name(theirs):
     with pytest.raises(ValueError, match="quick_gelu"):
-        import_config({**theirs.config.to_dict(), "activation_function": "quick_gelu"})
+        config_from_hf({**theirs.config.to_dict(), "activation_function": "quick_gelu"})

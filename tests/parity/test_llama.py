@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from minillm.exchange.weight_map import Rule, WeightMap, export_weights, import_weights
+from minillm.exchange.weight_map import Rule, WeightMap, weights_from_hf, weights_to_hf
 from minillm.models.build import build_model
 from minillm.models.presets import preset
 
@@ -53,7 +53,7 @@ def test_logits_and_gradients_equal_transformers_with_grouped_heads_and_another_
             parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.ndim == 1) * 0.5)
     shape = {"vocab_size": 61, "d_model": 36, "d_ff": 50, "num_layers": 2, "num_heads": 6, "num_kv_heads": 2}
     ours = build_model(preset("llama-small", **shape, rope_theta=500.0, tie_embeddings=False))
-    ours.load_state_dict(import_weights(theirs.state_dict(), RULES, 2))
+    ours.load_state_dict(weights_from_hf(theirs.state_dict(), RULES, 2))
 
     tokens = torch.randint(61, (2, 19))
     reference = theirs(tokens, labels=tokens)
@@ -62,9 +62,9 @@ def test_logits_and_gradients_equal_transformers_with_grouped_heads_and_another_
     assert ((logits - reference.logits).abs().max() / scale).item() < 1e-5
     reference.loss.backward()
     F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    expected = import_weights({name: grad(p) for name, p in theirs.named_parameters()}, RULES, 2)
+    expected = weights_from_hf({name: grad(p) for name, p in theirs.named_parameters()}, RULES, 2)
     for name, parameter in ours.named_parameters():
         difference = (grad(parameter) - expected[name]).abs().max() / expected[name].abs().max()
         assert difference.item() < 1e-5, name
-    back = export_weights(ours.state_dict(), RULES, 2)
+    back = weights_to_hf(ours.state_dict(), RULES, 2)
     assert back.keys() == theirs.state_dict().keys()

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from minillm.exchange.t5_weights import import_config, t5_map
-from minillm.exchange.weight_map import export_weights, import_weights
+from minillm.exchange.t5_weights import config_from_hf, t5_map
+from minillm.exchange.weight_map import weights_from_hf, weights_to_hf
 from minillm.models.build import build_model
 
 LAYERS, VOCAB, B, S, T = 2, 67, 3, 27, 13
@@ -42,13 +42,13 @@ def theirs(request, randomize):
 
 @pytest.fixture(scope="module")
 def config(theirs):
-    return import_config(theirs.config.to_dict())
+    return config_from_hf(theirs.config.to_dict())
 
 
 @pytest.fixture
 def ours(theirs, config):
     model = build_model(config)
-    model.load_state_dict(import_weights(theirs.state_dict(), t5_map(config), LAYERS))
+    model.load_state_dict(weights_from_hf(theirs.state_dict(), t5_map(config), LAYERS))
     return model.eval()
 
 
@@ -75,7 +75,7 @@ def test_logits_loss_and_gradients_equal_transformers_with_padding(theirs, ours,
     reference.loss.backward()
     loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
-    check_gradients(ours, import_weights(gradients, t5_map(ours.config), LAYERS))
+    check_gradients(ours, weights_from_hf(gradients, t5_map(ours.config), LAYERS))
 
 
 def test_the_head_is_shared_and_scaled_in_the_first_version_only(theirs, ours):
@@ -85,7 +85,7 @@ def test_the_head_is_shared_and_scaled_in_the_first_version_only(theirs, ours):
 
 
 def test_export_after_import_is_bitwise_and_has_exactly_transformers_keys(theirs, ours):
-    back = export_weights(ours.state_dict(), t5_map(ours.config), LAYERS)
+    back = weights_to_hf(ours.state_dict(), t5_map(ours.config), LAYERS)
     assert back.keys() == theirs.state_dict().keys()
     for name, weight in theirs.state_dict().items():
         assert torch.equal(back[name], weight), name
@@ -97,8 +97,8 @@ def test_a_file_without_copies_of_the_shared_table_imports_the_same(theirs, conf
     copies += ["lm_head.weight"] if config.tie_embeddings else []
     short = {name: weight for name, weight in full.items() if name not in copies}
     short["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(8, 5)
-    expected = import_weights(full, t5_map(config), LAYERS)
-    imported = import_weights(short, t5_map(config), LAYERS)
+    expected = weights_from_hf(full, t5_map(config), LAYERS)
+    imported = weights_from_hf(short, t5_map(config), LAYERS)
     assert imported.keys() == expected.keys()
     assert all(torch.equal(imported[name], expected[name]) for name in expected)
 
@@ -109,11 +109,11 @@ def test_dropout_falls_where_theirs_does(version, batch, dropouts):
     foreign = foreign_config(version, dropout=0.25)
     T5ForConditionalGeneration(foreign).train()(source, decoder_input_ids=target)
     theirs, dropouts[:] = sorted(dropouts), []
-    build_model(import_config(foreign.to_dict())).train()(source, target)
+    build_model(config_from_hf(foreign.to_dict())).train()(source, target)
     assert sorted(dropouts) == theirs
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_decoder_layers", 3), ("feed_forward_proj", "gated-quick_gelu")])
 def test_arithmetic_that_this_model_lacks_is_refused_by_key(config, key, value):
     with pytest.raises(ValueError, match=key):
-        import_config({**foreign_config("v1.0").to_dict(), key: value})
+        config_from_hf({**foreign_config("v1.0").to_dict(), key: value})

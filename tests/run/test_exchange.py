@@ -10,17 +10,18 @@ import pytest
 import torch
 import transformers
 
-from minillm import SampleConfig, build_model, evaluate, load_run, override, preset, sample
+from minillm import SampleConfig, build_model, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.exchange.architectures import to_foreign
+from minillm.exchange import crosscheck, folder_out
+from minillm.exchange.architectures import model_to_hf
 from minillm.exchange.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
-from minillm.run import export_model, exports, fill, import_model, search
+from minillm.run import export_model, fill, import_model, imports, search
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch_dtype.*", "ignore::FutureWarning")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "char"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "qwen3-untied", "char"])
 def test_a_gpt_writes_the_same_greedy_text_in_transformers(run_of, exported, name):
     folder, loaded = exported(name), load_run(run_of(name))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -68,7 +69,7 @@ def test_a_t5_finds_the_same_beams_in_transformers(run_of, exported):
         assert found.sequences_scores.tolist() == pytest.approx([one.score for one in ours], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "char", "bert", "t5"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "qwen3-untied", "char", "bert", "t5"])
 def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, exported, tmp_path, name):
     before = load_run(run_of(name))
     after = load_run(import_model(str(exported(name)), tmp_path / "again"))
@@ -81,6 +82,37 @@ def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, e
     assert after.tokenizer.start_id == before.tokenizer.start_id == before.tokenizer.eos_id
     source = before.config.data.source
     assert evaluate(after, source).loss == pytest.approx(evaluate(before, source).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_qwen3_with_its_own_bpe_is_exported_to_gguf_by_one_command(run_of, tmp_path, capsys, tied):
+    run = run_of("qwen3" if tied else "qwen3-untied")
+    assert main(["export", str(run), str(tmp_path / "out.gguf")]) == 0
+    assert "llama.cpp lacks this tokenizer's pre-tokenization pattern" in capsys.readouterr().out
+    before, after = load_run(run), load_run(import_model(tmp_path / "out.gguf", tmp_path / "again"))
+    assert after.config.model.qk_norm and after.config.model.tie_embeddings is tied
+    assert ("heads.lm.proj.weight" in dict(after.model.named_parameters())) is not tied
+    assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
+
+
+def test_ids_are_compared_even_if_a_vocabulary_covers_no_common_text(run_of, tmp_path):
+    loaded = load_run(run_of("char"))
+    said: list[str] = []
+    export_model(loaded, tmp_path / "out", say=said.append)
+    assert f"equal ids for {crosscheck.NUM_RANDOM_TEXTS} texts" in said[0]
+
+
+def test_an_imported_model_is_in_memory_once(exported, tmp_path, monkeypatch):
+    folder, read = exported("gpt2"), {}
+    original = imports.read_published
+    monkeypatch.setattr(imports, "read_published", lambda source: read.setdefault("it", original(source)))
+    saved: dict[str, torch.Tensor] = {}
+    keep = lambda *_, model, **__: saved.update(model)  # noqa: E731
+    monkeypatch.setattr(imports, "save_checkpoint", keep)
+    import_model(folder, tmp_path / "again")
+    (_, weights), _ = read["it"]
+    assert all(parameter.data_ptr() == weights[name].data_ptr() for name, parameter in saved.items())
+    assert weights["heads.lm.proj.weight"].data_ptr() == weights["embed.tokens.weight"].data_ptr()  # tied
 
 
 def test_the_model_card_tells_what_the_run_knows(exported):
@@ -111,7 +143,7 @@ def test_every_head_of_a_bert_is_compared_with_transformers(run_of, tmp_path, mo
     said: list[str] = []
     export_model(loaded, tmp_path / "out", say=said.append)
     assert "checked with transformers" in said[0]
-    monkeypatch.setattr(exports, "to_foreign", lambda *args: other_pair_scores(*to_foreign(*args)))
+    monkeypatch.setattr(folder_out, "model_to_hf", lambda *args: other_pair_scores(*model_to_hf(*args)))
     with pytest.raises(ValueError, match="computes other logits"):
         export_model(loaded, tmp_path / "wrong")
 
@@ -126,7 +158,7 @@ def test_a_shape_of_qwen2_needs_its_cut_of_text(run_of, tmp_path):
     shape = replace(shape, vocab_size=loaded.config.model.vocab_size, max_seq_len=64)
     model = build_model(shape)
     model.init_weights(torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="cuts the text of every Qwen2 as Qwen does"):
+    with pytest.raises(ValueError, match="for every Qwen2 with Qwen's"):
         export_model(replace(loaded, config=replace(loaded.config, model=shape), model=model), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -134,19 +166,32 @@ def test_a_shape_of_qwen2_needs_its_cut_of_text(run_of, tmp_path):
 def test_nothing_is_left_of_an_export_that_fails(run_of, tmp_path, monkeypatch):
     loaded = load_run(run_of("gpt2"))
     odd = replace(loaded, config=override(loaded.config, {"model.ngram_order": 2}))
-    with pytest.raises(ValueError, match=r"model\.ngram_order is 2; GPT2LMHeadModel has 1 only"):
+    with pytest.raises(ValueError, match=r"model\.ngram_order is 2: no stock class has n-gram embeddings"):
         export_model(odd, tmp_path / "out")
     other = replace(loaded, tokenizer=load_run(run_of("llama")).tokenizer)
-    monkeypatch.setattr(exports, "tokenizer_json", lambda _, family: tokenizer_json(other.tokenizer, family))
+    monkeypatch.setattr(folder_out, "tokenizer_json", lambda _, family: tokenizer_json(other.tokenizer, family))
     with pytest.raises(ValueError, match="gives other ids than this run's tokenizer"):
         export_model(loaded, tmp_path / "out")
-    monkeypatch.setattr(exports, "to_foreign", lambda *args: disturbed(*to_foreign(*args)))
+    monkeypatch.setattr(folder_out, "model_to_hf", lambda *args: disturbed(*model_to_hf(*args)))
     with pytest.raises(ValueError, match="computes other logits"):
         export_model(loaded, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ValueError, match="taken exists; choose another folder"):
+    with pytest.raises(ValueError, match="taken exists; choose another name"):
         export_model(loaded, tmp_path / "taken")
+
+
+def test_the_default_recipe_is_exported_by_one_command_each_way(text, tmp_path, capsys):
+    small = {"tokenizer.vocab_size": 400, "train.steps": 5, "train.global_batch": 2, "train.precision": "fp32"}
+    here = {"data.source": str(text), "data.cache": str(tmp_path / "cache"), "train.device": "cpu"}
+    run = train(load_config(overrides=small | here), tmp_path / "run")
+    ours = load_run(run).model
+    for out, said in (("out", "checked with transformers"), ("out.gguf", "")):
+        capsys.readouterr()
+        assert main(["export", str(run), str(tmp_path / out)]) == 0
+        assert said in capsys.readouterr().out
+        back = load_run(import_model(str(tmp_path / out), tmp_path / f"from-{out}")).model
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), back.parameters(), strict=True))
 
 
 def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of, tmp_path, capsys, monkeypatch):
@@ -158,13 +203,13 @@ def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of,
     assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["model_type"] == "gpt2"
     capsys.readouterr()
     for source, message in (
-        (str(tmp_path / "nowhere" / "deep" / "x"), "is no folder here and no model name on the hub"),
+        (str(tmp_path / "nowhere" / "deep" / "x"), "is neither a folder here nor the name of a model on the hub"),
         ("no/such-model", "cannot reach the Hugging Face hub"),
         (str(tmp_path / "none.gguf"), "there is no file"),
         (str(tmp_path), "holds no config.json"),
-        ("", "is no folder here and no model name"),
-        ("./nowhere", "is no folder here and no model name"),
-        (str(run_of("gpt2")), "is a run already"),
+        ("", "is neither a folder here nor the name of a model"),
+        ("./nowhere", "is neither a folder here nor the name of a model"),
+        (str(run_of("gpt2")), "is already a run"),
     ):
         assert main(["import", source, str(tmp_path / "new")]) == 2
         error = capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,19 +83,40 @@ def test_another_tokenizer_than_the_runs_is_refused_by_name(copy_of_run: Copy):
         load_run(run)
 
 
-def test_what_is_damaged_is_refused_by_name(copy_of_run: Copy):
+def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_for_the_newest_good_one(
+    copy_of_run: Copy, capsys: pytest.CaptureFixture[str]
+):
     run = copy_of_run()
     best = load_run(run).checkpoint.path
     content = bytearray((best / "model.safetensors").read_bytes())
     content[-5] ^= 1
     (best / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged.*delete this checkpoint folder"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged.*name .*copy to use its newest undamaged"):
+        load_run(best)
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    chosen = load_run(run).checkpoint.path
+    assert chosen != best and (said := capsys.readouterr().err).count("\n") == 1
+    assert f"{best / 'model.safetensors'} is damaged" in said and f"using {chosen.name} instead" in said
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    for checkpoint in checkpoints(run):
+        (checkpoint.path / "state.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"copy has no undamaged checkpoint: .*step-000006"):
         load_run(run)
-    shutil.rmtree(best)
-    assert load_run(run).checkpoint.path != best
-    (checkpoints(run)[-1].path / "state.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"state\.json has 1 bytes"):
-        load_run(run)
+
+
+def test_where_the_newest_is_damaged_the_best_is_still_used(copy_of_run: Copy, capsys: pytest.CaptureFixture[str]):
+    run = copy_of_run()
+    for path in run.glob("step-*"):
+        if path.name not in ("step-000004", "step-000006"):
+            shutil.rmtree(path)
+    (run / "step-000006" / "manifest.json").unlink()
+    capsys.readouterr()
+    assert load_run(run).checkpoint.step == 4
+    assert re.fullmatch(
+        r".*step-000006/manifest\.json is missing or damaged; left as it is, using step-000004 instead\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_vocabulary_may_be_padded_and_no_padding_is_ever_written(config: RunConfig, tmp_path: Path):
@@ -158,7 +180,7 @@ def test_a_run_without_a_checkpoint_tells_how_to_get_one(copy_of_run: Copy):
     run = copy_of_run()
     for path in run.glob("step-*"):
         shutil.rmtree(path)
-    with pytest.raises(FileNotFoundError, match="has no checkpoint yet; go on with: minillm train --resume --out"):
+    with pytest.raises(FileNotFoundError, match="has no checkpoint yet; continue with: minillm train --resume --out"):
         load_run(run)
 
 
@@ -166,5 +188,8 @@ def test_a_checkpoint_that_is_not_whole_is_no_run(copy_of_run: Copy):
     run = copy_of_run()
     half = checkpoints(run)[0].path
     (half / "manifest.json").unlink()
-    with pytest.raises(ValueError, match="is not a whole checkpoint; delete it"):
+    with pytest.raises(ValueError, match=r"manifest\.json is missing or damaged; name .*copy to use"):
         load_run(half)
+    (run / "notes").mkdir()
+    with pytest.raises(ValueError, match=r"notes is not a checkpoint; name .*copy or one of its step-\* folders"):
+        load_run(run / "notes")

@@ -9,11 +9,11 @@ import pytest
 
 from minillm import RunConfig, SampleConfig, evaluate, fill, load_run, override, preset, sample, train
 from minillm.cli import main
-from minillm.data.corpus import Corpus
+from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.unigram_baseline import count_tokens
-from minillm.run.build import build_objective, prepare_corpus, validation_batches, with_heads
-from minillm.run.transfer import compare
+from minillm.run.build import build_objective, prepare_corpus, validation_batches
+from minillm.run.resolve import resolve
 from minillm.training.metrics import read_metrics
 
 SETTINGS: dict[str, object] = {
@@ -66,7 +66,7 @@ def test_it_says_what_guessing_scores_and_shows_a_filled_gap(
 ):
     train(override(masked_config, {"train.steps": 1, "objective.next_sentence": False}), tmp_path / "run")
     said = capsys.readouterr().err
-    assert "guessing by frequency alone: the unigram model's loss is" in said and "bits per byte" not in said
+    assert "baseline: unigram loss " in said and ", most frequent accuracy 0." in said and "bits per byte" not in said
     assert said.count("| 3 and [MASK] make 6 -> 3 and ") == 2 and "minillm fill" in said
 
 
@@ -75,11 +75,11 @@ def test_it_is_measured_as_it_was_logged_beside_what_guessing_scores(masked_run:
     found = evaluate(loaded)
     logged = {line["step"]: line for line in read_metrics(masked_run / "metrics.jsonl") if "val_loss" in line}
     assert found.loss == logged[loaded.checkpoint.step]["val_loss"]
-    assert found.bits_per_byte is None and found.guess is not None
+    assert found.bits_per_byte is None
     corpus = prepare_corpus(masked_config, loaded.tokenizer, Runtime())
     loss, accuracy = by_hand(corpus, masked_config)
-    assert found.guess.loss == pytest.approx(loss) and found.guess.accuracy == pytest.approx(accuracy)
-    assert evaluate(loaded, masked_config.data.source).guess is None
+    assert found.baselines == pytest.approx({"unigram_loss": loss, "most_frequent_accuracy": accuracy})
+    assert evaluate(loaded, masked_config.data.source).baselines == {}
 
 
 def by_hand(corpus: Corpus, config: RunConfig) -> tuple[float, float]:
@@ -114,7 +114,7 @@ def test_the_command_line_fills_measures_and_refuses_to_sample(masked_run: Path,
     assert {"mlm_accuracy", "pair_accuracy", "unigram_loss"} <= json.loads(capsys.readouterr().out).keys()
     assert main(["sample", str(masked_run)]) == 2
     outcome = capsys.readouterr()
-    assert outcome.out == "" and "writes no text but fills gaps in one: minillm fill" in outcome.err
+    assert outcome.out == "" and "writes no text; instead: minillm fill" in outcome.err
     assert main(["fill", str(masked_run), "nothing"]) == 2
     with pytest.raises(ValueError, match="writes no text"):
         sample(load_run(masked_run), SampleConfig())
@@ -128,7 +128,7 @@ def test_a_model_that_writes_fills_no_gaps(finished: Path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"objective.name": "clm", "objective.next_sentence": False}, "objective.name clm needs .* gpt.*bert-tiny is"),
+        ({"objective.name": "clm"}, "objective.name clm needs .* gpt.*bert-tiny is"),
         ({"model.num_token_types": 0}, "set model.num_token_types to 2"),
     ],
 )
@@ -146,9 +146,13 @@ def test_a_gpt_cannot_learn_masked_tokens(config: RunConfig, tmp_path: Path):
 
 
 def test_the_pair_head_is_there_where_it_is_trained(masked_config: RunConfig):
-    assert with_heads(masked_config).model.heads == ("lm", "pair")
+    def heads(config: RunConfig) -> tuple[str, ...]:
+        corpus = prepare_corpus(config, None, Runtime())
+        return resolve(config, corpus, inherited=False, say=print)[0].model.heads
+
+    assert heads(masked_config) == ("lm", "pair")
     published = override(masked_config, {"model.heads": ("lm", "pair"), "objective.next_sentence": False})
-    assert with_heads(published).model.heads == ("lm",)
+    assert heads(published) == ("lm",)
 
 
 @pytest.mark.parametrize(
@@ -156,24 +160,13 @@ def test_the_pair_head_is_there_where_it_is_trained(masked_config: RunConfig):
     [
         ({"objective.mask_rate": 0.0}, "objective.mask_rate is 0.0"),
         ({"objective.mask_share": 0.95}, "objective.mask_share is 0.95 and objective.random_share 0.1"),
-        ({"objective.random_share": -0.1}, "neither may be negative"),
-        ({"objective.name": "clm"}, "objective.next_sentence needs objective.name mlm"),
+        ({"objective.random_share": -0.1}, "objective.random_share is -0.1; it must be from 0 to 1"),
+        (
+            {"objective.name": "clm", "objective.next_sentence": True},
+            "objective.next_sentence has no effect with objective.name clm, only with mlm",
+        ),
     ],
 )
 def test_settings_out_of_range_name_their_key(masked_config: RunConfig, changes: dict[str, object], words: str):
     with pytest.raises(ValueError, match=words):
         override(masked_config, changes)
-
-
-def test_a_pretrained_and_an_untrained_model_are_taught_the_same(masked_run: Path):
-    loaded = load_run(masked_run)
-    said: list[str] = []
-    found = compare(loaded, steps=3, seeds=(0, 1), files=5, per_file=6, say=said.append)
-    assert len(found.pretrained) == len(found.untrained) == len(said) == 2 and 0 < found.majority < 1
-    assert found == compare(loaded, steps=3, seeds=(0, 1), files=5, per_file=6, say=said.append), "repeatable"
-    assert "2 seeds" in found.describe() and found.describe().count("±") == 2
-
-
-def test_only_a_bert_is_compared(finished: Path):
-    with pytest.raises(ValueError, match="this compares BERTs"):
-        compare(load_run(finished))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minillm import RunConfig, load_config, override, train
+from minillm import RunConfig, SpanConfig, load_config, override, train
 from minillm.cli import main
 
 PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
@@ -54,11 +54,12 @@ def test_it_is_noticed_before_anything_is_written(
     assert not Path("run").exists() and not Path("runs").exists()
 
 
-def test_the_default_prompt_need_not_be_in_a_characters_vocabulary_unnoticed(config: RunConfig, tmp_path: Path):
+def test_the_default_prompt_is_in_a_characters_vocabulary(config: RunConfig, tmp_path: Path):
     source = tmp_path / "line.txt"
     source.write_text("one line without its end " * 20, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"sample\.prompt '\\n'"):
-        train(override(config, {"data.source": str(source), "tokenizer.kind": "char"}), tmp_path / "run")
+    run = train(override(config, {"data.source": str(source), "tokenizer.kind": "char"}), tmp_path / "run")
+    prompt = load_config(run / "config.toml").sample.prompt
+    assert prompt and prompt in source.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("out", ["file", "file/run", "full"])
@@ -87,7 +88,7 @@ def test_a_text_of_two_windows_trains(config: RunConfig, tmp_path: Path):
         ("gpt-nano", ["--data.mixing", "equal"], "seq2seq"),
         ("bert-mini", ["--objective.span_density", "0.3"], "span"),
         ("t5-mini", ["--data.target_field", "answer"], "seq2seq"),
-        ("t5-tasks", ["--data.field", "body"], "clm or prefix_lm or mlm or span"),
+        ("t5-tasks", ["--data.field", "body"], "clm or mlm or span or prefix_lm or classify"),
     ],
 )
 def test_a_flag_that_the_objective_does_not_read_is_refused(config, flag, readers, tmp_path, capsys):
@@ -104,9 +105,11 @@ def test_a_temperature_for_another_way_of_mixing_is_refused(tmp_path, capsys):
 
 def test_what_a_file_brings_along_for_another_objective_is_no_mistake(tmp_path):
     small = "preset = 't5-mini'\nd_model = 16\nnum_layers = 1\nnum_heads = 2\nd_ff = 16\nmax_seq_len = 16\n"
-    shared = f"[objective]\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n[tokenizer]\nkind = 'byte'\n[model]\n{small}"
+    shared = "[objective]\nname = 'mlm'\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n[tokenizer]\nkind = 'byte'\n"
+    shared += f"[model]\n{small}"
     (tmp_path / "my.toml").write_text(shared, encoding="utf-8")
     (tmp_path / "prose.txt").write_text(PROSE, encoding="utf-8")
     flags = f"--objective.name span --data {tmp_path / 'prose.txt'} --out {tmp_path / 'run'} --train.steps 1"
     assert main(["train", str(tmp_path / "my.toml"), *flags.split()]) == 0
-    assert load_config(tmp_path / "run" / "config.toml").objective.mask_rate == 0.3
+    found = load_config(tmp_path / "run" / "config.toml")
+    assert (found.objective, found.data.mixing) == (SpanConfig(), "equal")

@@ -12,13 +12,10 @@ import torch
 from minillm import RunConfig, SampleConfig, load_run, override, sample, train
 from minillm.generation.config import BeamConfig
 from minillm.generation.generate import generate
-from minillm.generation.prefixed import Prefixed
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
-from minillm.objectives.config import ObjectiveConfig
 from minillm.objectives.prefix_lm import PrefixLM
-from minillm.run import search, session
-from minillm.run.build import as_writer
+from minillm.run import inference, search, session
 
 PREFIX_LM: dict[str, object] = {"objective.name": "prefix_lm", "model.num_layers": 2, "optim.lr": 3e-2}
 
@@ -37,21 +34,20 @@ def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown = []
-    monkeypatch.setattr(session, "example_of", lambda model, *_: shown.append(model) or "")
+    monkeypatch.setattr(session, "preview", lambda *_, prefix: shown.append(prefix) or "")
     loaded = load_run(train(override(config, PREFIX_LM), tmp_path / "run"))
-    assert isinstance(loaded.decoder, Prefixed)
-    assert len(shown) == 4 and all(isinstance(model, Prefixed) for model in shown)
+    assert loaded.objective.prefix_prompts and shown == [True] * 4
     prompt, ids = "3 and 4", list(b"3 and 4")
     (drawn,) = sample(loaded, SampleConfig(prompt=prompt, temperature=0, max_new_tokens=8))
     (found,) = search(loaded, prompt, BeamConfig(num_beams=1, max_new_tokens=8))
     assert drawn.ids == found.ids == by_hand(loaded.model, ids, 8)
 
 
-@pytest.mark.parametrize(("family", "objective"), [("gpt", "clm"), ("bert", "mlm"), ("t5", "prefix_lm")])
-def test_other_models_read_as_they_are(family: Any, objective: Any):
-    shape = ModelConfig(family=family, vocab_size=30, d_model=8, num_heads=1, num_layers=1, max_seq_len=8)
-    model = build_model(shape)
-    assert as_writer(model, ObjectiveConfig(name=objective)) is model
+def test_a_model_of_another_objective_reads_causally(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    read = []
+    monkeypatch.setattr(inference, "complete", lambda *_, prefix, **__: read.append(prefix) or [])
+    sample(finished, SampleConfig(prompt="3 and 4"))
+    assert read == [False]
 
 
 def test_texts_learned_by_heart_are_continued_from_any_prefix():
@@ -63,11 +59,11 @@ def test_texts_learned_by_heart_are_continued_from_any_prefix():
     for step in range(200):
         batch = objective.collate(rows * 4, lambda i, step=step: np.random.default_rng([step, i]))
         optimizer.zero_grad()
-        loss = objective.loss(model(**batch.inputs), batch.labels, training=True)["lm"] / batch.counts["lm"]
+        loss = objective.loss(model(**batch.inputs), batch.labels, training=True)["lm"].loss / batch.counts["lm"]
         loss.backward()
         optimizer.step()
     # with one token only, two of the texts could go on in two ways
     prompts = [row[:n].tolist() for row in rows for n in range(3, 15)]
-    written = generate(Prefixed(model), prompts, SampleConfig(temperature=0, max_new_tokens=13))
+    written = generate(model, prompts, SampleConfig(temperature=0, max_new_tokens=13), prefix=True)
     expected = [row[n:].tolist() for row in rows for n in range(3, 15)]
     assert [w.ids[: len(e)] for w, e in zip(written, expected, strict=True)] == expected

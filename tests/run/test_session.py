@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minillm import RunConfig, load_config, override, train
+from minillm.data.datasets.corpus import Corpus
+from minillm.run import folder as folder_module
+from minillm.run import session
 from minillm.run.folder import claim
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.training.checkpoint import checkpoints
@@ -31,7 +35,9 @@ def test_a_run_folder_holds_all_that_belongs_to_the_run(finished: Path, config: 
     assert names == {"config.toml", "tokenizer.json", "run.json", "metrics.jsonl", "curve.png"}
     assert all(path.name in (".lock",) for path in finished.glob(".*")), "nothing half written is left"
     saved = load_config(finished / "config.toml")
-    assert saved == override(config, {"model.vocab_size": 362}), "resolved: with the tokenizer's vocabulary"
+    chosen = {"model.vocab_size": 362, "sample.prompt": saved.sample.prompt}
+    assert saved == override(config, chosen), "resolved: with the tokenizer's vocabulary and a prompt"
+    assert saved.sample.prompt and saved.sample.prompt in Path(config.data.source).read_text(encoding="utf-8")
     about = json.loads((finished / "run.json").read_text(encoding="utf-8"))
     assert about["text"]["source"] == config.data.source and about["processes"] == 1
     assert {"python", "torch", "minillm", "numpy"} <= about["versions"].keys() and "cpu" in about["compute"]
@@ -135,27 +141,46 @@ def test_a_resumed_run_cannot_end_before_it_starts(copy_of_run: Copy):
 def test_a_run_goes_on_from_its_last_checkpoint_and_no_other_one(copy_of_run: Copy):
     run = copy_of_run()
     longer = override(load_config(run / "config.toml"), {"train.steps": 8})
-    with pytest.raises(ValueError, match=r"goes on from the last checkpoint of a run, which .*step-000004 is not"):
+    with pytest.raises(ValueError, match=r"continues from the last checkpoint of a run, which .*step-000004 is not"):
         train(longer, run / "step-000004", resume=True)
     train(longer, run / "step-000006", resume=True)
     assert checkpoints(run)[-1].step == 8
 
 
-def test_a_damaged_checkpoint_is_named_and_without_it_the_one_before_goes_on(copy_of_run: Copy):
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "manifest.json"])
+def test_a_run_whose_last_checkpoint_is_damaged_says_so_and_continues_from_the_one_before(
+    copy_of_run: Copy, capsys: pytest.CaptureFixture[str], name: str
+):
     run = copy_of_run()
-    expected = newest(run)
+    expected, expected_lines = newest(run), lines(run)
     last = checkpoints(run)[-1].path
-    (last / "optimizer.safetensors").write_bytes(b"")
+    (last / name).write_bytes(b"")
     settings = load_config(run / "config.toml")
-    with pytest.raises(
-        ValueError, match=r"step-000006/optimizer\.safetensors has 0 bytes.*delete this checkpoint folder"
-    ):
-        train(settings, run, resume=True)
-    for path in last.iterdir():
-        path.unlink()
-    last.rmdir()
-    train(settings, run, resume=True)
-    assert newest(run) == expected
+    with pytest.raises(ValueError, match=rf"step-000006/{name} .*name .*copy to use its newest undamaged"):
+        train(settings, last, resume=True)
+    capsys.readouterr()
+    train(settings, run / "step-000004", resume=True)
+    said = [line for line in capsys.readouterr().err.splitlines() if "instead" in line]
+    assert len(said) == 1 and str(last / name) in said[0] and "left as it is, using step-000004 instead" in said[0]
+    assert newest(run) == expected and lines(run) == expected_lines, "the damaged step was done again"
+
+
+def test_two_runs_that_start_in_the_same_second_get_a_folder_each(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder_module.time, "strftime", lambda _: "20260101-000000")
+    prepare, inner = session.prepare_corpus, []
+
+    def meanwhile(*args: Any) -> Corpus:
+        monkeypatch.setattr(session, "prepare_corpus", prepare)
+        inner.append(train(config))  # starts while the first one prepares its text
+        return prepare(*args)
+
+    monkeypatch.setattr(session, "prepare_corpus", meanwhile)
+    folders = [train(config), *inner]
+    assert [folder.name for folder in folders] == ["gpt2-20260101-000000", "gpt2-20260101-000000-2"]
+    assert newest(folders[0]) == newest(folders[1])
 
 
 def test_two_trainings_do_not_share_a_folder(config: RunConfig, copy_of_run: Copy, tmp_path: Path):

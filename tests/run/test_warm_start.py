@@ -12,10 +12,9 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from minillm import evaluate, load_config, load_run
+from minillm import PrefixConfig, evaluate, finetune_config, load_config, load_run
 from minillm.cli import main
 from minillm.config import override
-from minillm.objectives.config import ObjectiveConfig
 from minillm.run import import_model
 from minillm.run.warm_start import inherit
 from minillm.training.metrics import read_metrics
@@ -129,9 +128,9 @@ def test_an_imported_run_cannot_be_resumed_but_started_from(exported, tmp_path, 
 
 def test_a_config_of_its_own_brings_its_objective(run_of):
     parent = load_config(run_of("t5") / "config.toml")
-    tasks = inherit(load_config("t5-tasks"), parent, {}, own_objective=True)
+    tasks = finetune_config(run_of("t5"), config="t5-tasks")
     assert (tasks.objective.name, tasks.model, tasks.eval.at_start) == ("seq2seq", parent.model, True)
-    assert inherit(load_config("finetune"), parent, {}, own_objective=False).objective == parent.objective
+    assert finetune_config(run_of("t5")).objective == parent.objective
 
 
 def test_flags_refine_the_objective_that_is_inherited(run_of):
@@ -141,7 +140,7 @@ def test_flags_refine_the_objective_that_is_inherited(run_of):
     finer = inherit(finetune, parent, {"objective.mean_span_length": 2.0}, own_objective=False).objective
     assert (finer.name, finer.span_density, finer.mean_span_length) == ("span", 0.3, 2.0)
     other = inherit(finetune, parent, {"objective.name": "prefix_lm"}, own_objective=False).objective
-    assert (other.name, other.span_density) == ("prefix_lm", ObjectiveConfig().span_density)
+    assert other == PrefixConfig()
 
 
 def test_the_command_refines_the_parents_objective_too(run_of, tmp_path, capsys):

@@ -34,7 +34,7 @@ def keep_small_table(monkeypatch: pytest.MonkeyPatch, kind: str) -> Path:
     content = b"\n".join(base64.b64encode(token) + b" %d" % rank for token, rank in RANKS.items())
     source = stock.SOURCES[kind][0]
     table = stock.Table(source.tables[0].url, hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(stock.SOURCES, kind, (stock.Source(source.constructor, (table,)),))
+    monkeypatch.setitem(stock.SOURCES, kind, (stock.EncodingSource(source.constructor, (table,)),))
     load = openai_public.load_tiktoken_bpe
     monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda url, expected_hash: load(url, table.sha256))
     path = stock.kept_path(table)

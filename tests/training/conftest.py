@@ -12,16 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from minillm.data.corpus import Tokens
+from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Loader, Windows, eval_batches
 from minillm.distributed.runtime import Runtime
+from minillm.evaluation.evaluator import LossEvaluator
 from minillm.models.build import build_model
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 from minillm.objectives.clm import CausalLM
-from minillm.training.checkpoint import checkpoints, save_checkpoint
+from minillm.training.checkpoint import checkpoints, save_checkpoint, weights
 from minillm.training.config import EvalConfig, OptimConfig, Recipe, SaveConfig, ScheduleConfig, TrainConfig
 from minillm.training.precision import Compute
+from minillm.training.state import CheckpointState, TrainState
 from minillm.training.trainer import Trainer
 
 VOCAB, EOS, PAD, SEQ_LEN = 23, 21, 22, 12
@@ -70,13 +72,13 @@ def tiny_trainer(
         eval=EvalConfig(**{"every": 4, "max_tokens": 0, **(eval or {})}),
         save=SaveConfig(**{"every": 0, **(save or {})}),
     )
-    objective = CausalLM(PAD)
+    objective, compute = CausalLM(PAD), Compute(torch.device("cpu"), dtype, compile=False)
     runtime = runtime or Runtime()
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
         model=model or tiny_gpt(**{"dropout": 0.1, **(shape or {})}),
         objective=objective,
-        loader=Loader(
+        source=Loader(
             Windows(train_text or text(0, 500), SEQ_LEN),
             objective.collate,
             seed=recipe.train.seed,
@@ -85,18 +87,23 @@ def tiny_trainer(
             rank=runtime.rank,
             world_size=runtime.world_size,
         ),
-        validation=partial(
-            eval_batches,
-            Windows(text(9, 100), SEQ_LEN),
-            objective.collate,
-            batch=recipe.eval.batch,
-            max_tokens=recipe.eval.max_tokens,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
+        evaluator=LossEvaluator(
+            partial(
+                eval_batches,
+                Windows(text(9, 100), SEQ_LEN),
+                objective.collate,
+                batch=recipe.eval.batch,
+                max_tokens=recipe.eval.max_tokens,
+                rank=runtime.rank,
+                world_size=runtime.world_size,
+            ),
+            objective,
+            compute,
+            runtime,
+            torch.cat([torch.ones(21), torch.zeros(2)]).int(),
         ),
-        token_bytes=torch.cat([torch.ones(21), torch.zeros(2)]).int(),
         recipe=recipe,
-        compute=Compute(torch.device("cpu"), dtype, compile=False),
+        compute=compute,
         runtime=runtime,
         folder=folder,
         identity={"tokenizer": "t", "data": "d"},
@@ -104,11 +111,16 @@ def tiny_trainer(
     )
 
 
+def state_of(value: float) -> CheckpointState:
+    """A checkpoint's state that tells by its best loss which one it is."""
+    return CheckpointState(TrainState(best_loss=value), scaler={}, tokenizer="t", data="d")
+
+
 def save_value(run: Path, step: int, value: float) -> None:
     """A checkpoint that tells by its content which one it is."""
     model = nn.Linear(3, 2)
     nn.init.constant_(model.weight, value)
-    save_checkpoint(run, step, model=model, optimizer={"w/m": torch.full((3,), value)}, state={"value": value})
+    save_checkpoint(run, step, model=weights(model), optimizer={"w/m": torch.full((3,), value)}, state=state_of(value))
 
 
 def saved_values(run: Path) -> dict[int, float]:
@@ -118,8 +130,12 @@ def saved_values(run: Path) -> dict[int, float]:
         checkpoint.verify()
         model = nn.Linear(3, 2)
         checkpoint.load_model(model)
-        assert model.weight[0, 0].item() == checkpoint.state["value"] == checkpoint.load_optimizer()["w/m"][0].item()
-        found[checkpoint.step] = checkpoint.state["value"]
+        assert (
+            model.weight[0, 0].item()
+            == checkpoint.state.train.best_loss
+            == checkpoint.load_optimizer()["w/m"][0].item()
+        )
+        found[checkpoint.step] = checkpoint.state.train.best_loss
     return found
 
 

@@ -66,7 +66,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     last.verify()
     files = {name: (last.path / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
     metrics = [{k: v for k, v in x.items() if k != "seconds"} for x in read_metrics(folder / "metrics.jsonl")]
-    counters = {k: v for k, v in last.state["train"].items() if k != "seconds"}
+    counters = {k: v for k, v in vars(last.state.train).items() if k != "seconds"}
     steps = [checkpoint.step for checkpoint in checkpoints(folder)]
     leftovers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("step-"))
     return {**files, "metrics": metrics, "counters": counters, "steps": steps, "leftovers": leftovers}

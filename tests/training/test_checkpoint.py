@@ -13,21 +13,27 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from minillm.storage import MANIFEST, seal
 from minillm.training import checkpoint as module
 from minillm.training.checkpoint import (
-    MANIFEST,
     MODEL,
     OPTIMIZER,
     STATE,
     checkpoints,
     load_weights,
+    newest_good,
     remove_old,
     save_checkpoint,
 )
+from minillm.training.state import CheckpointState, TrainState
 
 GPT = Callable[..., nn.Module]
 Save = Callable[[Path, int, float], None]
 Values = Callable[[Path], dict[int, float]]
+
+
+def state_of(loss: float) -> CheckpointState:
+    return CheckpointState(TrainState(best_loss=loss), scaler={}, tokenizer="t", data="d")
 
 
 @pytest.mark.parametrize("shape", [{}, {"tie_embeddings": False}, {"position": "rotary", "norm": "rmsnorm"}])
@@ -36,9 +42,9 @@ def test_what_is_saved_comes_back_bit_by_bit(make_gpt: GPT, tmp_path: Path, shap
     for p in twin.parameters():
         nn.init.zeros_(p)
     optimizer = {"a/step": torch.tensor(3.0), "a/m": torch.randn(4, 2).T, "b/m": torch.tensor([float("nan"), -0.0])}
-    saved = save_checkpoint(tmp_path, 7, model=model, optimizer=optimizer, state={"loss": 0.1 + 0.2})
+    saved = save_checkpoint(tmp_path, 7, model=module.weights(model), optimizer=optimizer, state=state_of(0.1 + 0.2))
     saved.verify()
-    assert saved.path == tmp_path / "step-000007" and saved.state == {"loss": 0.1 + 0.2}
+    assert saved.path == tmp_path / "step-000007" and saved.state == state_of(0.1 + 0.2)
     saved.load_model(twin)
     for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert torch.equal(p, q), name
@@ -51,7 +57,7 @@ def test_what_is_saved_comes_back_bit_by_bit(make_gpt: GPT, tmp_path: Path, shap
 def test_tied_weights_are_stored_once_and_stay_tied(make_gpt: GPT, tmp_path: Path):
     model, twin = make_gpt(), make_gpt()
     nn.init.zeros_(twin.get_parameter("embed.tokens.weight"))
-    saved = save_checkpoint(tmp_path, 1, model=model, optimizer={}, state={})
+    saved = save_checkpoint(tmp_path, 1, model=module.weights(model), optimizer={}, state=state_of(1.0))
     names = set(module.load_file(saved.path / MODEL))
     assert "embed.tokens.weight" in names and "heads.lm.proj.weight" not in names
     saved.load_model(twin)
@@ -64,7 +70,7 @@ def test_weights_that_are_not_contiguous_are_saved(tmp_path: Path):
     model = nn.Linear(4, 3)
     model.weight = nn.Parameter(torch.arange(12.0).reshape(4, 3).T)
     twin = nn.Linear(4, 3)
-    save_checkpoint(tmp_path, 1, model=model, optimizer={}, state={}).load_model(twin)
+    save_checkpoint(tmp_path, 1, model=module.weights(model), optimizer={}, state=state_of(1.0)).load_model(twin)
     assert torch.equal(model.weight, twin.weight)
 
 
@@ -103,14 +109,13 @@ def test_a_damaged_file_is_refused_by_name_with_the_remedy(save: Save, tmp_path:
         try:
             checkpoint.verify()
         except ValueError as error:
-            assert "delete this checkpoint folder" in str(error) and "step-000001" in str(error)
+            assert f"name {tmp_path} to use its newest undamaged checkpoint" in str(error)
+            assert "step-000001" in str(error)
             if name != MANIFEST:
                 assert str(file) in str(error)
         else:  # a flip that left the manifest's meaning as it was, such as in white space
             assert name == MANIFEST and variant is not None
             assert json.loads(variant)["files"].items() >= json.loads(content)["files"].items()
-    if damage == "missing" and name == MANIFEST:
-        assert checkpoints(tmp_path) == []
 
 
 def test_the_state_is_checked_before_it_is_believed(save: Save, tmp_path: Path):
@@ -123,20 +128,127 @@ def test_the_state_is_checked_before_it_is_believed(save: Save, tmp_path: Path):
 def test_the_newest_and_the_best_are_kept(save: Save, values: Values, tmp_path: Path):
     for step in (1, 2, 10, 9, 1_000_000):
         save(tmp_path, step, float(step))
-        remove_old(tmp_path, keep=2, best_step=2)
+        remove_old(tmp_path, keep=2, best_step=2, step=step)
     assert values(tmp_path) == {2: 2.0, 10: 10.0, 1_000_000: 1e6}
-    remove_old(tmp_path, keep=1, best_step=None)
+    remove_old(tmp_path, keep=1, best_step=None, step=1_000_000)
     assert values(tmp_path) == {1_000_000: 1e6}
 
 
 def test_strangers_in_the_folder_are_left_alone(save: Save, values: Values, tmp_path: Path):
     save(tmp_path, 5, 5.0)
     (tmp_path / "step-best").mkdir()
-    (tmp_path / "step-000007").mkdir()  # not whole
+    (tmp_path / "step-000004").mkdir()  # not whole
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    remove_old(tmp_path, keep=1, best_step=None)
-    assert {p.name for p in tmp_path.iterdir()} == {"step-best", "step-000005", "step-000007", "notes.txt"}
-    assert values(tmp_path) == {5: 5.0}
+    remove_old(tmp_path, keep=1, best_step=None, step=5)
+    assert {p.name for p in tmp_path.iterdir()} == {"step-best", "step-000005", "step-000004", "notes.txt"}
+
+
+def damaged(run: Path, step: int, how: str) -> Path:
+    """Damages a checkpoint of a run in the way that `how` names, and returns the file."""
+    folder = run / f"step-{step:06d}"
+    file = folder / {"no manifest": MANIFEST, "state": STATE}.get(how, MODEL)
+    content = file.read_bytes()
+    if how == "no manifest":
+        file.unlink()
+    elif how == "flip":
+        file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    else:
+        file.write_bytes(content[:-7])
+    return file
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "no manifest", "state"])
+def test_the_newest_undamaged_one_is_used_and_the_others_are_named_and_stay(save: Save, tmp_path: Path, how: str):
+    for step in (1, 2, 3):
+        save(tmp_path, step, float(step))
+    files = [damaged(tmp_path, 3, how), damaged(tmp_path, 2, "flip")]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said: list[str] = []
+    found = newest_good(tmp_path, said.append)
+    assert found is not None and found.step == 1
+    assert len(said) == 2 and all(str(file) in line for file, line in zip(files, said, strict=True))
+    assert all(line.endswith("; left as it is, using step-000001 instead") for line in said)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_where_all_are_damaged_there_is_one_line_and_where_none_is_there_is_none(save: Save, tmp_path: Path):
+    assert newest_good(tmp_path, pytest.fail) is None
+    save(tmp_path, 1, 1.0)
+    file = damaged(tmp_path, 1, "flip")
+    with pytest.raises(ValueError, match="has no undamaged checkpoint") as caught:
+        newest_good(tmp_path, pytest.fail)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "no manifest", "state"])
+def test_a_damaged_one_displaces_no_good_one(save: Save, tmp_path: Path, how: str):
+    """A run that continued from step 4 because 6 is damaged keeps what it saves on its way to 6."""
+    for step in (4, 6):
+        save(tmp_path, step, float(step))
+    damaged(tmp_path, 6, how)
+    save(tmp_path, 5, 5.0)
+    remove_old(tmp_path, keep=1, best_step=None, step=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000005", "step-000006"]
+    assert newest_good(tmp_path, lambda line: None) == module.Checkpoint(tmp_path / "step-000005", 5)
+
+
+def reseal(run: Path, change: Callable[[Any], Any] | None) -> Path:
+    """Changes the state of checkpoint 1 as another program would write it."""
+    folder = run / "step-000001"
+    content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    (folder / STATE).write_text(json.dumps(change(content)) if change else "{", encoding="utf-8")
+    (folder / MANIFEST).unlink()
+    seal(folder)
+    return folder / STATE
+
+
+def version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """As it was written before there was a version."""
+    train = {key: value for key, value in content["train"].items() if key not in ("examples", "best_value")}
+    return {"train": train, **{key: content[key] for key in ("scaler", "tokenizer", "data")}}
+
+
+@pytest.mark.parametrize("data", ["d", None])
+def test_a_state_from_before_there_was_a_version_is_read(save: Save, tmp_path: Path, data: str | None):
+    save(tmp_path, 1, 1.5)
+    reseal(tmp_path, lambda content: {**version_1(content), "data": data})
+    state = checkpoints(tmp_path)[0].state
+    assert state.train == TrainState(best_loss=1.5) and (state.data, state.imported) == (data, data is None)
+    assert state.train.examples is None and state.train.best_value is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: {**content, "version": 99}, "was written by a newer minillm .*update minillm"),
+        (lambda content: {**content, "version": "x"}, "was written by a newer minillm"),
+        (lambda content: {**content, "mood": 1}, "has an unknown field 'mood'"),
+        (lambda content: {**content, "train": {**content["train"], "mood": 1}}, "has an unknown field 'mood'"),
+        (lambda content: {k: v for k, v in content.items() if k != "scaler"}, "lacks the field 'scaler'"),
+        (lambda content: {k: v for k, v in content.items() if k != "train"}, "lacks the field 'train'"),
+        (lambda content: {**content, "train": {"step": 1}}, "lacks the field 'best_loss'"),
+        (lambda content: {**version_1(content), "train": {"step": 1}}, "lacks the field 'best_loss'"),
+        (lambda content: {**content, "train": 3}, "expected a JSON object, got int"),
+        (lambda content: [content], "expected a JSON object, got list"),
+        (None, "is not JSON"),
+    ],
+)
+def test_a_state_of_another_version_is_one_line_that_names_the_file(
+    save: Save, tmp_path: Path, change: Callable | None, words: str
+):
+    save(tmp_path, 1, 1.0)
+    file = reseal(tmp_path, change)
+    with pytest.raises(ValueError, match=words) as caught:
+        checkpoints(tmp_path)[0].state  # noqa: B018
+    assert str(caught.value).startswith(str(file)) and "\n" not in str(caught.value)
+
+
+def test_a_manifest_of_a_newer_version_is_not_called_damaged(save: Save, tmp_path: Path):
+    save(tmp_path, 1, 1.0)
+    file = tmp_path / "step-000001" / MANIFEST
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "version": 2}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"manifest\.json was written by a newer minillm"):
+        checkpoints(tmp_path)[0].verify()
 
 
 class Bomb:

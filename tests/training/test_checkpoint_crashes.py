@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
+from minillm import storage
+from minillm.storage import write_text
 from minillm.training import checkpoint as module
-from minillm.training.checkpoint import remove_old, write_atomically
+from minillm.training.checkpoint import remove_old
 
 Save = Callable[[Path, int, float], None]
 Values = Callable[[Path], dict[int, float]]
@@ -65,7 +67,7 @@ def test_a_crash_at_any_file_system_call_leaves_the_old_one_and_the_new_one_whol
         try:
             with failing_at(k, Crash(), monkeypatch, forever=True):
                 save(run, step, 3.0)
-                remove_old(run, keep=1, best_step=None)
+                remove_old(run, keep=1, best_step=None, step=step)
             done = True
         except Crash:
             done = False
@@ -74,7 +76,7 @@ def test_a_crash_at_any_file_system_call_leaves_the_old_one_and_the_new_one_whol
         assert max(found) in (2, 3)
         assert found[2] in (2.0, 3.0) if again else found.get(2, 2.0) == 2.0 and found.get(3, 3.0) == 3.0
         save(run, 4, 4.0)  # the next run goes on, whatever lies around
-        remove_old(run, keep=1, best_step=None)
+        remove_old(run, keep=1, best_step=None, step=4)
         assert values(run) == {4: 4.0} and [p.name for p in run.iterdir()] == ["step-000004"]
         if done:
             break
@@ -106,11 +108,11 @@ def test_a_full_disk_is_one_line_that_names_the_checkpoint_and_leaves_the_others
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "metrics.jsonl"
-    write_atomically(file, "old\n")
+    write_text(file, "old\n")
     for k in range(1, 20):
         try:
             with failing_at(k, Crash(), monkeypatch, forever=True):
-                write_atomically(file, "new\n")
+                write_text(file, "new\n")
             break
         except Crash:
             assert file.read_text(encoding="utf-8") in ("old\n", "new\n")
@@ -121,8 +123,9 @@ def test_everything_is_on_disk_before_the_name_appears_and_the_name_after_it(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     order: list[str] = []
-    force, rename = module._force_to_disk, Path.rename
-    monkeypatch.setattr(module, "_force_to_disk", lambda path: order.append(path.name) or force(path))
+    force, rename = storage.force_to_disk, Path.rename
+    for owner in (module, storage):
+        monkeypatch.setattr(owner, "force_to_disk", lambda path: order.append(path.name) or force(path))
     monkeypatch.setattr(Path, "rename", lambda path, to: order.append(f"-> {to.name}") or rename(path, to))
     save(tmp_path, 1, 1.0)
     files = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]

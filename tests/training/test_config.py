@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
+from minillm.config import load_config, objective_class
 from minillm.distributed.config import ParallelConfig
-from minillm.objectives.config import ObjectiveConfig
+from minillm.registry import OBJECTIVES
 from minillm.training.config import EvalConfig, OptimConfig, SaveConfig, ScheduleConfig, TrainConfig
 
+OBJECTIVE = [objective_class(name) for name in OBJECTIVES]
 OWNERS: dict[str, type] = {
     "optim": OptimConfig,
     "schedule": ScheduleConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
     "save": SaveConfig,
-    "objective": ObjectiveConfig,
     "parallel": ParallelConfig,
 }
 WRONG: dict[str, list[Any]] = {
@@ -48,7 +49,6 @@ WRONG: dict[str, list[Any]] = {
     "eval.batch": [0],
     "save.every": [-1],
     "save.keep": [0],
-    "objective.name": ["mlm?"],
     "objective.label_smoothing": [-0.1, 1.0, math.nan],
     "objective.z_loss": [-1.0, math.nan],
     "parallel.backend": ["mpi"],
@@ -59,13 +59,21 @@ WRONG: dict[str, list[Any]] = {
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
 def test_a_value_out_of_range_is_one_line_naming_key_and_range(key: str, value: Any):
     section, _, name = key.partition(".")
+    for owner in OBJECTIVE if section == "objective" else [OWNERS[section]]:
+        with pytest.raises(ValueError) as caught:
+            owner(**{name: value})
+        line = str(caught.value)
+        assert line.startswith(f"{key} is {value!r}; it must be ") and "\n" not in line
+
+
+def test_an_objective_that_does_not_exist_is_one_line_naming_the_nearest_and_all():
+    every = ", ".join(OBJECTIVES)
     with pytest.raises(ValueError) as caught:
-        OWNERS[section](**{name: value})
-    line = str(caught.value)
-    assert line.startswith(f"{key} is {value!r}; it must be ") and "\n" not in line
+        load_config(overrides={"objective.name": "mlm?"})
+    assert str(caught.value) == f"objective.name is 'mlm?'; it must be one of {every} (did you mean mlm?)"
 
 
-@pytest.mark.parametrize("owner", OWNERS.values())
+@pytest.mark.parametrize("owner", [*OWNERS.values(), *OBJECTIVE])
 def test_the_defaults_are_allowed(owner: type):
     owner()
 

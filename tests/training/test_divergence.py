@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from minillm.objectives.base import Score
 from minillm.training.checkpoint import checkpoints
 from minillm.training.divergence import TrainingDiverged
 from minillm.training.metrics import read_metrics
@@ -20,13 +21,14 @@ Make = Callable[..., Trainer]
 
 def poison(trainer: Trainer, *steps: int) -> None:
     """Make the loss of these steps NaN."""
-    real = trainer.objective.loss
+    real = trainer.take_step.objective.loss
 
-    def loss(output: Any, labels: Any, *, training: bool) -> dict[str, torch.Tensor]:
+    def loss(output: Any, labels: Any, *, training: bool) -> dict[str, Score]:
         factor = math.nan if training and trainer.state.step + 1 in steps else 1.0
-        return {name: value * factor for name, value in real(output, labels, training=training).items()}
+        scores = real(output, labels, training=training)
+        return {name: score._replace(loss=score.loss * factor) for name, score in scores.items()}
 
-    object.__setattr__(trainer.objective, "loss", loss)
+    object.__setattr__(trainer.take_step.objective, "loss", loss)
 
 
 def test_a_bad_step_is_skipped_counted_and_named_with_its_rows(
@@ -39,7 +41,7 @@ def test_a_bad_step_is_skipped_counted_and_named_with_its_rows(
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     said = [line for line in capsys.readouterr().err.splitlines() if "not applied" in line]
     assert [line.split(":")[0] for line in said] == ["step 3", "step 5"]
-    rows = trainer.loader.rows(2)
+    rows = trainer.source.rows(2)  # pyright: ignore[reportAttributeAccessIssue]
     assert "loss nan" in said[0] and "(1 so far)" in said[0] and "(2 so far)" in said[1]
     assert ", ".join(f"{row.start}:{row.stop}" for row in rows) in said[0]
     lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if "loss" in x]
@@ -155,7 +157,7 @@ def test_a_micro_batch_larger_than_the_batch_is_halved_from_the_batch(make_train
     trainer.model.register_forward_pre_hook(
         lambda module, args, kwargs: refuse(seen, kwargs["tokens"].size(0), 4), with_kwargs=True
     )
-    batches = trainer.loader.batches(0)
+    batches = trainer.source.batches(0)
     trainer._gradient_within_memory(1, batches, {"lm": 96.0})
     assert seen == [8, 4, 4]
 

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from minillm.training.metrics import MetricsLog, overfits, plot_curve, read_metrics
+from minillm.training.metrics import MetricsLog, plot_curve, read_metrics
 
 
 def steps(file: Path) -> list[int]:
@@ -72,7 +72,3 @@ def test_the_curve_is_a_picture_even_of_little_or_of_nulls(tmp_path: Path):
         file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         plot_curve(file, picture, title="a run")
         assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_wide_gap_is_overfitting_and_a_narrow_one_is_not():
-    assert overfits(0.5, 1.5) and not overfits(1.4, 1.5) and not overfits(2.0, 1.5)

@@ -77,7 +77,7 @@ def test_every_split_into_micro_batches_gives_the_big_batchs_gradient(make_gpt: 
 def test_the_loss_is_the_mean_over_all_targets_and_not_a_mean_of_means(make_gpt: Callable):
     model = make_gpt()
     parts = [batch([r]) for r in rows([12, 1])]
-    sums = [OBJECTIVE.loss(model(**b.inputs), b.labels, training=True)["lm"].item() for b in parts]
+    sums = [OBJECTIVE.loss(model(**b.inputs), b.labels, training=True)["lm"].loss.item() for b in parts]
     assert gradient_of(model, parts)[0] == pytest.approx(sum(sums) / 13, rel=1e-6)
     assert abs(sum(sums) / 13 - (sums[0] / 12 + sums[1] / 1) / 2) > 1e-3
 
@@ -86,8 +86,8 @@ def test_a_batch_without_any_target_moves_nothing_but_the_decay(make_gpt: Callab
     model = make_gpt()
     before = {n: p.clone() for n, p in model.named_parameters()}
     empty = [without_targets(rows([4, 4]))]
-    result = step_of(model, weight_decay=0.0)(1, empty, counts={"lm": 0}, factor=1.0)
-    assert (result.loss, result.grad_norm, result.tokens, result.applied) == (0.0, 0.0, 0, True)
+    result = step_of(model, weight_decay=0.0)(1, empty, counts={"lm": 0}, lr_scale=1.0)
+    assert (result.loss, result.grad_norm, result.applied) == (0.0, 0.0, True)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
@@ -112,7 +112,7 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_told_is_before_it(make_g
     norms, gradients = {}, {}
     for clip in (0.0, 0.01, 1e6):
         model = make_gpt()
-        norms[clip] = step_of(model, clip=clip)(1, examples, counts=counts(examples), factor=0.0).grad_norm
+        norms[clip] = step_of(model, clip=clip)(1, examples, counts=counts(examples), lr_scale=0.0).grad_norm
         gradients[clip] = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert norms[0.0] == norms[0.01] == norms[1e6] > 0.1
     assert gradients[0.01].norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -124,15 +124,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing(make_gpt: Callable, bad: 
     model = make_gpt()
     step = step_of(model)
     good = [batch(rows(LENGTHS))]
-    step(1, good, counts=counts(good), factor=1.0)
+    step(1, good, counts=counts(good), lr_scale=1.0)
     before = {n: t.clone() for n, t in [*model.named_parameters(), *step.optimizer.state_dict().items()]}
     total = step.gradient(2, good, counts=counts(good))
     next(model.parameters()).grad[0] = bad  # pyright: ignore[reportOptionalSubscript]
-    result = step.update(total, counts=counts(good), factor=1.0)
+    result = step.update(total, lr_scale=1.0)
     assert not result.applied and not math.isfinite(result.grad_norm) and math.isfinite(result.loss)
     after = dict([*model.named_parameters(), *step.optimizer.state_dict().items()])
     assert all(torch.equal(after[n], t) for n, t in before.items())
-    assert step(3, good, counts=counts(good), factor=1.0).applied, "the next step is a clean one"
+    assert step(3, good, counts=counts(good), lr_scale=1.0).applied, "the next step is a clean one"
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(make_gpt: Callable):
@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(make_gpt: Callable):
     good = [batch(rows(LENGTHS))]
     before = [p.clone() for p in model.parameters()]
     step.gradient(1, good, counts=counts(good))
-    result = step.update(torch.tensor(math.inf), counts=counts(good), factor=1.0)
+    result = step.update(torch.tensor(math.inf), lr_scale=1.0)
     assert not result.applied and all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
@@ -189,15 +189,15 @@ class FakeScaler:
 def test_a_scaled_loss_gives_the_plain_step_and_an_overflow_gives_none(make_gpt: Callable, rule: str):
     examples = [batch(rows(LENGTHS)), batch(rows([3, 4]))]
     plain, scaled = make_gpt(), make_gpt()
-    expected = step_of(plain, name=rule)(1, examples, counts=counts(examples), factor=1.0)
+    expected = step_of(plain, name=rule)(1, examples, counts=counts(examples), lr_scale=1.0)
     step = step_of(scaled, name=rule)
     scaler: Any = FakeScaler()
     step.scaler = scaler
     scaler.overflow = True
-    assert not step(1, examples, counts=counts(examples), factor=1.0).applied
+    assert not step(1, examples, counts=counts(examples), lr_scale=1.0).applied
     assert scaler.value == 512
     scaler.overflow = False
-    result = step(1, examples, counts=counts(examples), factor=1.0)
+    result = step(1, examples, counts=counts(examples), lr_scale=1.0)
     assert (result.loss, result.applied) == (expected.loss, True)
     assert result.grad_norm == pytest.approx(expected.grad_norm, rel=1e-6)
     for p, q in zip(plain.parameters(), scaled.parameters(), strict=True):

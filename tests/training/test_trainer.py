@@ -43,8 +43,8 @@ def test_a_single_batch_is_learnt_by_heart(make_trainer: Make, tmp_path: Path):
         train={"steps": 60, "log_every": 60},
         eval={"every": 0},
     )
-    batches = trainer.loader.batches(0)
-    trainer.loader.batches = lambda step: batches  # pyright: ignore[reportAttributeAccessIssue]
+    batches = trainer.source.batches(0)
+    trainer.source.batches = lambda step: batches  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit()
     (last, _) = read_metrics(tmp_path / "metrics.jsonl")
     assert last["loss"] < 0.2  # only what follows a row's first token cannot be known
@@ -106,8 +106,8 @@ class Told:
 
     def __init__(self, trainer: Trainer, losses: list[float]) -> None:
         self.losses = iter(losses)
-        real = trainer.evaluate
-        trainer.evaluate = lambda: self.answer(real())  # pyright: ignore[reportAttributeAccessIssue]
+        real = trainer.evaluator
+        trainer.evaluator = lambda model: self.answer(real(model))
 
     def answer(self, real: Any) -> Any:
         loss = next(self.losses)
@@ -120,7 +120,7 @@ def test_the_best_and_the_newest_are_kept(make_trainer: Make, tmp_path: Path):
     outcome = trainer.fit()
     assert (outcome.state.best_step, outcome.state.best_loss) == (4, 1.5)
     assert [c.step for c in checkpoints(tmp_path)] == [4, 9, 12]
-    assert checkpoints(tmp_path)[-1].state["train"]["best_step"] == 4
+    assert checkpoints(tmp_path)[-1].state.train.best_step == 4
 
 
 def test_the_best_is_still_kept_after_a_resume(make_trainer: Make, tmp_path: Path):
@@ -187,7 +187,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_optimizer_is_not_restored(ma
     content = bytearray(file.read_bytes())
     content[-1] ^= 4
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged.*delete this checkpoint folder"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged.*to use its newest undamaged"):
         make_trainer(tmp_path).restore(last)
 
 

@@ -1,0 +1,79 @@
+"""TOML files of configs: where they are, and what they hold, with the key names of older versions translated."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from minillm.models.presets import PRESETS
+from minillm.settings import shown
+
+RENAMED = {"model.num_segments": "model.num_token_types", "sample.read_ahead": "sample.num_draft_tokens"}
+"""Old name of a key -> its name."""
+OLD_HEADS = {"model.lm_head": True, "model.pair_head": False, "model.pooler": False}
+"""Old key for an output head -> its default; together these keys became model.heads."""
+
+
+def find_config(name: str | Path) -> Path:
+    """The TOML file of that name: one of configs/ (`gpt-nano`), or a path (`my.toml`, `folder/my.toml`)."""
+    path, own = Path(name), own_configs()
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such config file; give a TOML file or one of {', '.join(own)}")
+        return path
+    if str(name) in own:
+        return own[str(name)]
+    hint = f"a model of that name is --model.preset {name}; " if str(name) in PRESETS else ""
+    near = difflib.get_close_matches(str(name), own, n=1)
+    nearest = f"did you mean {near[0]}?" if near else f"there are: {', '.join(own)}."
+    raise ValueError(f"no config named {str(name)!r}; {hint}{nearest} Or give a TOML file.")
+
+
+def own_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name in alphabetical order."""
+    package = Path(__file__).resolve().parent  # a wheel holds configs/; a checkout has it beside the package
+    folder = package / "configs"
+    if not folder.is_dir() and (package.parent / "pyproject.toml").is_file():
+        folder = package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The file's values by dotted key, not checked yet; old names of keys are translated."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text; a config is a TOML file") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return _with_new_names(flatten(document))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def flatten(values: Mapping[str, object]) -> dict[str, object]:
+    """Values by dotted key or by section, all by dotted key; ValueError for a key that is given twice."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        table = {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {}
+        for key, inner in (table or {name: value}).items():
+            if key in flat:
+                raise ValueError(f"{key} is given twice; leave one of them out")
+            flat[key] = inner
+    return flat
+
+
+def _with_new_names(values: dict[str, object]) -> dict[str, object]:
+    """The values of a file that an older version may have written, by today's keys."""
+    new = {RENAMED[key]: values.pop(key) for key in RENAMED if key in values}
+    if OLD_HEADS.keys() & values.keys():
+        heads = {key: values.pop(key, default) for key, default in OLD_HEADS.items()}
+        if wrong := [key for key, value in heads.items() if not isinstance(value, bool)]:
+            raise ValueError(f"{wrong[0]}: expected true or false, got {shown(heads[wrong[0]])}")
+        new["model.heads"] = [key[6:].removesuffix("_head") for key, value in heads.items() if value]
+    if twice := sorted(values.keys() & new.keys()):
+        raise ValueError(f"{twice[0]} is given twice, once by its old name; leave the old one out")
+    return values | new

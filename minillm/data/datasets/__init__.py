@@ -1,0 +1,1 @@
+"""What a run reads, as examples: documents, passage pairs, text-to-text tasks."""

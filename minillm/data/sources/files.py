@@ -1,0 +1,66 @@
+"""Text files: which files hold text, and their text in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CHUNK_BYTES = 1 << 20
+"""How much of a long document is read, and tokenized, at once."""
+
+NOT_TEXT = re.compile(r"\.(7z|bz2|docx|epub|gif|gz|jpe?g|mp3|od[pst]|pdf|png|pptx|rar|rtf|xlsx|xz|zip|zst)$", re.I)
+"""Formats that are not plain text although their first bytes may look like it."""
+UNCHECKED = (".parquet", ".jsonl.gz", ".ndjson.gz")
+"""Endings of formats that hold text and whose files are binary."""
+_RECORDS = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
+
+
+class Piece(NamedTuple):
+    """A part of a document."""
+
+    text: str
+    last: bool
+    """Whether the document ends here."""
+
+
+def why_not_text(path: Path) -> str | None:
+    """Why no text can be read from a file, judged by its name and its first bytes; None if it can be."""
+    name = path.name.lower()
+    if path.stat().st_size == 0:
+        return "empty"
+    if name.endswith(UNCHECKED):
+        return None
+    if NOT_TEXT.search(name):
+        return f"not text ({path.suffix.lower()})"
+    with path.open("rb") as file:
+        start = file.read(8192)
+    # Git's test. UTF-16 has zero bytes too, but counts as text, to be refused with the advice to convert it.
+    if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "binary"
+    if name.endswith(".json") and not _RECORDS.match(start):
+        return "JSON but not an array of records"
+    return None
+
+
+def read_plain(path: Path) -> Iterator[Piece]:
+    """A text file is one document. Its line ends are kept as they are; a byte order mark is dropped."""
+    decoder, position = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            text = _decode(decoder, chunk, path, position)
+            position += len(chunk)
+            yield Piece(text, last=False)
+        yield Piece(_decode(decoder, b"", path, position, final=True), last=True)
+
+
+def _decode(decoder: Any, chunk: bytes, path: Path, position: int, *, final: bool = False) -> str:
+    held = len(decoder.getstate()[0])
+    try:
+        return decoder.decode(chunk, final)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {position - held + error.start}: {error.reason}): convert it to UTF-8"
+        ) from None

@@ -1,0 +1,99 @@
+"""Loss over a fixed set of batches, and what other measures of a model are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from minillm.distributed.runtime import Runtime
+from minillm.objectives.base import IGNORE_INDEX, Batch, Objective
+from minillm.training.evaluation import Evaluation
+from minillm.training.precision import Compute
+
+if TYPE_CHECKING:
+    from minillm.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class LossEvaluator:
+    """The trainer's Evaluator: the loss over batches that are made anew each time."""
+
+    batches: Callable[[], Iterable[Batch]]
+    """This rank's share, the same at each call."""
+    objective: Objective
+    compute: Compute
+    runtime: Runtime
+    token_bytes: Tensor
+    """(V,) bytes of each id, on the device."""
+
+    def __call__(self, model: nn.Module) -> Evaluation:
+        rest: Any = {"compute": self.compute, "runtime": self.runtime, "token_bytes": self.token_bytes}
+        return evaluate(model, self.batches(), self.objective, **rest)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a measure of the table of objectives is given."""
+
+    model: Any
+    """With its weights in fp32; `precision.for_decoding` casts them."""
+    tokenizer: Tokenizer
+    objective: Any
+    compute: Compute
+    tokens: Any
+    """What is measured on, of the objective's data set."""
+    train: Any
+    """The training split; None where another source than the run's own is measured."""
+    batches: Callable[[], Iterable[Batch]]
+    """All of `tokens`."""
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    objective: Objective,
+    *,
+    compute: Compute,
+    runtime: Runtime,
+    token_bytes: Tensor,
+) -> Evaluation:
+    """Evaluate `model`, leaving it in the mode it was in; ValueError if there is nothing to evaluate on.
+
+    Args:
+        model: the plain module, not its data-parallel wrapper: ranks may hold different numbers of batches.
+        batches: this rank's share; `runtime` sums over ranks.
+        token_bytes: (V,) bytes of each id, on the device.
+    """
+    was_training = model.training
+    model.eval()
+    names = list(objective.targets)
+    loss_sums, counts, correct = ({name: 0.0 for name in names} for _ in range(3))
+    num_bytes = 0
+    for batch in batches:
+        batch = batch.to(compute.device)
+        with compute.autocast():
+            output = model(**batch.inputs)
+        for name, score in objective.loss(output, batch.labels, training=False).items():
+            loss_sums[name] += score.loss.item()
+            counts[name] += batch.counts[name]
+            correct[name] += 0 if score.correct is None else score.correct.item()
+            if objective.covers_text:
+                labels = batch.labels[name]
+                num_bytes += int(token_bytes[labels[labels != IGNORE_INDEX]].sum())
+    model.train(was_training)
+    totals = iter(runtime.sum([*loss_sums.values(), *counts.values(), *correct.values(), num_bytes]))
+    found = Evaluation(
+        {name: next(totals) for name in names},
+        {name: int(next(totals)) for name in names},
+        {name: int(next(totals)) for name in names},
+        int(next(totals)) if objective.covers_text else None,
+        objective.primary,
+    )
+    if not found.targets:
+        raise ValueError("the validation text has no token to predict; raise data.validation_fraction")
+    return found

@@ -1,0 +1,101 @@
+"""Published models from where they are: a folder in Hugging Face's layout, the hub, or a GGUF file.
+
+Weights may be in one file or in several. No code is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from minillm.data.sources.hub import fetch_model
+from minillm.exchange.architectures import Imported, model_from_hf
+from minillm.exchange.tokenizer_in import load_json, read_tokenizer
+from minillm.tokenizers.base import Tokenizer
+
+SAFETENSORS, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+
+
+def read_published(source: str) -> tuple[Imported, Tokenizer]:
+    """The model and the tokenizer of a folder in Hugging Face's layout, a GGUF file, or a model's name on the hub.
+
+    Raises:
+        OSError: the source does not exist, or the hub does not answer.
+        ValueError: something in it is damaged or not supported.
+    """
+    path = Path(source)
+    if path.suffix.lower() == ".gguf":
+        from minillm.exchange.gguf_in import read_gguf  # its package is an extra
+
+        model, tokenizer = read_gguf(path)
+    else:
+        folder = path if source and path.is_dir() else fetch_model(source)
+        config, weights = read_config(folder), read_weights(folder)
+        try:
+            model, tokenizer = model_from_hf(config, weights), read_tokenizer(folder)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+    ids, rows = tokenizer.vocab_size, model.config.vocab_size or 0
+    if rows < ids:
+        raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights only {rows}; they do not match")
+    return model, tokenizer
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of config.json; FileNotFoundError or ValueError if it is missing or damaged."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected a folder as transformers saves it")
+    return load_json(path)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All weights of a folder by name, from model.safetensors, its shards, or else pytorch_model.bin.
+
+    Raises:
+        FileNotFoundError: there is none of them, or a shard is missing.
+        ValueError: a file is damaged, or a .bin holds more than tensors.
+    """
+    for name in (SAFETENSORS, BIN):
+        if (folder / name).is_file():
+            return _read(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            shards = map(_read, _shards(folder / f"{name}.index.json"))
+            return {key: weight for shard in shards for key, weight in shard.items()}
+    raise FileNotFoundError(f"{folder} holds no weights: neither {SAFETENSORS} nor {BIN}, nor shards of them")
+
+
+def _shards(index: Path) -> Iterator[Path]:
+    """The files that an index names, without duplicates."""
+    names = load_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index} has no weight_map; download it again")
+    for name in dict.fromkeys(names.values()):
+        if Path(name).name != name:
+            raise ValueError(f"{index} names {name}, which is not a file in the same folder; download it again")
+        if not (index.parent / name).is_file():
+            raise FileNotFoundError(f"{index.parent / name} is missing, although {index.name} names it; download it")
+        yield index.parent / name
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); download it again") from None
+    except Exception:  # pickle, zip and torch raise many types, some with a page of text
+        raise ValueError(
+            f"{path} is damaged, or holds more than weights; download it again, or its .safetensors"
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(weight, Tensor) for weight in found.values()):
+        raise ValueError(f"{path} holds more than weights by name")
+    return found

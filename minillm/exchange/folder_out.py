@@ -1,0 +1,133 @@
+"""Writes our models for other libraries: a folder that transformers loads, or a GGUF file for llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minillm.exchange.architectures import family_of, model_to_hf
+from minillm.exchange.crosscheck import compare
+from minillm.exchange.folder_in import CONFIG, SAFETENSORS
+from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokenizer_json, tokenizer_settings
+from minillm.nn.config import ModelConfig
+from minillm.tokenizers.base import Tokenizer
+
+CARD = """---
+library_name: transformers
+license: other
+---
+
+# {name}
+
+License: not chosen yet. Fill it in here and in the header before you publish this model.
+
+| | |
+|---|---|
+{table}
+
+```python
+from transformers import AutoTokenizer, {auto_class}
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+model = {auto_class}.from_pretrained("PATH")
+```
+
+AutoTokenizer turns the name of a special token in a text, such as `{special}`, into that token. minillm, which wrote
+these files, treats it as ordinary text.
+"""
+"""The model card, a README.md with the header that the hub reads."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A model to be exported."""
+
+    name: str
+    config: ModelConfig
+    model: Any
+    tokenizer: Tokenizer
+    facts: Mapping[str, str]
+    """More rows for the table of the model card."""
+
+    def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """config.json and weights; raises as `model_to_hf`."""
+        settings, weights = model_to_hf(self.config, self.model.cpu().state_dict())
+        return settings | self.special_ids(), weights
+
+    def special_ids(self) -> dict[str, int]:
+        """The special ids that models of transformers and their generation use, by role."""
+        roles = role_ids(self.tokenizer)
+        ids = {f"{role}_token_id": roles[role] for role in ("bos", "eos", "pad") if role in roles}
+        return ids | ({"decoder_start_token_id": self.tokenizer.pad_id} if self.model.writes == "answer" else {})
+
+
+def write_folder(folder: Path, export: Export) -> str:
+    """Write config.json, model.safetensors, the tokenizer's files and a model card into the empty `folder`.
+
+    Returns:
+        The result of the check with transformers, as a sentence.
+
+    Raises:
+        ValueError: no stock class can hold the model, or transformers computes something else from the folder.
+        OSError: a file cannot be written.
+    """
+    settings, weights = export.to_hf()
+    architecture, family, tokenizer = settings["architectures"][0], family_of(export.config), export.tokenizer
+    described = tokenizer_json(tokenizer, family.family)
+    require_own_pattern(described, settings["model_type"])
+    write_model(folder, settings, weights)
+    _write(folder / "tokenizer.json", described)
+    _write(folder / "tokenizer_config.json", tokenizer_settings(tokenizer, export.config.max_seq_len))
+    if export.model.writes != "nothing":
+        _write(folder / "generation_config.json", export.special_ids() | suppressed(export))
+    parameters = sum(weight.numel() for weight in export.model.parameters())
+    facts = {
+        "architecture": f"{architecture}, {parameters / 1e6:.2f} M parameters",
+        "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size} ids",
+        "context": f"{export.config.max_seq_len} tokens",
+        **export.facts,
+    }
+    card = CARD.format(
+        name=export.name,
+        table="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
+        auto_class=family.auto_class if "lm" in export.config.heads else "AutoModel",
+        special=next(iter(tokenizer.specials), "<s>"),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return compare(export.model, tokenizer, folder, architecture, family.outputs)
+
+
+def write_gguf_file(path: Path, export: Export) -> str | None:
+    """Write one file for llama.cpp, which reads decoders of GPT-2's and Llama's shapes; otherwise as `write_gguf`."""
+    from minillm.exchange.gguf_out import write_gguf  # its package is an extra
+
+    if export.model.writes != "continuation":
+        raise ValueError(f"{export.name} is a {export.config.family} model; only a gpt can be exported to GGUF")
+    settings, weights = export.to_hf()
+    tokenizer = tokenizer_json(export.tokenizer, export.config.family)
+    return write_gguf(path, settings, weights, tokenizer, export.name)
+
+
+def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write config.json and model.safetensors."""
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / SAFETENSORS, {"format": "pt"})
+
+
+def suppressed(export: Export) -> dict[str, list[int]]:
+    """Ids that generation here never writes: special tokens except EOS, and padding rows. T5 writes its sentinels."""
+    tokenizer = export.tokenizer
+    written = {tokenizer.eos_id, *(tokenizer.extra_ids if export.model.writes == "answer" else ())}
+    padding = range(tokenizer.vocab_size, export.config.vocab_size or 0)
+    never = {*tokenizer.special_ids, *padding} - written
+    return {"suppress_tokens": sorted(never)} if never else {}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

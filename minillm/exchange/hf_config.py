@@ -1,0 +1,101 @@
+"""Hugging Face's config.json: which key of it is which of ours, and what both must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from minillm.nn.config import ModelConfig
+
+_ACTIVATIONS = {name: name for name in ("relu", "relu2", "gelu", "silu", "sigmoid", "tanh")}
+_ACTIVATIONS |= {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+"""Hugging Face's name of each activation and ours; where two of theirs mean one of ours, the first is written."""
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_KINDS = {
+    f.name: next((kind for kind in _WORDS if str(f.type).startswith(kind.__name__)), str) for f in fields(ModelConfig)
+}
+"""Type of each of our settings; text for those with a list of choices."""
+_DERIVED = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "d_ff": "ff_width"}
+_DERIVED |= {"attention_dropout": "attention_drop"}
+"""Setting that may be None -> property with its value."""
+
+
+@dataclass(frozen=True)
+class HFConfig:
+    """The config.json of one family."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Their key -> ours, where both have the same value."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Values of keys that a file may lack, as in the Hugging Face class."""
+    kinds: Mapping[str, type] = field(default_factory=dict)
+    """Types of other keys."""
+
+    def read(self, config: Mapping[str, Any], *off: str) -> dict[str, Any]:
+        """The content of a file with defaults filled in, where null means the default.
+
+        ValueError naming the key if a value has another type (an integer serves as a float), or if the file switches
+        on one of the features `off`, which are not supported here.
+        """
+        settings = {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
+        for key, kind in {**{hf: _KINDS[ours] for hf, ours in self.names.items()}, **self.kinds}.items():
+            value = settings.get(key)
+            valid = isinstance(value, (int, float) if kind is float else kind)
+            if value is not None and not (valid and (kind is bool or not isinstance(value, bool))):
+                raise ValueError(f"{key} is {value!r}; expected {_WORDS[kind]}")
+        for key in off:
+            if settings.get(key):
+                raise ValueError(
+                    f"{key} is {settings[key]!r} in this {settings.get('model_type')} config; it must be off"
+                )
+        return settings
+
+    def to_ours(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of our config; KeyError for a key that is neither in the file nor among the defaults."""
+        values = {ours: settings[hf] for hf, ours in self.names.items()}
+        return values | {
+            ours: activation_from_hf(settings[hf], hf) for hf, ours in self.names.items() if ours == "activation"
+        }
+
+    def to_hf(self, config: ModelConfig) -> dict[str, Any]:
+        """The inverse of `to_ours`."""
+        values = {hf: getattr(config, _DERIVED.get(ours, ours)) for hf, ours in self.names.items()}
+        return values | {hf: activation_to_hf(values[hf]) for hf, ours in self.names.items() if ours == "activation"}
+
+
+def activation_from_hf(name: str, key: str) -> Any:
+    """Our name of the activation that `key` of their config names; ValueError for one that is not supported."""
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"{key} {name!r} is not one of {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def activation_to_hf(name: str) -> str:
+    """The inverse of `activation_from_hf`."""
+    return next(hf for hf, ours in _ACTIVATIONS.items() if ours == name)
+
+
+_PLAIN: dict[str, Any] = {"embed_scale": None, "head_scale": None, "logit_softcap": None}
+GPT_PARTS: dict[str, Any] = {**_PLAIN, "family": "gpt", "norm_order": "pre", "input_norm": False, "num_token_types": 0}
+"""Settings that GPT-2 and Llama share, for `require_settings`."""
+CLASSIC_PARTS: dict[str, Any] = {
+    **_PLAIN,
+    "norm": "layernorm",
+    "norm_bias": True,
+    "gated": False,
+    "position": "learned",
+}
+CLASSIC_PARTS |= {"qk_norm": False, "bias": True, "biased_projections": "all"}
+"""Settings that GPT-2 and BERT share."""
+
+
+def require_settings(config: ModelConfig, architecture: str, **required: object) -> None:
+    """ValueError listing every setting of `config` that differs from what the Hugging Face class requires."""
+    wrong = [
+        f"model.{key} is {getattr(config, key)!r} (must be {value!r})"
+        for key, value in required.items()
+        if getattr(config, key) != value
+    ]
+    if wrong:
+        raise ValueError(f"{architecture} cannot hold this model: {', '.join(wrong)}")

@@ -1,0 +1,103 @@
+"""Models as generation uses them: an encoder-decoder as a decoder, prompts as batches, dropout off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from minillm.models.gpt import GPT
+from minillm.models.t5 import T5
+from minillm.nn.cache import KVCache
+
+
+class ConditionedDecoder(nn.Module):
+    """The decoder of an encoder-decoder, conditioned on sources that the encoder has read once.
+
+        generate(ConditionedDecoder(model, sources), [[start_id]] * len(sources), config)
+
+    Every batch it is given holds the same number of adjacent rows for each source, in the sources' order: one row per
+    sample or beam.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: T5, sources: Sequence[Sequence[int]]) -> None:
+        """Read the sources: ids, 1 to max_seq_len of them each, else ValueError."""
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.train(model.training)
+        rows = [checked_prompt(source, None, model.config.vocab_size) for source in sources]
+        if not rows:
+            raise ValueError("there are no sources; give at least one")
+        tokens, self.encoder_valid = padded(rows, side="right", device=next(model.parameters()).device)
+        with evaluating(model):
+            self.encoder_output = model.encode(tokens, key_valid=self.encoder_valid)  # (N, S, D)
+
+    def start(
+        self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
+    ) -> tuple[KVCache, Tensor]:
+        """As `GPT.start`; the rows (B, T) are the first tokens of each target, B a multiple of the sources."""
+        if prefix_length is not None:
+            raise ValueError("an encoder-decoder reads its source in both directions anyway; leave out prefix")
+        copies, rest = divmod(tokens.size(0), self.encoder_output.size(0))
+        if rest or not copies:
+            raise ValueError(
+                f"{tokens.size(0)} targets do not fit {self.encoder_output.size(0)} sources; give one prompt per source"
+            )
+        output, valid = self.encoder_output, self.encoder_valid
+        if copies > 1:
+            output = output.repeat_interleave(copies, 0)
+            valid = None if valid is None else valid.repeat_interleave(copies, 0)
+        return self.model.start(
+            tokens, encoder_output=output, encoder_valid=valid, max_len=max_len, key_valid=key_valid
+        )
+
+    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """As `GPT.step`."""
+        return self.model.step(tokens, cache)
+
+
+Decodable = GPT | ConditionedDecoder
+"""A model that continues tokens one by one."""
+
+
+def checked_prompt(prompt: Sequence[int], eos_id: int | None, vocab_size: int | None) -> tuple[int, ...]:
+    """The prompt's ids, or EOS if there are none; ValueError if the model cannot read them."""
+    ids = tuple(int(i) for i in prompt) or (() if eos_id is None else (eos_id,))
+    if not ids:
+        raise ValueError("the prompt is empty and there is no EOS to start from; give at least one token")
+    if vocab_size is not None and not 0 <= min(ids) <= max(ids) < vocab_size:
+        wrong = next(i for i in ids if not 0 <= i < vocab_size)
+        raise ValueError(
+            f"prompt token {wrong} is outside the model's vocabulary of {vocab_size}; use the model's own tokenizer"
+        )
+    return ids
+
+
+def padded(
+    rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Rows of ids as one (B, T) tensor, and (B, T) bool, False for padding; None if no row is padded."""
+    lengths = torch.tensor([[len(row)] for row in rows])  # (B, 1)
+    width = int(lengths.max())
+    pads = [[0] * (width - len(row)) for row in rows]
+    filled = [pad + list(row) if side == "left" else list(row) + pad for pad, row in zip(pads, rows, strict=True)]
+    ids = torch.tensor(filled).to(device)  # (B, T)
+    if (lengths == width).all():
+        return ids, None
+    at = torch.arange(width)
+    return ids, (at >= width - lengths if side == "left" else at < lengths).to(device)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside the context, and afterwards as it was."""
+    training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,101 @@
+"""Scaled dot-product attention, softmax(q k^T * scale + mask) v: `plain_attention` in nn/attention.py, but faster.
+
+`test_every_kernel_equals_plain_attention` in tests/nn/test_attention.py compares values and gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Kernel = Literal["fused", "eager"]
+"""fused: torch's scaled_dot_product_attention. eager: matrix product, softmax, matrix product."""
+
+EAGER_MAX_KEYS = 512
+"""The eager kernel is faster up to this many keys. At 1024 its score matrices no longer fit the caches of a CPU."""
+
+
+class ScoreMask(NamedTuple):
+    """An attention mask in the form that the attention kernel takes, and which kernel that is."""
+
+    tensor: Tensor | None = None
+    """Broadcastable to (B, H, T, S): bool (True = may attend) or float, added to the scores. None: no limit."""
+    is_causal: bool = False
+    """Use the fused kernel's causal mode, which needs no tensor."""
+    has_keys: Tensor | None = None
+    """(B, 1, T, 1) float, 0 for a query that may attend to no key; None: there is no such query."""
+    kernel: Kernel = "fused"
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dropout: float = 0.0) -> Tensor:
+    """Attention of q (B, H, T, K) over k and v (B, G, S, K) -> (B, H, T, K), with the kernel that `mask` names."""
+    if mask.kernel == "eager":
+        dtype = compute_dtype(q)  # autocast does not reach the backward pass of an autograd.Function
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        groups = q.size(1) // k.size(1)
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        y: Tensor = EagerAttention.apply(q if scale == 1 else q * scale, k, v, mask.tensor, dropout)  # type: ignore[assignment]
+    else:
+        gqa = q.size(1) != k.size(1)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask.tensor, is_causal=mask.is_causal, dropout_p=dropout, scale=scale, enable_gqa=gqa
+        )
+    return y if mask.has_keys is None else y * mask.has_keys
+
+
+class EagerAttention(torch.autograd.Function):
+    """drop(softmax(q k^T + bias)) v in the dtype of q; torch's softmax kernel sums in fp32.
+
+    Forward and backward reuse one (B, H, T, S) buffer: scores are overwritten by weights, and the gradient of the
+    weights by that of the scores. It is the largest tensor of a training step, and on a CPU allocating another one
+    takes longer than the matrix product that fills it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+        """q (B, H, T, K), k and v (B, H, S, K), bias broadcastable to (B, H, T, S) -> (B, H, T, K)."""
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # or each matrix product would copy them again
+        scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
+        if bias is not None:
+            scores += bias
+        weights = torch.softmax(scores, dim=-1, out=scores)
+        keep = F.dropout(torch.ones_like(weights), dropout) if dropout else None
+        ctx.save_for_backward(q, k, v, weights, keep)
+        ctx.bias_shape = bias.shape if bias is not None and bias.requires_grad else None
+        return (weights if keep is None else weights * keep) @ v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k, v and bias."""
+        q, k, v, weights, keep = ctx.saved_tensors
+        grad_y = grads[0].contiguous()
+        dropped = weights if keep is None else weights * keep
+        grad_v = dropped.transpose(-2, -1) @ grad_y
+        grad_weights = grad_y @ v.transpose(-2, -1)  # (B, H, T, S)
+        if keep is not None:
+            grad_weights *= keep
+        grad_scores = torch.ops.aten._softmax_backward_data.out(  # autograd's own softmax gradient, in place
+            grad_weights, weights, -1, weights.dtype, grad_input=grad_weights
+        )
+        grad_bias = None if ctx.bias_shape is None else grad_scores.sum_to_size(ctx.bias_shape)
+        return grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v, grad_bias, None
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which matrix products of `x` run: that of autocast if it is on, else that of x."""
+    device = x.device.type
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the meta device has none
+    return torch.get_autocast_dtype(device) if cast else x.dtype
+
+
+def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
+    """eager for CPU training over few keys, in bf16 (the fused kernel's backward pass is four times slower there) or
+    with a trained bias such as T5's (which no fused kernel supports)."""
+    slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
+    return "eager" if slow and num_keys <= EAGER_MAX_KEYS else "fused"

@@ -1,0 +1,123 @@
+"""Classification of texts and of pairs of texts by an encoder's [CLS] (Devlin et al. 2019, section 4.1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from minillm.data.config import DataConfig
+from minillm.data.datasets.labelled import LabelledIds, LabelledTokens
+from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Setup, TokenLossConfig
+from minillm.objectives.layout import pad
+
+if TYPE_CHECKING:
+    from minillm.data.datasets.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(TokenLossConfig):
+    """One label for a text or a pair of texts (Devlin et al. 2019, section 4.1)."""
+
+    name: str = "classify"
+    labels: tuple[str, ...] = ()
+    """Names of the classes; found in the training data where they are left out."""
+
+
+@dataclass(frozen=True)
+class Classify(CrossEntropyObjective):
+    """`[CLS] A [SEP]`, or `[CLS] A [SEP] B [SEP]`, to the class of the whole."""
+
+    cls_id: int = 0
+    sep_id: int = 0
+    labels: tuple[str, ...] = ()
+    max_len: int = 0
+    """Tokens of a sequence; of a longer one, the longer text loses its end."""
+    token_types: bool = False
+    """Whether the model has token types to tell B from A."""
+
+    primary: ClassVar[str] = "accuracy"
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return (f"class:{len(self.labels)}",)
+
+    @property
+    def targets(self) -> dict[str, str]:
+        return {"class": "class"}
+
+    def examples(self, tokens: LabelledTokens, data: DataConfig, length: int, *, training: bool) -> LabelledTokens:
+        """The examples as they are; ValueError for a label that is none of the run's."""
+        for row in tokens.rows:
+            if row.label not in self.labels:
+                raise ValueError(
+                    f"{row.where} has the label {row.label!r}, which the training data lacks; "
+                    f"the labels are {', '.join(self.labels)}"
+                )
+        return tokens
+
+    def collate(self, examples: Sequence[LabelledIds], rng: RowRNG) -> Batch:
+        """Texts to tokens (B, T), key_valid (B, T) where a row is short, token_types (B, T), and labels (B)."""
+        rows, types = zip(*(self._row(example) for example in examples), strict=True)
+        tokens, valid = pad(rows, self.pad_id)
+        inputs = {"tokens": tokens}
+        if not valid.all():
+            inputs["key_valid"] = valid
+        if self.token_types:
+            inputs["token_types"] = pad(types, 0)[0]
+        labels = torch.tensor([self.labels.index(example.label) for example in examples])
+        return Batch(inputs, {"class": labels}, {"class": len(examples)}, int(valid.sum()))
+
+    def _row(self, example: LabelledIds) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a sequence, and 0 for the tokens of A, 1 for those of B."""
+        first, second = self._cut(example)
+        parts = [[self.cls_id], first, [self.sep_id], *([second, [self.sep_id]] if len(second) else [])]
+        tokens = np.concatenate(parts).astype(np.int64)
+        return tokens, (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
+
+    def _room(self, example: LabelledIds) -> int:
+        """Tokens that the texts may have together."""
+        return max(0, self.max_len - (3 if len(example.second) else 2))
+
+    def _cut(self, example: LabelledIds) -> tuple[np.ndarray, np.ndarray]:
+        """Both texts, the longer one cut until they fit."""
+        room = self._room(example)
+        second = min(len(example.second), max(room - len(example.first), room - room // 2))
+        return example.first[: room - second], example.second[:second]
+
+    def prompt(self, example: Any, decode: Decode) -> str:
+        return ""
+
+    def describe_cuts(self, tokens: LabelledTokens) -> list[str]:
+        """Texts that are longer than what is read of them."""
+        cut = sum(len(row.first) + len(row.second) > self._room(row) for row in tokens.rows)
+        return [f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are cut"] if cut else []
+
+
+def build(config: ClassifyConfig, setup: Setup) -> Classify:
+    """The objective of a BERT."""
+    ids, loss = setup.tokenizer, (config.label_smoothing, config.z_loss)
+    rows = (ids.cls_id, ids.sep_id, config.labels, setup.seq_len)
+    return Classify(ids.pad_id, *loss, *rows, token_types=setup.model.num_token_types > 1)
+
+
+def name_labels(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
+    """The section with the names of its labels; ValueError where there are fewer than two."""
+    if config.labels:
+        return config
+    rows = [*corpus.train.rows, *(corpus.validation.rows if corpus.info.validation_source is None else ())]
+    labels = sorted({row.label for row in rows})
+    if len(labels) < 2:
+        raise ValueError(f"{corpus.info.source} has only one label, {labels[0]!r}: at least two are needed")
+    return replace(config, labels=tuple(labels))
+
+
+def majority_figures(measured: Any) -> dict[str, float]:
+    """Accuracy of always answering the most frequent label of the training data; takes a Measurement."""
+    label, _ = Counter(row.label for row in measured.train.rows).most_common(1)[0]
+    found = [row.label == label for row in measured.tokens.rows]
+    return {"most_frequent_accuracy": sum(found) / len(found)}

@@ -1,0 +1,229 @@
+"""A trained run, loaded from its folder: it writes, fills gaps, and is measured."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minillm.config import RunConfig, load_config, override
+from minillm.distributed.runtime import Runtime
+from minillm.evaluation.evaluator import Measurement
+from minillm.evaluation.evaluator import evaluate as evaluate_model
+from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.generation.fill import Filled, fill_gaps
+from minillm.generation.generate import Completion
+from minillm.generation.text import complete
+from minillm.generation.text import search as search_text
+from minillm.models.build import build_model
+from minillm.objectives.base import Objective
+from minillm.registry import load, objective_spec
+from minillm.run.build import build_objective, prepare_corpus, read_data, validation_batches
+from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
+from minillm.run.preview import next_command
+from minillm.tokenizers.base import Tokenizer
+from minillm.training import precision
+from minillm.training.checkpoint import Checkpoint
+from minillm.training.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with all that belongs to it."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    config: RunConfig
+    tokenizer: Tokenizer
+    model: Any
+    compute: precision.Compute
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the run learned."""
+        return build_objective(self.config, self.tokenizer)
+
+    @cached_property
+    def decoder(self) -> Any:
+        """The model with its weights in the dtype that the run computes in."""
+        return precision.for_decoding(self.model, self.compute)
+
+    def require_writer(self) -> None:
+        """ValueError where the model does not write text."""
+        if self.model.writes == "nothing":
+            raise ValueError(
+                f"{self.folder} is a {self.config.model.family} model, which writes no text; "
+                f"instead: {next_command(self.model, self.folder)}"
+            )
+
+    def require_head(self) -> None:
+        """ValueError where the model was published as an encoder alone, without a head that predicts anything."""
+        if not set(self.model.heads) - {"pooler"}:
+            raise ValueError(
+                f"{self.folder} was imported without a vocabulary head, so it predicts no tokens; "
+                f"train one: minillm train --init-from {shlex.quote(str(self.folder))}"
+            )
+
+    def describe(self) -> str:
+        """One line: which run, which step, how good, which tokenizer."""
+        trained = self.checkpoint.state.train
+        is_best = trained.best_step == self.checkpoint.step
+        loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
+        return (
+            f"{self.folder}: step {self.checkpoint.step}, {loss}"
+            f"{self.tokenizer.kind} tokenizer of {self.tokenizer.vocab_size} ids"
+        )
+
+
+Run = LoadedRun | Path | str | None
+"""A loaded run, or what `load_run` takes."""
+
+
+def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRun:
+    """A run's best checkpoint, or the one that `run` names, ready to use.
+
+    Args:
+        run: run folder, or a checkpoint folder in it; None: the latest run under runs/.
+        device: as train.device. What the run was trained on does not matter: it may have come from another machine.
+
+    Raises:
+        FileNotFoundError: no such run, or nothing saved in it yet.
+        ValueError: the checkpoint is damaged, or the tokenizer is not the run's.
+    """
+    run = None if run is None else Path(run)
+    folder, checkpoint = find_run(run), find_checkpoint(run)
+    config = load_config(folder / CONFIG)
+    tokenizer = load_own_tokenizer(folder, checkpoint)
+    compute = _compute(config, device)
+    with torch.device("meta"):
+        model = build_model(config.model)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    checkpoint.load_model(model)
+    return LoadedRun(folder, checkpoint, config, tokenizer, model.to(compute.device).eval(), compute)
+
+
+def _compute(config: RunConfig, device: str) -> precision.Compute:
+    """The run's precision where this device has it, else what suits the device; compiling is for training."""
+    found = precision.choose_device(device)
+    name = config.train.precision
+    if name == "fp16" and found.type != "cuda":
+        name = "auto"
+    return precision.Compute(found, precision.choose_dtype(name, found), compile=False)
+
+
+def _loaded(run: Run) -> LoadedRun:
+    return run if isinstance(run, LoadedRun) else load_run(run)
+
+
+def sample(run: Run, config: SampleConfig, on_text: Callable[[int, str], None] | None = None) -> list[Completion]:
+    """Continue or answer `config.prompt`; `on_text(row, piece)` sees the text as it grows.
+
+    Raises:
+        ValueError: the model does not write, or the prompt cannot be encoded.
+    """
+    loaded = _loaded(run)
+    loaded.require_writer()
+    prefix = loaded.objective.prefix_prompts
+    prompt = config.prompt or ""
+    return complete(loaded.decoder, loaded.tokenizer, [prompt], config, prefix=prefix, on_text=on_text)
+
+
+def search(run: Run, prompt: str, config: BeamConfig) -> list[Completion]:
+    """The likeliest continuations of `prompt`, or answers to it, that a beam finds; raises as `sample`."""
+    loaded = _loaded(run)
+    loaded.require_writer()
+    return search_text(loaded.decoder, loaded.tokenizer, [prompt], config, prefix=loaded.objective.prefix_prompts)
+
+
+def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
+    """The likeliest tokens in the gaps of `text`, which are written [MASK] or <|mask|>.
+
+    Raises:
+        ValueError: the model has not learned to fill gaps, or the text has none or is too long.
+    """
+    loaded = _loaded(run)
+    if loaded.model.writes != "nothing":
+        raise ValueError(
+            f"{loaded.folder} is a {loaded.config.model.family} model, which writes text and fills no gaps: "
+            + next_command(loaded.model, loaded.folder)
+        )
+    loaded.require_head()
+    if "lm" not in loaded.model.heads:
+        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {next_command(loaded.model, loaded.folder)}")
+    with loaded.compute.autocast():
+        return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)
+
+
+def evaluate(
+    run: Run, source: Path | str | None = None, *, fields: Mapping[str, str] | None = None, thorough: bool = False
+) -> Evaluation:
+    """The loss over the whole of `source`, or over the run's validation text, there with its baselines.
+
+    Args:
+        run: a loaded run or its folder.
+        source: another text or data set; None: the run's own validation split.
+        fields: keys of [data] that name the fields of `source`, such as {"field": "body"}.
+        thorough: take the objective's slow measures too, such as the score of each text-to-text task.
+
+    Raises:
+        FileNotFoundError, OSError: the text is not there.
+        ValueError: the run's own text has changed since, or a character is outside the run's vocabulary.
+    """
+    loaded = _loaded(run)
+    loaded.require_head()
+    config = override(loaded.config, {f"data.{key}": value for key, value in (fields or {}).items()})
+    runtime = Runtime(device=loaded.compute.device)
+    if source is None:
+        corpus = prepare_corpus(config, loaded.tokenizer, runtime)
+        require_same_text(loaded.checkpoint, corpus.info.fingerprint, config.data.source)
+        tokens, train, notes = corpus.validation, corpus.train, corpus.notes
+    else:
+        tokens, train = read_data(config, str(source), loaded.tokenizer), None
+        notes = tokens.notes
+    batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
+    parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)
+    measured = Measurement(*parts, tokens, train, batches)
+    found = replace(score(measured, config, runtime), notes=notes)
+    if thorough:
+        more = [load(name)(measured) for name in objective_spec(config.objective.name).evaluators]
+        found = replace(found, more={key: value for figures in more for key, value in figures.items()})
+    return found
+
+
+def score(measured: Measurement, config: RunConfig, runtime: Runtime) -> Evaluation:
+    """The evaluation of all of `measured.tokens`, shared by all ranks, and on the first with its baselines."""
+    found = evaluate_model(
+        measured.model,
+        validation_batches(config, measured.tokens, measured.objective, runtime, max_tokens=0),
+        measured.objective,
+        compute=measured.compute,
+        runtime=runtime,
+        token_bytes=bytes_of_ids(measured.tokenizer, measured.compute),
+    )
+    if measured.train is None or not runtime.is_main:
+        return found
+    baselines = [load(name)(measured) for name in objective_spec(config.objective.name).baselines]
+    return replace(found, baselines={key: value for figures in baselines for key, value in figures.items()})
+
+
+def bytes_of_ids(tokenizer: Tokenizer, compute: precision.Compute) -> Tensor:
+    """(V,) UTF-8 bytes of each id, on the device."""
+    return torch.from_numpy(tokenizer.num_bytes).to(compute.device)
+
+
+def score_harness(run: Run, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Scores on tasks of lm-evaluation-harness, as of `run_harness`; ValueError if the model is not a decoder."""
+    from minillm.evaluation.harness import run_harness  # its package is an extra
+
+    loaded = _loaded(run)
+    if loaded.model.writes != "continuation":
+        family = loaded.config.model.family
+        raise ValueError(f"{loaded.folder} is a {family} model; the harness's tasks are for a gpt, a decoder")
+    return run_harness(loaded.model, loaded.tokenizer, tasks, prefix=loaded.objective.prefix_prompts)

@@ -1,0 +1,40 @@
+"""What a model does with a prompt, to be looked at while it trains, and the command that shows more."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minillm.generation.config import SampleConfig
+from minillm.generation.fill import MASK, fill_gaps
+from minillm.generation.text import complete
+from minillm.tokenizers.base import Tokenizer
+
+
+def preview(model: Any, tokenizer: Tokenizer, config: SampleConfig, *, prefix: bool) -> str:
+    """The prompt with its continuation or answer, or with its gaps filled; empty where the model does neither.
+
+    Args:
+        model: any of the package's.
+        tokenizer: the model's.
+        config: the prompt, and how to decode.
+        prefix: the model reads its prompt in both directions.
+    """
+    prompt = config.prompt or ""
+    if model.writes == "nothing":
+        gap = "lm" in model.heads and MASK.search(prompt)
+        return f"{prompt} -> {fill_gaps(model, tokenizer, prompt).text}" if gap else ""
+    (only,) = complete(model, tokenizer, [prompt], replace(config, num_samples=1), prefix=prefix)
+    return prompt + only.text if model.writes == "continuation" else f"{prompt} -> {only.text}"
+
+
+def next_command(model: Any, folder: Path) -> str:
+    """What to type to see more of what the run in `folder` can do."""
+    run = shlex.quote(str(folder))
+    if model.writes != "nothing":
+        return f"minillm sample {run}"
+    if "lm" in model.heads:
+        return f'minillm fill {run} "A text with a [MASK]"'
+    return f"minillm eval {run}" if "class" in model.heads else f"minillm train --init-from {run}"

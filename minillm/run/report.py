@@ -1,0 +1,134 @@
+"""What a run says of itself: the line that tells what was chosen, run.json, and the closing lines."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from minillm.data.datasets.corpus import Corpus
+from minillm.distributed.runtime import Runtime
+from minillm.generation.printable import printable
+from minillm.tokenizers.base import Tokenizer
+from minillm.training.evaluation import Evaluation
+from minillm.training.precision import Compute
+from minillm.training.state import Outcome
+
+Say = Callable[[str], None]
+XZ_LIMIT = 32_000_000
+"""Bytes of validation text above which xz, at about a megabyte a second, is not asked."""
+
+
+def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime) -> None:
+    """Say what is about to happen: the text, the model, and what was chosen for this machine."""
+    train, validation = corpus.info.train, corpus.info.validation
+    say(
+        f"text: {corpus.info.source}, {size(train.bytes)} in {train.tokens:,} tokens to train on "
+        f"({train.bytes / train.tokens:.2f} bytes a token), {size(validation.bytes)} to validate on"
+    )
+    for note in corpus.notes:
+        say(f"note: {note}")
+    processes = "1 process" if runtime.world_size == 1 else f"{runtime.world_size} processes"
+    say(f"model: {num_parameters(model) / 1e6:.2f} M parameters; {compute.describe()}, {processes}")
+    say(f"run folder: {folder}")
+
+
+def about_run(corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime) -> dict[str, Any]:
+    """What run.json holds: the text, the machine, versions and the state of the source."""
+    return {
+        "text": asdict(corpus.info),
+        "compute": compute.describe(),
+        "processes": runtime.world_size,
+        **about_program(model, corpus.tokenizer),
+    }
+
+
+def about_program(model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What run.json holds of a run that was trained here as of one that was imported."""
+    packages = ("minillm", "torch", "numpy", "tiktoken", "tokenizers", "safetensors")
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "parameters": num_parameters(model),
+        "tokenizer": tokenizer.hash,
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+        "versions": {"python": platform.python_version()} | {name: installed(name) for name in packages},
+        "git": git_state(),
+    }
+
+
+def conclude(
+    say: Say, folder: Path, corpus: Corpus, outcome: Outcome, best_step: int, whole: Evaluation, more: str
+) -> None:
+    """Say how good the best checkpoint is, beside what it has to beat; `more` is the command to see more of it."""
+    state = outcome.state
+    why = " (stopped early: no better validation loss)" if outcome.reason == "early" else ""
+    say(
+        f"trained {state.step:,} steps, read {state.tokens:,} tokens in {state.seconds:.0f} s{why}; "
+        f"best checkpoint: step {best_step}"
+        + (f"; {state.skipped} steps were not finite and not applied" if state.skipped else "")
+    )
+    say(f"whole validation text: {whole.describe()}")
+    if whole.baselines:
+        figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.baselines.items()]
+        say(f"baseline: {', '.join(figures)}")
+    if whole.bits_per_byte is not None and corpus.info.validation.bytes <= XZ_LIMIT:
+        text = corpus.validation_text_bytes()
+        xz = xz_bits_per_byte(text)
+        if xz is not None:
+            say(f"xz -9e needs {xz:.3f} bits per byte for the same {len(text):,} bytes by themselves")
+    say(f"loss curve: {folder / 'curve.png'}; more with: {more}")
+
+
+def xz_bits_per_byte(text: bytes) -> float | None:
+    """What `xz -9e` makes of `text`; None for no text, or where Python was built without lzma."""
+    try:
+        import lzma  # absent from some Python builds
+    except ImportError:
+        return None
+    if not text:
+        return None
+    return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    if num_bytes < 1000:
+        return f"{num_bytes} bytes"
+    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:.2f} MB"
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Parameters of `model`, tied ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def installed(package: str) -> str | None:
+    """Version of an installed package; None where it is not, as a checkout may not be."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state() -> str | None:
+    """Commit of the package's own checkout, `-dirty` where it has changes; None where it is installed otherwise."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def indent(text: str) -> str:
+    """A sample, set off from the lines around it."""
+    return textwrap.indent(printable(text).strip("\n"), "  | ", lambda _: True)

@@ -1,0 +1,125 @@
+"""From what a user wrote to the config that decides a run: what only the tokenizer, the data or the machine tell is
+filled in once, and what contradicts itself is refused before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import fields, replace
+
+from minillm.config import RunConfig
+from minillm.data.datasets.corpus import Corpus
+from minillm.models.presets import PRESETS
+from minillm.objectives.base import Objective
+from minillm.registry import OBJECTIVES, load, objective_spec
+from minillm.run.build import build_objective, seq_len
+from minillm.settings import unread_by_dataset
+from minillm.tokenizers.base import Tokenizer
+
+
+def require_family(config: RunConfig) -> None:
+    """ValueError where the model is of a family that cannot learn the objective."""
+    name, family = config.objective.name, config.model.family
+    spec = objective_spec(name)
+    if family not in spec.builders:
+        fitting = [objective for objective, other in OBJECTIVES.items() if family in other.builders]
+        raise ValueError(
+            f"objective.name {name} needs a model of family {' or '.join(spec.builders)}, but model.preset "
+            f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or take another preset"
+        )
+
+
+def require_read(given: Collection[str], config: RunConfig) -> None:
+    """ValueError for a key of [data] that somebody gave for this run although its objective does not read it."""
+    name = config.objective.name
+    for key in (key for key in given if key.startswith("data.")):
+        readers = [other for other in OBJECTIVES if _reads(other, config, key)]
+        if name not in readers:
+            raise ValueError(
+                f"{key} has no effect with objective.name {name}, only with {' or '.join(readers)}; leave it out"
+            )
+
+
+def _reads(objective: str, config: RunConfig, key: str) -> bool:
+    """Whether an objective reads a key of [data]: its data set does, and no other objective has it for itself."""
+    spec = objective_spec(objective)
+    owned = any(key in row.reads for row in OBJECTIVES.values())
+    by_dataset = not unread_by_dataset(type(config.data), [key.removeprefix("data.")], spec.dataset)
+    return key in spec.reads if owned else by_dataset
+
+
+def resolve(
+    config: RunConfig, corpus: Corpus, *, inherited: bool, say: Callable[[str], None]
+) -> tuple[RunConfig, Objective]:
+    """The final config, and the objective that it names.
+
+    Args:
+        config: as the user wrote it.
+        corpus: with its tokenizer.
+        inherited: the shape comes with the weights of another run, whose table may be larger than its tokenizer.
+        say: told what examples lose because they are too long.
+
+    Raises:
+        ValueError: settings that contradict the tokenizer or the data, or a prompt that cannot be encoded.
+    """
+    tokenizer = corpus.tokenizer
+    if config.sample.prompt is not None:
+        _require_prompt(config.sample.prompt, tokenizer)
+    model = config.model if inherited else replace(config.model, vocab_size=_vocab_size(config, tokenizer))
+    spec = objective_spec(config.objective.name)
+    section = load(spec.resolve)(config.objective, corpus) if spec.resolve else config.objective
+    config = replace(config, model=model, objective=section)
+    objective = build_objective(config, tokenizer)
+    config = replace(config, model=replace(model, heads=objective.heads))
+    if config.sample.prompt is None:
+        example = objective.examples(corpus.validation, config.data, seq_len(config), training=False).row(0)
+        prompt = objective.prompt(example, lambda ids: tokenizer.decode(ids).strip("\ufffd"))  # no half characters
+        config = replace(config, sample=replace(config.sample, prompt=prompt))
+    for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
+        for cut in objective.describe_cuts(tokens):
+            say(f"{split}: {cut}")
+    return config, objective
+
+
+def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
+    """The tokenizer's vocabulary size, unless another was chosen; ValueError if that is too small.
+
+    A preset's published size is no choice: it belongs to the tokenizer that its paper used.
+    """
+    size = config.model.vocab_size
+    if size is None or size == PRESETS.get(config.model.preset, {}).get("vocab_size"):
+        return tokenizer.vocab_size
+    if size < tokenizer.vocab_size:
+        raise ValueError(
+            f"model.vocab_size {size} is smaller than the {tokenizer.kind} tokenizer's {tokenizer.vocab_size}; "
+            "leave model.vocab_size out, or raise it"
+        )
+    return size
+
+
+def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
+    """Refuse a prompt that cannot be encoded before training, not at the first evaluation."""
+    try:
+        tokenizer.encode(prompt)
+    except ValueError as error:
+        raise ValueError(f"sample.prompt {prompt!r} cannot be used: {error}") from None
+
+
+CONTENT = {"source", "validation", "cache"}
+"""Keys of [data] that a resumed run may change: the data is compared by its content."""
+LOSS = {"label_smoothing", "z_loss"}
+"""Keys of [objective] that it may change: they are no part of what is predicted, nor of the validation loss."""
+
+
+def require_same_run(saved: RunConfig, config: RunConfig, where: object) -> None:
+    """ValueError that names a key of a resumed run whose change would make it another run."""
+    compared = {"model": set(), "tokenizer": set(), "data": CONTENT, "objective": LOSS}
+    keys = [(section, f.name) for section in compared for f in fields(getattr(saved, section))]
+    keys = [(section, key) for section, key in keys if key not in compared[section]] + [("train", "seed")]
+    for section, key in keys:
+        was, now = (getattr(getattr(run, section), key) for run in (saved, config))
+        if was != now:
+            raise ValueError(
+                f"--resume cannot change {section}.{key}: it is {was!r} in {where}, now {now!r}; "
+                "leave it as it was, or start a new run"
+            )

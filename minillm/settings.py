@@ -1,0 +1,177 @@
+"""How a config dataclass declares its fields, and how a value becomes the type of its field.
+
+A field's default, its range and the settings without which nothing reads it stand in one place:
+
+    muon_lr: float = setting(0.02, above=0, only={"name": ("muon",)})
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from math import isfinite
+from numbers import Integral, Real
+from operator import ge, gt, le, lt
+from pathlib import PurePath
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+Only = Mapping[str, "tuple[object, ...] | Bounds"]
+"""Another key of the same section -> the values, or the range, with which the field is read."""
+
+
+class Bounds(NamedTuple):
+    """A range of numbers; None: no bound on that side."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def allow(self, value: object) -> bool:
+        """Whether `value` is a number in the range. Without any bound, everything is allowed."""
+        tests = zip(self, (ge, gt, le, lt), strict=True)
+        return all(isinstance(value, int | float) and test(value, bound) for bound, test in tests if bound is not None)
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
+        return " and ".join(f"{name.replace('_', ' ')} {x}" for name, x in self._asdict().items() if x is not None)
+
+
+def setting(
+    default: Any, *, note: str = "", only: Only | None = None, datasets: tuple[str, ...] = (), **bounds: float
+) -> Any:
+    """A dataclass field with its range.
+
+    Args:
+        note: what a special value in the range means, for the message about a value out of range.
+        only: the settings with which the field is read; with others, giving it is a mistake.
+        datasets: the kinds of data set that read the field; empty: all.
+        bounds: the range of its numbers, None apart, as `Bounds` takes it.
+    """
+    metadata = {"bounds": Bounds(**bounds), "note": note, "only": only or {}, "datasets": datasets}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(section: str, config: Any) -> None:
+    """Convert every field of a new config to its type; ValueError for a wrong type or a number out of range."""
+    for item in dataclasses.fields(config):
+        value, hint = getattr(config, item.name), hints(type(config))[item.name]
+        try:
+            read = convert(value, hint)
+        except ValueError as error:
+            raise ValueError(f"{section}.{item.name} is {shown(value)}; it must be {error}") from None
+        bounds = item.metadata.get("bounds", Bounds())
+        if read is not None and not bounds.allow(read):
+            note = f" ({item.metadata['note']})" if item.metadata["note"] else ""
+            none = ", or none" if NoneType in alternatives(hint) else ""
+            raise ValueError(f"{section}.{item.name} is {shown(value)}; it must be {bounds}{note}{none}")
+        object.__setattr__(config, item.name, read)  # the config is frozen, but not yet finished
+
+
+def unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
+    """Why nothing reads the dotted `key` of the config class `owner`, given all values by dotted key; None if read."""
+    section, _, name = key.partition(".")
+    for other, wanted in owner.__dataclass_fields__[name].metadata.get("only", {}).items():
+        value = values[f"{section}.{other}"]
+        with suppress(ValueError):
+            value = convert(value, hints(owner)[other])
+        if wanted.allow(value) if isinstance(wanted, Bounds) else value in wanted:
+            continue
+        remedy = str(wanted) if isinstance(wanted, Bounds) else " or ".join(map(typed, wanted))
+        other = f"{section}.{other}"
+        return f"{key} has no effect with {other} {typed(value)}; leave it out, or set {other} to {remedy}"
+    return None
+
+
+def unread_by_dataset(owner: Any, keys: Iterable[str], dataset: str) -> list[str]:
+    """Those of `keys` that a data set of the kind `dataset` does not read, because the fields name other kinds."""
+    readers = {item.name: item.metadata.get("datasets") or (dataset,) for item in dataclasses.fields(owner)}
+    return [key for key in keys if dataset not in readers[key]]
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`; "none" is None where allowed, a path is text. ValueError says what is allowed."""
+    allowed = alternatives(hint)
+    if NoneType in allowed and (value is None or (isinstance(value, str) and value == "none")):
+        return None
+    for kind in allowed:
+        if _fits(value, kind):
+            return tuple(value) if get_origin(kind) is tuple else value if get_origin(kind) else kind(value)
+    raise ValueError(described(hint))
+
+
+def parse(text: str, hint: Any) -> object:
+    """A flag's text as the number or truth value that its type needs; the text itself if it is none."""
+    allowed = alternatives(hint)
+    if bool in allowed:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for kind in (int, float):
+        if kind in allowed:
+            with suppress(ValueError):
+                return kind(text)
+            break
+    return text
+
+
+@cache
+def hints(owner: type) -> dict[str, Any]:
+    """Field -> its type, for a config class."""
+    return get_type_hints(owner)
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type itself."""
+    return get_args(hint) if get_origin(hint) not in (Literal, tuple, None) else (hint,)
+
+
+def described(hint: Any) -> str:
+    """A type in a user's words."""
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
+    return " or ".join(
+        "one of " + ", ".join(get_args(kind))
+        if get_origin(kind) is Literal
+        else names.get(kind, "a list of strings, none of them empty")
+        for kind in alternatives(hint)
+    )
+
+
+def shown(value: object) -> str:
+    """The value on one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def typed(value: object) -> str:
+    """The value as one would type it on the command line."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) and value.strip() else repr(value)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether the value is of the kind, or converts to it without loss."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(map(_is_text, value)) and all(value)
+    if kind is str:
+        return isinstance(value, str | PurePath) and _is_text(str(value))
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, Integral)  # NumPy's integers too
+    try:
+        return kind is float and isinstance(value, Real) and isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can store; an argument with broken bytes is not."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode("utf-8") == value

@@ -1,0 +1,103 @@
+"""What an evaluation found: sums first, ratios last."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+ACCURACIES = {"lm": "token_accuracy", "class": "accuracy"}
+"""Label set to the name of its accuracy; `<label set>_accuracy` where it is not listed."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over the targets of each label set, and what is derived from them."""
+
+    loss_sums: dict[str, float]
+    """Negative log-likelihood in nats."""
+    counts: dict[str, int]
+    """Targets."""
+    correct: dict[str, int]
+    """Targets that were the model's likeliest answer."""
+    num_bytes: int | None = None
+    """UTF-8 bytes that the targets stand for, special tokens for none; None where they are not the text itself."""
+    primary: str = "loss"
+    """The figure that the best checkpoint is chosen by: the loss, or one that is better the higher it is."""
+    baselines: dict[str, float] = field(default_factory=dict)
+    """Figures of what is to be beaten."""
+    notes: tuple[str, ...] = ()
+    """What of the data was left out, one line each."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """What slower measures found, where they were asked for."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Nats per target of each label set; 0 for one that has none."""
+        return {name: total / max(1, self.counts[name]) for name, total in self.loss_sums.items()}
+
+    @property
+    def loss(self) -> float:
+        """What training minimizes: nats per target, summed over the label sets."""
+        return sum(self.losses.values())
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Share of right answers in each label set; 0 for one that has no target."""
+        return {name: right / max(1, self.counts[name]) for name, right in self.correct.items()}
+
+    @property
+    def targets(self) -> int:
+        """Targets of all label sets."""
+        return sum(self.counts.values())
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits to encode a byte of the text: comparable between tokenizers, and with compressors; None where the
+        targets are not the text.
+        """
+        if self.num_bytes is None:
+            return None
+        return sum(self.loss_sums.values()) / math.log(2) / self.num_bytes
+
+    def figures(self) -> dict[str, float]:
+        """Bits per byte, or where there are none the accuracy of each label set, and its loss if there are several."""
+        if self.bits_per_byte is not None:
+            return {"bits_per_byte": self.bits_per_byte}
+        several = self.losses if len(self.losses) > 1 else {}
+        accuracies = {ACCURACIES.get(name, f"{name}_accuracy"): share for name, share in self.accuracies.items()}
+        return {f"{name}_loss": loss for name, loss in several.items()} | accuracies
+
+    @property
+    def value(self) -> float:
+        """The primary figure."""
+        return self.loss if self.primary == "loss" else self.figures()[self.primary]
+
+    def beats(self, best: float | None) -> bool:
+        """Whether the primary figure is better than `best`; any is better than None. One that is no number is not."""
+        if math.isnan(self.value):
+            return False
+        return best is None or (self.value < best if self.primary == "loss" else self.value > best)
+
+    def describe(self) -> str:
+        """Loss and figures on one line."""
+        if self.bits_per_byte is not None:
+            figures = [f"perplexity {self.perplexity:.2f}", f"{self.bits_per_byte:.4f} bits per byte"]
+        else:
+            figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.figures().items()]
+        return ", ".join([f"loss {self.loss:.4f}", *figures])
+
+
+class Evaluator(Protocol):
+    """Measures a model, the same way every time."""
+
+    def __call__(self, model: nn.Module) -> Evaluation:
+        """Evaluate the plain module, not its data-parallel wrapper: ranks may hold different numbers of batches."""
+        ...
