@@ -82,7 +82,7 @@ class MaskedConfig(TokenLossConfig):
 
 @dataclass(frozen=True, eq=False)
 class MaskedLM(CrossEntropyObjective):
-    """Reads `[CLS] A [SEP]`, or with pairs `[CLS] A [SEP] B [SEP]`. The vocabulary head runs at chosen positions only."""
+    """Reads `[CLS] A [SEP]`, or with pairs `[CLS] A [SEP] B [SEP]`; computes logits at chosen positions only."""
 
     mask_id: int = 0
     cls_id: int = 0
@@ -116,7 +116,7 @@ class MaskedLM(CrossEntropyObjective):
         """tokens (B, T), predict_at (B, P), labels "mlm" (B, P) and "pair" (B), 0 where B follows A.
 
         The first id of a row precedes the window and is skipped. `token_types` (B, T) are included for pairs,
-        `key_valid` (B, T) if any row is padded. Rows with fewer targets have position 0 in `predict_at`, without a label.
+        `key_valid` (B, T) if any row is padded. Rows with fewer targets get position 0 in `predict_at`, without label.
         """
         rows = [self._row(example, rng(i)) for i, example in enumerate(examples)]
         lengths = np.array([len(row.read) for row in rows])
