@@ -92,7 +92,7 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
             ignored, because it modifies the file's preset.
 
     Raises:
-        ValueError: a key is unknown or has no effect, or its value has the wrong type, is out of range or contradictory.
+        ValueError: a key is unknown or has no effect, or a value has the wrong type, is out of range or contradictory.
         OSError: the file cannot be read.
     """
     path = find_config(config)

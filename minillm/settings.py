@@ -94,8 +94,7 @@ def unread_by_dataset(owner: Any, keys: Iterable[str], dataset: str) -> list[str
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`; "none" becomes None if allowed, a path becomes text. ValueError names the allowed types.
-    """
+    """`value` as the type `hint`; "none" becomes None if allowed, a path becomes text. ValueError lists the types."""
     allowed = alternatives(hint)
     if NoneType in allowed and (value is None or (isinstance(value, str) and value == "none")):
         return None

@@ -148,7 +148,7 @@ class CrossEntropyObjective:
         return {"lm": "lm"}
 
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:
-        """Sum of -log p(target) in nats for each label set, and unless `training`, the number of correct predictions."""
+        """Sum of -log p(target) in nats for each label set; unless `training`, the number of correct predictions."""
         scores = {}
         for name, head in self.targets.items():
             logits, wanted = output.logits[head], labels[name]

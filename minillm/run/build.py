@@ -26,8 +26,7 @@ def build_recipe(config: RunConfig) -> Recipe:
 
 
 def prepare_corpus(config: RunConfig, tokenizer: Tokenizer | None, runtime: Runtime) -> Corpus:
-    """The tokenized data. The first rank prepares it and the others read the cache. ValueError if there is too little.
-    """
+    """The tokenized data, prepared by the first rank and read from the cache by others; ValueError if too short."""
 
     def build(train: Iterable[str], validation: Iterable[str]) -> Tokenizer:
         # merges are learned from the training text only; a character vocabulary must cover both

@@ -27,7 +27,7 @@ WINDOW = 512
 
 
 def import_model(source: Path | str, out: Path | str) -> Path:
-    """Import a folder in Hugging Face's format, a GGUF file, or a model of the Hugging Face hub; returns the run folder.
+    """Import a folder in Hugging Face's format, a GGUF file, or a model on the hub; returns the run folder.
 
     Raises:
         OSError: the source does not exist, the hub does not answer, or the folder cannot be written.
