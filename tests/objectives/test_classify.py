@@ -106,7 +106,7 @@ def test_only_what_is_cut_is_said_to_be_cut():
         example(([1] * 4, [2] * 5)),
         example(([1] * 9, [2])),
     ]
-    assert objective().describe_cuts(known) == ["2 of 4 examples are longer than 12 tokens and are cut"]
+    assert objective().describe_cuts(known) == ["2 of 4 examples are longer than 12 tokens and are truncated"]
     assert objective(max_len=13).describe_cuts(known) == []
 
 
@@ -244,7 +244,7 @@ def test_a_pretrained_pooler_is_adopted_and_the_classes_start_anew(
     classify = ["--objective.name", "classify", "--data", str(source), "--out", str(tmp_path / "classes")]
     assert main([*start, str(tmp_path / "pairs"), *classify]) == 0
     said = capsys.readouterr().err
-    assert "start anew: heads.class.proj.bias, heads.class.proj.weight\n" in said
+    assert "newly initialized: heads.class.proj.bias, heads.class.proj.weight\n" in said
     pooler = load_run(tmp_path / "pairs").model.heads["pair"].pooler.weight
     adopted = load_run(tmp_path / "classes" / "step-000000").model.heads["class"].pooler.weight
     assert torch.equal(adopted, pooler)
