@@ -97,8 +97,8 @@ class MaskedLM(CrossEntropyObjective):
         rows = [self._row(example, rng(i)) for i, example in enumerate(examples)]
         tokens, valid = pad([row.read for row in rows], self.pad_id)
         inputs = {"tokens": tokens, "predict_at": pad([row.chosen for row in rows], 0)[0]}
-        labels, counts = {"mlm": pad([row.labels for row in rows], IGNORE_INDEX)[0]}, {}
-        counts["mlm"] = sum(len(row.chosen) for row in rows)
+        labels = {"mlm": pad([row.labels for row in rows], IGNORE_INDEX)[0]}
+        counts = {"mlm": sum(len(row.chosen) for row in rows)}
         if not valid.all():
             inputs["key_valid"] = valid
         if self.pairs:
