@@ -13,7 +13,7 @@ from minillm.config import SECTIONS, objective_class
 from minillm.data.config import DataConfig
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.registry import OBJECTIVES
-from minillm.settings import Bounds, check, convert, hints, setting, unread, unread_by_dataset
+from minillm.settings import Bounds, check, convert, hints, setting, unread
 from minillm.training.config import OptimConfig, TrainConfig
 
 
@@ -116,12 +116,6 @@ def test_a_field_is_read_only_with_the_settings_that_it_names():
         read("gap", count=1) == "toy.gap has no effect with toy.count 1; leave it out, or set toy.count to at least 2"
     )
     assert read("gap", count=2) == "toy.gap has no effect with toy.plain true; leave it out, or set toy.plain to false"
-
-
-def test_the_data_sets_that_read_a_key_are_declared_beside_it():
-    keys = ["source", "field", "split", "input_field", "target_field", "mixing", "mixing_temperature"]
-    assert unread_by_dataset(DataConfig, keys, "tasks") == ["field", "split"]
-    assert unread_by_dataset(DataConfig, keys, "text") == keys[3:]
 
 
 OWNERS = [(section, owner) for section, owner in SECTIONS.items() if section != "objective"]

@@ -66,9 +66,7 @@ def train(
     settings = load_config(source, keys)  # before torch is imported, so that a mistake is reported at once
 
     from minillm import run
-    from minillm.run.resolve import require_read
 
-    require_read(keys, settings)
     return exit_code(run.train_run(settings, out, resume=resume))
 
 
@@ -77,10 +75,8 @@ def start_from(parent: Path, config: str | None, keys: dict[str, object], out: P
     if resume:
         raise ValueError("--init-from starts a new run, --resume continues one; give one of them")
     from minillm import run
-    from minillm.run.resolve import require_read
 
     settings = run.finetune_config(parent, keys, config=config)
-    require_read(keys, settings)
     return exit_code(run.train_run(settings, out, init_from=parent))
 
 

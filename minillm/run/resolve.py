@@ -4,7 +4,7 @@ filled in once, and what contradicts itself is refused before anything is traine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 from minillm.config import RunConfig
@@ -13,7 +13,6 @@ from minillm.models.presets import PRESETS
 from minillm.objectives.base import Objective
 from minillm.registry import OBJECTIVES, load, objective_spec
 from minillm.run.build import build_objective, seq_len
-from minillm.settings import unread_by_dataset
 from minillm.tokenizers.base import Tokenizer
 
 
@@ -27,25 +26,6 @@ def require_family(config: RunConfig) -> None:
             f"objective.name {name} needs a model of family {' or '.join(spec.builders)}, but model.preset "
             f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or take another preset"
         )
-
-
-def require_read(given: Collection[str], config: RunConfig) -> None:
-    """ValueError for a key of [data] that somebody gave for this run although its objective does not read it."""
-    name = config.objective.name
-    for key in (key for key in given if key.startswith("data.")):
-        readers = [other for other in OBJECTIVES if _reads(other, config, key)]
-        if name not in readers:
-            raise ValueError(
-                f"{key} has no effect with objective.name {name}, only with {' or '.join(readers)}; leave it out"
-            )
-
-
-def _reads(objective: str, config: RunConfig, key: str) -> bool:
-    """Whether an objective reads a key of [data]: its data set does, and no other objective has it for itself."""
-    spec = objective_spec(objective)
-    owned = any(key in row.reads for row in OBJECTIVES.values())
-    by_dataset = not unread_by_dataset(type(config.data), [key.removeprefix("data.")], spec.dataset)
-    return key in spec.reads if owned else by_dataset
 
 
 def resolve(

@@ -63,7 +63,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def from_dict(body: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer whose `to_dict()` is `body`."""
-    names = tuple(body["special_tokens"] if "special_tokens" in body else SPECIAL_TOKENS)
+    names = tuple(dict(body).get("special_tokens", SPECIAL_TOKENS))
     match body["kind"]:
         case "byte":
             return ByteTokenizer(names)
