@@ -36,7 +36,7 @@ class SublayerConnection(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to an encoder's output where `cross`, feed-forward."""
+    """Self-attention, cross-attention to an encoder's output if `cross`, and feed-forward."""
 
     def __init__(self, config: ModelConfig, *, cross: bool) -> None:
         super().__init__()
@@ -54,10 +54,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """num_layers Blocks that share one relative position scheme: an encoder, or a decoder if `causal`.
-
-    With `cross` every block attends to an encoder's output too.
-    """
+    """num_layers Blocks that share one relative position scheme: an encoder, or a decoder if `causal`."""
 
     def __init__(self, config: ModelConfig, *, causal: bool, cross: bool = False) -> None:
         super().__init__()

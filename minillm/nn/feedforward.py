@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
-"""Name to function. Those with an underscore overwrite their argument: pass only a tensor that nothing else reads."""
+"""Name -> function. Functions with a trailing underscore overwrite their argument."""
 
 
 class FeedForward(nn.Module):

@@ -1,6 +1,4 @@
-"""The composition root, the only room that sees every part: from a RunConfig to a trained run folder, and back to a
-model. Other rooms' public names stay in their rooms; these are the calls that need all of them at once.
-"""
+"""Train, load, evaluate and use runs. Only this package imports all the others."""
 
 from minillm.run.exports import export_model
 from minillm.run.folder import ABOUT, CONFIG, CURVE, METRICS, RUNS, find_run

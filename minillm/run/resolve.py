@@ -1,6 +1,4 @@
-"""From what a user wrote to the config that decides a run: what only the tokenizer, the data or the machine tell is
-filled in once, and what contradicts itself is refused before anything is trained.
-"""
+"""Completes a config with values that depend on tokenizer and data, and rejects contradictions before training."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from minillm.tokenizers.base import Tokenizer
 
 
 def require_family(config: RunConfig) -> None:
-    """ValueError where the model is of a family that cannot learn the objective."""
+    """ValueError if the model family cannot be trained with the objective."""
     name, family = config.objective.name, config.model.family
     spec = objective_spec(name)
     if family not in spec.builders:
@@ -31,16 +29,10 @@ def require_family(config: RunConfig) -> None:
 def resolve(
     config: RunConfig, corpus: Corpus, *, inherited: bool, say: Callable[[str], None]
 ) -> tuple[RunConfig, Objective]:
-    """The final config, and the objective that it names.
+    """The final config and its objective. `say` receives notes about truncated examples.
 
-    Args:
-        config: as the user wrote it.
-        corpus: with its tokenizer.
-        inherited: the shape comes with the weights of another run, whose table may be larger than its tokenizer.
-        say: told what examples lose because they are too long.
-
-    Raises:
-        ValueError: settings that contradict the tokenizer or the data, or a prompt that cannot be encoded.
+    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary.
+    ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
     if config.sample.prompt is not None:
@@ -62,9 +54,9 @@ def resolve(
 
 
 def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
-    """The tokenizer's vocabulary size, unless another was chosen; ValueError if that is too small.
+    """The tokenizer's vocabulary size, unless the user set another one; ValueError if that is too small.
 
-    A preset's published size is no choice: it belongs to the tokenizer that its paper used.
+    The published size in a preset does not count: it belongs to the tokenizer of its paper.
     """
     size = config.model.vocab_size
     if size is None or size == PRESETS.get(config.model.preset, {}).get("vocab_size"):
@@ -78,7 +70,7 @@ def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
 
 
 def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
-    """Refuse a prompt that cannot be encoded before training, not at the first evaluation."""
+    """ValueError if the prompt cannot be encoded, now instead of at the first evaluation."""
     try:
         tokenizer.encode(prompt)
     except ValueError as error:
@@ -86,13 +78,13 @@ def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
 
 
 CONTENT = {"source", "validation", "cache"}
-"""Keys of [data] that a resumed run may change: the data is compared by its content."""
+"""Keys of [data] that may change in a resumed run, because the data is compared by content."""
 LOSS = {"label_smoothing", "z_loss"}
-"""Keys of [objective] that it may change: they are no part of what is predicted, nor of the validation loss."""
+"""Keys of [objective] that may change: they affect neither targets nor validation loss."""
 
 
 def require_same_run(saved: RunConfig, config: RunConfig, where: object) -> None:
-    """ValueError that names a key of a resumed run whose change would make it another run."""
+    """ValueError if a resumed run changes a key that must stay the same."""
     compared = {"model": set(), "tokenizer": set(), "data": CONTENT, "objective": LOSS}
     keys = [(section, f.name) for section in compared for f in fields(getattr(saved, section))]
     keys = [(section, key) for section, key in keys if key not in compared[section]] + [("train", "seed")]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: training stops between two steps with everything saved, anything else ends at once."""
+"""Ctrl-C and SIGTERM: training stops after the current step and saves; everything else stops immediately."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from types import FrameType, TracebackType
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt, it runs every `finally` on its way up."""
+    """SIGTERM was received. Not an Exception, like KeyboardInterrupt."""
 
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Context in which the first SIGTERM raises Terminated; a second one kills the process, as it would without us."""
+    """Context in which the first SIGTERM raises Terminated and a second one kills the process."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -32,12 +32,7 @@ def raise_on_sigterm() -> Iterator[None]:
 
 
 class StopRequest:
-    """Context in which the first Ctrl-C or SIGTERM sets `requested`, and a second Ctrl-C interrupts at once.
-
-    Attributes:
-        requested: whether training should stop after this step.
-        signal: number of the signal that asked for it.
-    """
+    """Context in which the first Ctrl-C or SIGTERM sets `requested` and `signal`; a second Ctrl-C interrupts."""
 
     def __init__(self) -> None:
         self.requested = False
