@@ -158,7 +158,7 @@ def test_a_shape_of_qwen2_needs_its_cut_of_text(run_of, tmp_path):
     shape = replace(shape, vocab_size=loaded.config.model.vocab_size, max_seq_len=64)
     model = build_model(shape)
     model.init_weights(torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="for every Qwen2 with Qwen's"):
+    with pytest.raises(ValueError, match="for every Qwen2 transformers pre-tokenizes text with Qwen's"):
         export_model(replace(loaded, config=replace(loaded.config, model=shape), model=model), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -131,7 +131,9 @@ def test_a_hash_recomputed_over_foreign_content_does_not_make_it_ours(tmp_path: 
             load_tokenizer(tmp_path)
     body = {**ByteTokenizer().to_dict(), "specials": {"<|eos|>": 0}}
     path.write_text(json.dumps({"hash": hash_of(body), "tokenizer": body}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokenizer\.json was written by a version of minillm with other special tokens"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json was written by a version of minillm with other special tokens"
+    ):
         load_tokenizer(tmp_path)
 
 
