@@ -1,7 +1,4 @@
-"""One id for each of the 256 byte values: nothing to train, nothing unknown (ByT5, Xue et al. 2022).
-
-Unlike ByT5, the ids of the bytes are the byte values, and special tokens come after them.
-"""
+"""One id for each of the 256 byte values (ByT5, Xue et al. 2022). Unlike in ByT5, special tokens come after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One id for each character of the user's text, in code point order (the tokenizer of char-rnn, Karpathy 2015)."""
+"""One id for each character of the user's text, in code point order (char-rnn, Karpathy 2015)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _ABSENT = np.iinfo(np.uint32).max
 
 
 class CharTokenizer(Tokenizer):
-    """Characters of one text; a character that the text lacks is an error, not a silent unknown token."""
+    """The characters of one text; any other character is an error."""
 
     def __init__(self, characters: str, special_tokens: Sequence[str] = SPECIAL_TOKENS):
-        """`characters`: the vocabulary; repeats and order do not matter."""
         self.characters = "".join(sorted(set(characters)))
         if not self.characters:
             raise ValueError("a character tokenizer needs a text with at least one character")
@@ -29,7 +28,6 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[str]) -> CharTokenizer:
-        """The characters that occur in `documents`."""
         seen = set[str]()
         for document in documents:
             seen.update(document)
@@ -47,7 +45,7 @@ class CharTokenizer(Tokenizer):
             at = int(absent.argmax())
             raise ValueError(
                 f"character {text[at]!r} (U+{ord(text[at]):04X}) at index {at} is not among the {self.num_ordinary} "
-                "characters this vocabulary was made from; tokenizer.kind byte or bpe takes any text"
+                "characters of this vocabulary; tokenizer.kind byte or bpe accepts any text"
             )
         return ids
 

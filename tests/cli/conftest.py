@@ -83,7 +83,9 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     config = replace(config, sample=replace(config.sample, prompt="Once", top_k=5))
     fake = FakeRun(tmp_path / "runs" / "fake", config, {})
 
-    def train_run(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Ended:
+    def train_run(
+        config: RunConfig, out: Path | None = None, *, resume: bool = False, init_from: Path | None = None
+    ) -> Ended:
         fake.asked |= {"config": config, "out": out, "resume": resume}
         return Ended(TrainState(), "interrupted" if fake.signal else "finished", fake.signal, fake.folder)
 

@@ -94,7 +94,7 @@ def test_a_streamed_control_character_is_escaped(command, fake_run):
 def test_what_is_cut_from_a_long_prompt_is_said(command, fake_run, flags):
     fake_run.cut = 704
     context = fake_run.config.model.max_seq_len
-    said = f"the prompt has 900 tokens and the model reads {context}: its first 704 are not read\n"
+    said = f"the prompt has 900 tokens and the model reads {context}: its first 704 are ignored\n"
     assert command("sample", *flags).err.endswith(said)
     found = command("sample", *flags, "--json")
     assert json.loads(found.out)["prompt_tokens_cut"] == 704 and found.err.endswith(said)

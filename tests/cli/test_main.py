@@ -126,7 +126,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, arguments: list[str], wo
         (FileNotFoundError("no run here"), 2, "minillm: error: no run here"),
         (KeyboardInterrupt(), 130, "minillm: interrupted"),
         (Terminated(), 143, "minillm: terminated"),
-        (MemoryError("9 TB"), 2, "minillm: error: out of memory: 9 TB; ask for less, or for a smaller model"),
+        (MemoryError("9 TB"), 2, "minillm: error: out of memory: 9 TB; use smaller settings or a smaller model"),
     ],
 )
 def test_an_exception_becomes_a_line_and_an_exit_code(command, fake_run, monkeypatch, error, code: int, line: str):
