@@ -32,11 +32,8 @@ def find_config(name: str | Path) -> Path:
 
 
 def own_configs() -> dict[str, Path]:
-    """The configs that come with the package, by name in alphabetical order.
-
-    configs/ is in the package (a wheel) or beside it (a checkout), but not another package's in site-packages.
-    """
-    package = Path(__file__).resolve().parent
+    """The configs that come with the package, by name in alphabetical order."""
+    package = Path(__file__).resolve().parent  # a wheel holds configs/; a checkout has it beside the package
     folder = package / "configs"
     if not folder.is_dir() and (package.parent / "pyproject.toml").is_file():
         folder = package.parent / "configs"

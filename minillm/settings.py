@@ -47,7 +47,6 @@ def setting(
     """A dataclass field with its range.
 
     Args:
-        default: value of the field if none is given.
         note: what a special value in the range means, for the message about a value out of range.
         only: the settings with which the field is read; with others, giving it is a mistake.
         datasets: the kinds of data set that read the field; empty: all.
@@ -95,10 +94,7 @@ def unread_by_dataset(owner: Any, keys: Iterable[str], dataset: str) -> list[str
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`; "none" is None where that is allowed, a path is text.
-
-    ValueError for another type; the message is what is allowed, in a user's words.
-    """
+    """`value` as the type `hint`; "none" is None where allowed, a path is text. ValueError says what is allowed."""
     allowed = alternatives(hint)
     if NoneType in allowed and (value is None or (isinstance(value, str) and value == "none")):
         return None

@@ -28,12 +28,9 @@ SHUFFLE, EVALUATION = 1, 2
 
 
 class Tokens:
-    """The ids of one split, memory-mapped: all documents, each followed by EOS.
+    """The ids of one split, (N,) uint16 or uint32, memory-mapped: all documents, each followed by EOS.
 
-    Args:
-        ids: (N,) uint16 or uint32.
-        eos_id: the id after every document. A document that the split cut in two is two documents here.
-        notes: what of the source was left out and why, one line each.
+    A document that the split cut in two is two documents here. `notes` say what was left out and why, one line each.
     """
 
     def __init__(self, ids: np.ndarray, eos_id: int, notes: tuple[str, ...] = ()):
@@ -127,8 +124,7 @@ class Loader(Generic[BatchT]):
     """Training batches: for every step the same global rows, whatever the number of ranks or micro-batches.
 
     Args:
-        windows: the examples; each once an epoch. A global batch may reach into the next epoch.
-        collate: rows to a batch.
+        windows, collate: the examples, each once an epoch, and rows to a batch.
         seed: of order, offsets and the rows' own generators.
         global_batch: rows in a step, over all ranks.
         micro_batch: rows in one batch; the last of a step is smaller where it does not divide the rank's share.

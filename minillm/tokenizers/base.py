@@ -28,7 +28,8 @@ SPECIAL_TOKENS = (
     *(f"<|extra_id_{i}|>" for i in range(NUM_EXTRA_IDS)),
 )
 """BERT's mask, classification and separator tokens (Devlin et al. 2019), T5's sentinels (Raffel et al. 2020), and an
-end, a beginning and a padding token that never share an id."""
+end, a beginning and a padding token that never share an id. This list never changes: a tokenizer with others brings its
+own, and saves it, so that the hash of no saved tokenizer changes."""
 
 
 class Tokenizer(ABC):
@@ -58,19 +59,21 @@ class Tokenizer(ABC):
         *,
         published_specials: Mapping[str, int] | None = None,
         roles: Mapping[str, int] | None = None,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
     ):
         """`tokens[i]` are the bytes of id i, none where it is special. `published_specials` keep their ids.
 
-        Without `roles` the package's own special tokens follow. With them, as imported weights need it, nothing is
-        added, and each name of `SPECIAL_TOKENS` that they hold stands for the id given.
+        Without `roles`, `special_tokens` follow. With them, as imported weights need it, nothing is added, and each
+        name of `SPECIAL_TOKENS` that they hold stands for the id given.
         """
+        self.special_tokens = tuple(special_tokens)
         self.kind = kind
         self.published_specials = dict(published_specials or {})
         self.vocab_size = max((len(tokens) - 1, *self.published_specials.values())) + 1
         self.imported = roles is not None
         self.specials = dict(self.published_specials)
         if roles is None:
-            roles = {name: self.vocab_size + i for i, name in enumerate(SPECIAL_TOKENS)}
+            roles = {name: self.vocab_size + i for i, name in enumerate(self.special_tokens)}
             self.specials |= roles
             self.vocab_size += len(roles)
         self.roles = dict(roles)
@@ -80,7 +83,7 @@ class Tokenizer(ABC):
         self.special_ids = frozenset(np.flatnonzero(self.num_bytes == 0).tolist())
         self.num_ordinary = self.vocab_size - len(self.special_ids)
         for name, i in self.roles.items():
-            if name not in SPECIAL_TOKENS or i not in self.special_ids:
+            if name not in {*SPECIAL_TOKENS, *self.special_tokens} or i not in self.special_ids:
                 raise ValueError(f"the role {name!r} of token id {i} is unknown, or its id is no special token's")
         self.hash = hash_of(self.to_dict())
 
@@ -147,6 +150,8 @@ class Tokenizer(ABC):
     def to_dict(self) -> dict[str, object]:
         """Everything that decides the ids, as plain JSON values; `load.from_dict` is its inverse."""
         body: dict[str, object] = {"kind": self.kind, "specials": self.specials}
+        if self.special_tokens != SPECIAL_TOKENS:
+            body["special_tokens"] = list(self.special_tokens)
         return {**body, "roles": self.roles} if self.imported else body
 
     def save(self, folder: Path) -> Path:

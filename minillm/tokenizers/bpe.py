@@ -51,6 +51,7 @@ class BPETokenizer(Tokenizer):
         kind: str = "bpe",
         pattern: str = PATTERN,
         published_specials: Mapping[str, int] | None = None,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
     ):
         """`tokens[i]`: bytes of id i; of two possible merges, the one whose result has the lower id comes first."""
         ranks = {token: i for i, token in enumerate(tokens)}
@@ -58,7 +59,7 @@ class BPETokenizer(Tokenizer):
             raise ValueError("a BPE vocabulary needs distinct tokens, all 256 single bytes among them")
         self.pattern, self._tokens = pattern, list(tokens)
         self._encoding = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        super().__init__(kind, tokens, published_specials=published_specials)
+        super().__init__(kind, tokens, published_specials=published_specials, special_tokens=special_tokens)
 
     @classmethod
     def train(cls, documents: Iterable[str], vocab_size: int, *, max_bytes: int = 100_000_000) -> BPETokenizer:

@@ -5,17 +5,19 @@ Unlike ByT5, the ids of the bytes are the byte values, and special tokens come a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.tokenizers.base import Tokenizer, utf8
+from minillm.tokenizers.base import SPECIAL_TOKENS, Tokenizer, utf8
 
 
 class ByteTokenizer(Tokenizer):
     """The UTF-8 bytes of a text are its ids."""
 
-    def __init__(self):
-        super().__init__("byte", [bytes([value]) for value in range(256)])
+    def __init__(self, special_tokens: Sequence[str] = SPECIAL_TOKENS):
+        super().__init__("byte", [bytes([value]) for value in range(256)], special_tokens=special_tokens)
 
     def encode(self, text: str) -> NDArray[np.uint32]:
         return np.frombuffer(utf8(text), np.uint8).astype(np.uint32)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.tokenizers.base import Tokenizer, utf8
+from minillm.tokenizers.base import SPECIAL_TOKENS, Tokenizer, utf8
 
 _ABSENT = np.iinfo(np.uint32).max
 
@@ -15,13 +15,14 @@ _ABSENT = np.iinfo(np.uint32).max
 class CharTokenizer(Tokenizer):
     """Characters of one text; a character that the text lacks is an error, not a silent unknown token."""
 
-    def __init__(self, characters: str):
+    def __init__(self, characters: str, special_tokens: Sequence[str] = SPECIAL_TOKENS):
         """`characters`: the vocabulary; repeats and order do not matter."""
         self.characters = "".join(sorted(set(characters)))
         if not self.characters:
             raise ValueError("a character tokenizer needs a text with at least one character")
         utf8(self.characters)
-        super().__init__("char", [character.encode("utf-8") for character in self.characters])
+        table = [character.encode("utf-8") for character in self.characters]
+        super().__init__("char", table, special_tokens=special_tokens)
         points = _code_points(self.characters)
         self._id_of_point = np.full(int(points[-1]) + 1, _ABSENT, np.uint32)
         self._id_of_point[points] = np.arange(len(points), dtype=np.uint32)

@@ -43,11 +43,7 @@ class ImportedTokenizer(Tokenizer):
     def __init__(
         self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
     ):
-        """Args:
-        model: the content of a `tokenizer.json` of that library.
-        specials, roles: name and id of each special token; as `Tokenizer` takes them.
-        prefix: ids that a text to be continued begins with, as Llama's <s>.
-        """
+        """`model` is the content of a `tokenizer.json`; `prefix` begins a text to be continued, as Llama's <s>."""
         self.model, self.prefix_ids = dict(model), tuple(prefix)
         self._runner = runner(self.model)
         self.first_blank = not is_byte_level(self.model)

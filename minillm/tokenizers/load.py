@@ -63,14 +63,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def from_dict(body: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer whose `to_dict()` is `body`."""
+    names = tuple(body["special_tokens"] if "special_tokens" in body else SPECIAL_TOKENS)
     match body["kind"]:
         case "byte":
-            return ByteTokenizer()
+            return ByteTokenizer(names)
         case "char":
-            return CharTokenizer(body["characters"])
+            return CharTokenizer(body["characters"], names)
         case "imported":
             return ImportedTokenizer(body["model"], **{key: body[key] for key in ("specials", "roles", "prefix")})
         case kind:
-            published = {name: i for name, i in body["specials"].items() if name not in SPECIAL_TOKENS}
+            published = {name: i for name, i in body["specials"].items() if name not in names}
             tokens = [base64.b64decode(token, validate=True) for token in body["tokens"]]
-            return BPETokenizer(tokens, kind=kind, pattern=body["pattern"], published_specials=published)
+            own: dict[str, Any] = {"pattern": body["pattern"], "special_tokens": names}
+            return BPETokenizer(tokens, kind=kind, published_specials=published, **own)

@@ -94,8 +94,7 @@ def prepare(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, prog
 
     Args:
         config: source, split and cache folder. If seq_len is set, the corpus must hold two windows of that length.
-        tokenizer: a finished one, or a function that makes one from the training and the validation texts; these come
-            in pieces and can be iterated over once.
+        tokenizer: a finished one, or a function that makes one from the texts, in pieces to be iterated over once.
         progress: show bars on standard error, if that is a terminal.
     """
     folder = cache.cache_folder(config.cache)

@@ -179,10 +179,7 @@ class TaskRows:
 class Mixture(TaskRows):
     """As many rows in an epoch as there are examples; each task gets its share, and the offset says which examples.
 
-    Args:
-        tokens: the examples.
-        mixing, temperature: as data.mixing and data.mixing_temperature. A task with fewer examples than its share
-            repeats them; one with more leaves some for other epochs.
+    A task with fewer examples than its share (see data.mixing) repeats them; one with more leaves some out.
     """
 
     def __init__(

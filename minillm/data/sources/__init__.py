@@ -27,14 +27,12 @@ def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
     and files of other formats are left out, and so they are of a glob. A record is a document.
 
     Args:
-        source: text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME, hf:NAME/CONFIG or
-            builtin:NAME.
+        source: as data.source says.
         field: where the text is in a source with fields.
 
     Raises:
-        FileNotFoundError: there is no such file, folder or match.
         ValueError: it is empty, of another format, not UTF-8 or damaged, or has no such field.
-        OSError: it cannot be read, or the hub cannot be reached.
+        OSError: it is not there or cannot be read, or the hub cannot be reached.
     """
     if source.startswith(BUILTIN):
         yield from (Piece(text, last=True) for text in _builtin(source)())

@@ -64,12 +64,7 @@ def _rows(dataset: HubDataset) -> Iterator[dict[str, Any]]:
 
 
 def fetch_model(name: str) -> Path:
-    """The folder with the files of the model NAME or OWNER/NAME, downloaded or found in the hub's own cache.
-
-    Raises:
-        ValueError: the hub has no such model that this user may read.
-        OSError: the hub does not answer within TIMEOUT, or the connection breaks.
-    """
+    """The folder with the files of the model NAME or OWNER/NAME, downloaded or found in the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
