@@ -30,6 +30,8 @@ COMMANDS = {
     "import": "Make a run of published weights.",
     "export": "Write a run in the format of other libraries.",
 }
+TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed", "Overflow when unpacking")
+"""What torch says of a tensor that no memory holds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,11 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _raise_in_debug()
         return _mistake(str(error))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, TypeError) as error:
         _raise_in_debug()
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch's word for it
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in TOO_LARGE):
             raise
-        return _mistake(f"out of memory: {error}; ask for less, or for a smaller model")
+        reason = str(error).partition("\n")[0]  # torch's frames follow
+        return _mistake(f"out of memory: {reason}; ask for less, or for a smaller model")
 
 
 def build_app() -> App:

@@ -31,7 +31,7 @@ def with_flags(
 
     Args:
         sections: the sections of the config.
-        prefix: spell a flag --section.key, else --key.
+        prefix: spell a flag --section.key, else --key; those of [data], whose keys errors name, both ways.
         only: dotted keys that become flags; empty: all.
         show: dotted keys that --help lists; empty: all.
 
@@ -111,10 +111,10 @@ def print_help(app: App, name: str, command: Callable) -> None:
 def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool) -> Any:
     """The keyword parameter of one key. Its own default is None, which means that it is not on the command line."""
     hint = KEYS.get(key, str)  # a key of some objectives; config.py knows its type
-    several = get_origin(hint) is tuple
+    several, (section, _, name) = get_origin(hint) is tuple, key.partition(".")
     settings: dict[str, Any] = {} if group is None else {"group": group}
     parameter = Parameter(
-        name=f"--{key}" if prefix else f"--{key.partition('.')[2].replace('_', '-')}",
+        name=f"--{key}" if prefix else [f"--{name.replace('_', '-')}", *[f"--{key}"] * (section == "data")],
         help=text,
         show=show,
         metavar=_metavar(hint),
