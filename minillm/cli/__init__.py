@@ -18,7 +18,7 @@ from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 from cyclopts.help import PlainFormatter
 from rich.console import Console
 
-from minillm.training.interrupt import Terminated, raise_on_sigterm
+from minillm.training.interrupt import Terminated, raise_on_signals
 
 COMMANDS = {
     "train": "Train a model on your text; without arguments, a small GPT on Python's own documentation.",
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             code = build_app()(sys.argv[1:] if arguments is None else list(arguments))
             sys.stdout.flush()
         return code or 0
