@@ -18,7 +18,7 @@ from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 from cyclopts.help import PlainFormatter
 from rich.console import Console
 
-from minillm.training.interrupt import Terminated, raise_on_sigterm
+from minillm.training.interrupt import Terminated, raise_on_signals
 
 COMMANDS = {
     "train": "Train a model on your text; without arguments, a small GPT on Python's documentation.",
@@ -30,6 +30,8 @@ COMMANDS = {
     "import": "Make a run from published weights.",
     "export": "Export a run to transformers or llama.cpp.",
 }
+TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed", "Overflow when unpacking")
+"""What torch says of a tensor that no memory holds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # so that a terminal without UTF-8 does not stop a run
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             code = build_app()(sys.argv[1:] if arguments is None else list(arguments))
             sys.stdout.flush()
         return code or 0
@@ -64,11 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _raise_in_debug()
         return _mistake(str(error))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, TypeError) as error:
         _raise_in_debug()
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch's message
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in TOO_LARGE):
             raise
-        return _mistake(f"out of memory: {error}; use smaller settings or a smaller model")
+        reason = str(error).partition("\n")[0]  # torch's frames follow
+        return _mistake(f"out of memory: {reason}; use smaller settings or a smaller model")
 
 
 def build_app() -> App:

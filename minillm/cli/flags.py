@@ -33,7 +33,7 @@ def with_flags(
 
     Args:
         sections: sections of the config.
-        prefix: whether flags are --section.key, not --key.
+        prefix: whether flags are --section.key, not --key; keys of [data], which errors name, are spelled both ways.
         only: dotted keys that become flags; empty: all.
         show: dotted keys that --help lists; empty: all.
     """
@@ -109,10 +109,10 @@ def print_help(app: App, name: str, command: Callable) -> None:
 def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool) -> Any:
     """The keyword parameter for a key; None means that the flag was not given."""
     hint = KEYS.get(key, str)  # KEYS lacks the keys of some objectives
-    several = get_origin(hint) is tuple
+    several, (section, _, name) = get_origin(hint) is tuple, key.partition(".")
     settings: dict[str, Any] = {} if group is None else {"group": group}
     parameter = Parameter(
-        name=f"--{key}" if prefix else f"--{key.partition('.')[2].replace('_', '-')}",
+        name=f"--{key}" if prefix else [f"--{name.replace('_', '-')}", *[f"--{key}"] * (section == "data")],
         help=text,
         show=show,
         metavar=_metavar(hint),

@@ -46,6 +46,7 @@ def sample(
     settings = override(loaded.config, overrides(given)).sample
     prompt = settings.prompt or ""
     shown_prompt = prompt if loaded.model.writes == "continuation" else ""
+    loaded.tokenizer.encode(prompt)  # refused, if it is, before any of it is printed
     print(loaded.describe(), file=sys.stderr)
 
     if num_beams is not None:

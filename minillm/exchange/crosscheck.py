@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
@@ -63,6 +64,8 @@ def compare(model: Any, tokenizer: Tokenizer, folder: Path, architecture: str, o
     import transformers
 
     library: Any = transformers
+    if not sys.stderr.isatty():
+        library.utils.logging.disable_progress_bar()
     theirs = getattr(library, architecture).from_pretrained(folder, dtype=torch.float32).eval()
     length, draws = min(LENGTH, model.config.max_seq_len), torch.Generator().manual_seed(0)
     tokens = torch.randint(tokenizer.vocab_size, (2, length), generator=draws)

@@ -27,8 +27,8 @@ SPECIAL_TOKENS = (
     *(f"<|extra_id_{i}|>" for i in range(NUM_EXTRA_IDS)),
 )
 """Beginning, end and padding, BERT's mask, classification and separator tokens (Devlin et al. 2019), and T5's sentinels
-(Raffel et al. 2020). This list never changes: a tokenizer with other special tokens saves its own list, so no saved hash
-changes."""
+(Raffel et al. 2020). This list never changes: a tokenizer with other special tokens saves its own list, so that no
+saved hash changes."""
 
 
 class Tokenizer(ABC):
