@@ -120,21 +120,24 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
         before, after = _values(base), _values(loaded)
         changes = {key: item for key, item in written.items() if key not in flags and before[key] != after[key]}
         # a flag may remove the effect of a key in the file
-        _require_effect(changes, loaded, before | {key: item.value for key, item in written.items()})
+        alone = before | {key: item.value for key, item in written.items()} | {"objective.name": own}
+        _require_effect(changes, loaded, alone)
     return loaded
 
 
 def override(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
     """Change keys of a loaded config, with the checks of `load_config`.
 
-    `model.preset` changes only the name; its values are not loaded. A key without effect may repeat its present value.
+    `model.preset` changes only the name; its values are not loaded. A key without effect may repeat its present value
+    or its default.
     """
     flat = flatten(overrides)
     given = _known(flat, "", str(flat.get("objective.name", config.objective.name)))
     changed = _apply(config, given)
-    before, after = _values(replace(config, objective=type(changed.objective)())), _values(changed)
-    before |= _values(config) if type(config.objective) is type(changed.objective) else {}
-    _require_effect({key: item for key, item in given.items() if before[key] != after[key]}, changed)
+    default, after = _values(RunConfig(objective=type(changed.objective)())), _values(changed)
+    before = default | _values(config)
+    changes = {key: item for key, item in given.items() if after[key] not in (before[key], default[key])}
+    _require_effect(changes, changed)
     return changed
 
 
@@ -209,9 +212,20 @@ def _require_effect(given: Mapping[str, _Given], config: RunConfig, alone: Mappi
     """ValueError for a given key that has no effect, neither in `config` nor, if passed, with the values `alone`."""
     for key, item in given.items():
         owner = type(getattr(config, key.partition(".")[0]))
-        reason = unread(key, owner, _values(config))
-        if reason and (alone is None or unread(key, owner, alone)):
+        reason = _why_unread(key, owner, _values(config))
+        if reason and (alone is None or _why_unread(key, owner, alone)):
             raise ValueError(f"{item.source}{reason}")
+
+
+def _why_unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
+    """Why nothing reads a key: another setting, or the objective and its data set; None if it is read."""
+    datasets = owner.__dataclass_fields__[key.partition(".")[2]].metadata.get("datasets")  # type: ignore[attr-defined]
+    readers = [name for name, row in OBJECTIVES.items() if key in row.reads]
+    readers = readers or [name for name, row in OBJECTIVES.items() if not datasets or row.dataset in datasets]
+    name, reason = values["objective.name"], unread(key, owner, values)
+    if reason or name in readers:
+        return reason
+    return f"{key} has no effect with objective.name {name}, only with {' or '.join(readers)}; leave it out"
 
 
 def _source_of(message: str, section: str, given: Mapping[str, _Given]) -> str:

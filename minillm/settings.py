@@ -8,7 +8,7 @@ A field declares its default, its range, and the settings that it depends on:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from math import isfinite
@@ -85,12 +85,6 @@ def unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
         other = f"{section}.{other}"
         return f"{key} has no effect with {other} {typed(value)}; leave it out, or set {other} to {remedy}"
     return None
-
-
-def unread_by_dataset(owner: Any, keys: Iterable[str], dataset: str) -> list[str]:
-    """Those of `keys` that data sets of the kind `dataset` do not use."""
-    readers = {item.name: item.metadata.get("datasets") or (dataset,) for item in dataclasses.fields(owner)}
-    return [key for key in keys if dataset not in readers[key]]
 
 
 def convert(value: Any, hint: Any) -> Any:

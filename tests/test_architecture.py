@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
         *("training.evaluation", "training.precision", "objectives.base", "objectives.layout", "distributed.runtime"),
         *("generation", "data.loader", "data.datasets", "data.sources.records", "tokenizers.base"),
     },
-    "exchange": {"nn.config", "nn.position", "tokenizers", "data.sources.hub"},
+    "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub"},
     "config": {"models.presets", "config_files", "registry"},  # and every room's config, see `violations`
     "config_files": {"models.presets"},
 }

@@ -9,14 +9,14 @@ from minillm.data.config import DataConfig
 
 TASK_FIELDS = {"data.input_field", "data.target_field"}
 MAX_TASKS = 20
-"""Tasks whose examples are listed, at most; the largest come first."""
+"""Maximum number of tasks shown; the largest come first."""
 
 
 @with_flags("data", prefix=False, only=("data.field", *sorted(TASK_FIELDS)))
 @with_flags("tokenizer")
 def data(source: str = DataConfig().source, /, *, json: bool = False, **given: str) -> None:
-    """Read a source and tokenize it as training would: documents, bytes, tokens, bytes per token, a sample, and what
-    was left out. With --input-field or --target-field: the same for text-to-text examples.
+    """Show how a source is read and tokenized: documents, bytes, tokens, bytes per token, a sample, and what is left
+    out. With --input-field or --target-field: the same for text-to-text examples.
 
     Args:
         source: Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME
@@ -32,7 +32,7 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
 
     of_tasks = bool(TASK_FIELDS & keys.keys()) or source == TASKS
     if of_tasks and "data.field" in keys:
-        raise ValueError("--field is for plain text, --input-field and --target-field for text-to-text: give one kind")
+        raise ValueError("--field is for plain text, --input-field and --target-field are for text-to-text: choose one")
     read = describe_tasks if of_tasks else describe
     found = read(config.data, lambda texts, _: build_tokenizer(config.tokenizer, texts), progress=True)
     shown: dict[str, object] = {"source": found.source, "examples" if of_tasks else "documents": found.documents}

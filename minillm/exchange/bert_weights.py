@@ -29,7 +29,7 @@ _CLASSES = {
 
 
 def _part_rows(part: str) -> tuple[Rule, ...]:
-    """Rows of the weights or of the biases, embedding tables and heads excluded."""
+    """Rows of the weights or of the biases, without embedding tables and heads."""
     attention, feed_forward = f"{_BLOCK}.attn.sublayer", f"{_BLOCK}.ffn.sublayer"
     names = {
         f"{_EMBEDDINGS}.LayerNorm": "embed.norm",
@@ -46,7 +46,7 @@ def _part_rows(part: str) -> tuple[Rule, ...]:
 
 
 def bert_map(config: ModelConfig) -> WeightMap:
-    """The table for a model of this config. Without a pair head, a file's pooler and pair head are ignored."""
+    """The table for a model. Without a pair head, a file's pooler and pair head are ignored."""
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
@@ -76,7 +76,7 @@ def bert_map(config: ModelConfig) -> WeightMap:
 
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, with the gamma and beta of the first published files renamed to weight and bias."""
+    """Renames gamma and beta, as in the first published files, to weight and bias."""
     today = {"gamma": "weight", "beta": "bias"}
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
@@ -95,9 +95,9 @@ _CONFIG = HFConfig(
 
 
 def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
-    """Our config from a BertConfig's dictionary; ValueError for a feature that is not supported here.
+    """Our config from a BertConfig's dictionary; ValueError for an unsupported feature.
 
-    The `names` of the weights say which heads the file has; None: lm and pair.
+    The `names` of the weights determine the heads; None: lm and pair.
     """
     settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
     if settings["position_embedding_type"] != "absolute":
@@ -109,7 +109,6 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
 
 
 def _heads_of(names: Collection[str]) -> tuple[str, ...]:
-    """The heads of a file, derived from the names of its weights."""
     pair, pooler = f"{_PAIR}.weight" in names, f"{_POOLER}.weight" in names
     present = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}
     return tuple(head for head in present if present[head])

@@ -20,7 +20,6 @@ _BLOCK = "decoder.blocks.{i}"
 
 
 def llama_map(config: ModelConfig) -> WeightMap:
-    """The table for a model of this config."""
     attention = {f"self_attn.{p}_proj": f"attn.sublayer.{p}" for p in "qkv"}
     out, norms = {"self_attn.o_proj": "attn.sublayer.out"}, {}
     if config.qk_norm:
@@ -56,10 +55,7 @@ _CONFIG = HFConfig(
 
 
 def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
-    """Our config from the dictionary of a LlamaConfig, MistralConfig, Qwen2Config or Qwen3Config.
-
-    ValueError for a feature that is not supported here.
-    """
+    """Our config from a Llama, Mistral, Qwen2 or Qwen3 config; ValueError for an unsupported feature."""
     kind = config["model_type"]
     defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in config else {}
     defaults |= {"head_dim": 128} if kind == "qwen3" else {}
@@ -82,7 +78,7 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> Mo
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a LlamaConfig, Qwen2Config or Qwen3Config; ValueError listing what none of them can hold."""
+    """The dictionary of a Llama, Qwen2 or Qwen3 config; ValueError if none of them can hold the model."""
     parts = GPT_PARTS | {"norm": "rmsnorm", "gated": True, "position": "rotary", "attention_scale": None}
     require_settings(config, "LlamaForCausalLM", **parts)
     kind, biased = "llama", config.biased_projections
@@ -105,7 +101,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": biased == "all",
         **_CONFIG.to_hf(config),
         "use_sliding_window": False,
-        # transformers 4 reads the first two, 5 the last
+        # transformers 4 reads the first two, transformers 5 the last
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling == "none" else rotary,
         "rope_parameters": rotary,
@@ -124,7 +120,7 @@ _ROTARY = HFConfig(kinds={**dict.fromkeys(("rope_theta", *_SCALING), float), "ro
 
 
 def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Their rotary settings, whose key differs between releases of the library."""
+    """Their rotary settings; the key depends on the version of transformers."""
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rotary, dict):
         raise ValueError(f"the rotary settings are {rotary!r}; expected an object")
@@ -132,7 +128,6 @@ def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary keys of our config."""
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise ValueError(f"rotary scaling {kind!r} is not supported; use default, linear or llama3")
@@ -144,7 +139,6 @@ def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dic
 
 
 def _rotary_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `_rotary_from_hf`."""
     kind = config.rope_scaling
     rotary: dict[str, Any] = {"rope_type": "default" if kind == "none" else kind, "rope_theta": config.rope_theta}
     num_keys = {"none": 0, "linear": 1, "llama3": 4}[kind]

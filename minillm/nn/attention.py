@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from minillm.nn.cache import KVCache, LayerKVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.kernels.attention import ScoreMask, attend
+from minillm.nn.kernels.attention import attend
+from minillm.nn.mask import ScoreMask
 from minillm.nn.norm import make_norm
 from minillm.nn.position import RotaryAngles, apply_rotary
 

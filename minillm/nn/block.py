@@ -9,8 +9,7 @@ from minillm.nn.attention import Attention, AttentionInputs
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.feedforward import FeedForward
-from minillm.nn.kernels.attention import ScoreMask, compute_dtype
-from minillm.nn.mask import AttentionMask, resolve_mask
+from minillm.nn.mask import AttentionMask, ScoreMask, compute_dtype, resolve_mask
 from minillm.nn.norm import make_norm
 from minillm.nn.position import relative_position
 from minillm.nn.token_layout import TokenLayout

@@ -62,7 +62,7 @@ class ModelConfig:
     """Rows of the embedding table; None: the size of the tokenizer's vocabulary."""
     max_seq_len: int = setting(256, at_least=1)
     """Maximum number of tokens in one forward pass."""
-    num_layers: int = setting(4, at_least=1)
+    num_layers: int = setting(4, at_least=1, at_most=10_000)
     """Blocks in each stack."""
     d_model: int = setting(256, at_least=1)
     """Width of the residual stream."""
@@ -152,7 +152,7 @@ class ModelConfig:
     """Bound logits by c * tanh(logits / c) (Gemma 2); None: no bound."""
 
     # N-gram embeddings
-    ngram_order: int = setting(1, at_least=1)
+    ngram_order: int = setting(1, at_least=1, at_most=100)
     """Longest n-gram whose hashed embedding is added to a token's (Pagnoni et al. 2024); 1: none."""
     ngram_rows: int = setting(2048, at_least=1, only={"ngram_order": Bounds(at_least=2)})
     """Rows of each n-gram table."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.kernels.attention import compute_dtype
+from minillm.nn.mask import compute_dtype
 from minillm.nn.ngram import NgramEmbedding
 from minillm.nn.norm import make_norm
 from minillm.nn.position import rotary_frequencies

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minillm.nn.kernels.attention import ScoreMask, choose_kernel, compute_dtype
+Kernel = Literal["fused", "eager"]
+"""fused: torch's scaled_dot_product_attention. eager: matrix product, softmax, matrix product."""
+
+EAGER_MAX_KEYS = 512
+"""The eager kernel is faster up to this many keys. At 1024 its score matrices no longer fit the caches of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,18 @@ class AttentionMask:
             query_ids = self.document_ids[:, start : start + num_queries, None]
             allowed.append(query_ids == self.document_ids[:, None, :])  # (B, T, S)
         return reduce(torch.logical_and, allowed)[:, None] if allowed else None
+
+
+class ScoreMask(NamedTuple):
+    """An attention mask in the form that the attention kernel takes, and which kernel that is."""
+
+    tensor: Tensor | None = None
+    """Broadcastable to (B, H, T, S): bool (True = may attend) or float, added to the scores. None: no limit."""
+    is_causal: bool = False
+    """Use the fused kernel's causal mode, which needs no tensor."""
+    has_keys: Tensor | None = None
+    """(B, 1, T, 1) float, 0 for a query that may attend to no key; None: there is no such query."""
+    kernel: Kernel = "fused"
 
 
 def resolve_mask(
@@ -75,3 +92,17 @@ def resolve_mask(
     bias = bias.to(dtype).contiguous()  # T5 computes it with heads last, a layout that is three times slower to add
     tensor = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
     return ScoreMask(tensor, has_keys=has_keys, kernel=kernel)
+
+
+def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
+    """eager for CPU training over few keys, in bf16 (the fused kernel's backward pass is four times slower there) or
+    with a trained bias such as T5's (which no fused kernel supports)."""
+    slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
+    return "eager" if slow and num_keys <= EAGER_MAX_KEYS else "fused"
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which matrix products of `x` run: that of autocast if it is on, else that of x."""
+    device = x.device.type
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the meta device has none
+    return torch.get_autocast_dtype(device) if cast else x.dtype

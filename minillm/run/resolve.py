@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 from minillm.config import RunConfig
@@ -11,7 +11,6 @@ from minillm.models.presets import PRESETS
 from minillm.objectives.base import Objective
 from minillm.registry import OBJECTIVES, load, objective_spec
 from minillm.run.build import build_objective, seq_len
-from minillm.settings import unread_by_dataset
 from minillm.tokenizers.base import Tokenizer
 
 
@@ -25,25 +24,6 @@ def require_family(config: RunConfig) -> None:
             f"objective.name {name} needs a model of family {' or '.join(spec.builders)}, but model.preset "
             f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or take another preset"
         )
-
-
-def require_read(given: Collection[str], config: RunConfig) -> None:
-    """ValueError if the objective does not read one of the `given` keys of [data]."""
-    name = config.objective.name
-    for key in (key for key in given if key.startswith("data.")):
-        readers = [other for other in OBJECTIVES if _reads(other, config, key)]
-        if name not in readers:
-            raise ValueError(
-                f"{key} has no effect with objective.name {name}, only with {' or '.join(readers)}; leave it out"
-            )
-
-
-def _reads(objective: str, config: RunConfig, key: str) -> bool:
-    """Whether an objective reads a key of [data]: in its row if any row lists the key, else with its data set."""
-    spec = objective_spec(objective)
-    owned = any(key in row.reads for row in OBJECTIVES.values())
-    by_dataset = not unread_by_dataset(type(config.data), [key.removeprefix("data.")], spec.dataset)
-    return key in spec.reads if owned else by_dataset
 
 
 def resolve(

@@ -60,7 +60,7 @@ class TrainConfig:
 
     steps: int = setting(1000, at_least=1)
     """Optimizer steps of the whole run."""
-    global_batch: int = setting(32, at_least=1)
+    global_batch: int = setting(32, at_least=1, at_most=2**20)
     """Sequences in one optimizer step, over all accumulation steps and ranks."""
     micro_batch: int | None = setting(None, at_least=1)
     """Sequences in one forward pass of one rank; None: the whole share of the rank."""

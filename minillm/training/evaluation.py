@@ -87,7 +87,10 @@ class Evaluation:
     def describe(self) -> str:
         """Loss and figures on one line."""
         if self.bits_per_byte is not None:
-            figures = [f"perplexity {self.perplexity:.2f}", f"{self.bits_per_byte:.4f} bits per byte"]
+            figures = [
+                f"perplexity {self.perplexity:{'.2f' if self.perplexity < 1e9 else '.3g'}}",
+                f"{self.bits_per_byte:.4f} bits per byte",
+            ]
         else:
             figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.figures().items()]
         return ", ".join([f"loss {self.loss:.4f}", *figures])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,21 +16,33 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def raise_on_sigterm() -> Iterator[None]:
-    """Context in which the first SIGTERM raises Terminated and a second one kills the process."""
+def raise_on_signals() -> Iterator[None]:
+    """Context in which Ctrl-C raises KeyboardInterrupt and a first SIGTERM Terminated; a second kills the process.
 
-    def terminate(number: int, frame: FrameType | None) -> None:
+    While torch is being imported both end the process: an exception there would abort it.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+            os.write(2, b"minillm: interrupted\n" if number == signal.SIGINT else b"minillm: terminated\n")
+            os._exit(128 + number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():  # Python delivers signals to no other thread
         yield
         return
-    previous = signal.signal(signal.SIGTERM, terminate)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a command in the background ignores Ctrl-C
+        numbers.append(signal.SIGINT)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:

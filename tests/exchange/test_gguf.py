@@ -117,7 +117,7 @@ def test_a_trained_bpe_is_written_whole_with_a_warning_about_its_pattern(saved, 
 
 def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path):
     write(tmp_path / "x.gguf", saved("llama-llama3"), ByteTokenizer())
-    with pytest.raises(ValueError, match=r"rope_freqs\.weight holds a scaling other than Llama 3's"):
+    with pytest.raises(ValueError, match=r"rope_freqs\.weight has a scaling other than Llama 3's"):
         read_gguf(tmp_path / "x.gguf")
 
 

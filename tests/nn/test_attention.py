@@ -8,8 +8,8 @@ from torch import Tensor
 from minillm.nn.attention import Attention, AttentionInputs, plain_attention
 from minillm.nn.cache import LayerKVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.kernels.attention import ScoreMask, attend
-from minillm.nn.mask import AttentionMask, resolve_mask
+from minillm.nn.kernels.attention import attend
+from minillm.nn.mask import AttentionMask, ScoreMask, resolve_mask
 from minillm.nn.position import RotaryPosition
 
 B, T, S, D = 2, 7, 5, 24

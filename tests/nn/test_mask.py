@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from minillm.nn.kernels.attention import choose_kernel, compute_dtype
-from minillm.nn.mask import AttentionMask, resolve_mask
+from minillm.nn.mask import AttentionMask, choose_kernel, compute_dtype, resolve_mask
 
 X = torch.zeros(1)
 

@@ -1,4 +1,4 @@
-"""Labelled texts: a text, or a pair of texts, and the name of its class."""
+"""Labeled texts: a text, or a pair of texts, and the name of its class."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Labelled(NamedTuple):
-    """One example as it was read: the second text is "" for none, `where` names it in an error, and examples of one
-    group are never split between training and validation.
-    """
+    """One example. The split keeps the examples of a group together."""
 
     text: str
     pair: str
+    """The second text; "" for none."""
     label: str
     where: str
+    """Names the example in an error message."""
     group: str
 
 
 class LabelledIds(NamedTuple):
-    """One example in ids; `second` is empty where there is one text."""
+    """One tokenized example; `second` is empty if there is only one text."""
 
     first: np.ndarray
     second: np.ndarray
@@ -43,7 +43,7 @@ class LabelledIds(NamedTuple):
 
 
 class LabelledTokens:
-    """The examples of one split, in ids and in memory; also what a loader deals out, one by one."""
+    """The tokenized examples of one split, in memory; implements `loader.Examples`."""
 
     def __init__(self, examples: list[Labelled], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         firsts = tokenizer.encode_batch([example.text for example in examples])
@@ -57,7 +57,7 @@ class LabelledTokens:
 
     @property
     def seq_len(self) -> int:
-        """Tokens in an example on average."""
+        """Average number of tokens in an example."""
         return max(1, self.num_tokens // len(self.rows))
 
     @property
@@ -75,7 +75,7 @@ class LabelledTokens:
 
 
 def prepare_labelled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
-    """Like `corpus.prepare`, for labelled texts; they are held in memory."""
+    """Like `corpus.prepare`, for labeled texts, which are held in memory."""
     return prepare_examples(
         config,
         tokenizer,
@@ -86,7 +86,7 @@ def prepare_labelled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder
 
 
 def read_labelled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabelledTokens:
-    """All examples of `source`, without a split, to evaluate a trained model on."""
+    """All examples of `source`, not split, to evaluate a trained model on."""
     read = _read(source, config)
     return LabelledTokens(read.content, tokenizer, read.notes)
 
@@ -117,7 +117,6 @@ def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelle
 
 
 def _fingerprint(source: str, config: DataConfig) -> str:
-    """Hash of the content that the examples are read from."""
     if source == TOKEN_CLASSES:
         return cache.key(source, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
     fields = f"{config.field} {config.pair_field} {config.label_field}"

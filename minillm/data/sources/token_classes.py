@@ -1,7 +1,4 @@
-"""Gaps in Python source, labeled with the class of the missing token: exact labels from the `tokenize` module.
-
-The token itself is hidden, so its class must be predicted from the context.
-"""
+"""Gaps in Python source, labeled with the class of the missing token by the `tokenize` module."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ from minillm.data.sources.builtin import class_of, group_of, library_files, read
 
 CLASSES = ("keyword", "name", "number", "operator", "string")
 REACH, PER_FILE = 100, 20
-"""Characters of context on each side of a gap, and gaps of a file."""
+"""Characters of context on each side of a gap; gaps per file."""
 NAME = "builtin:python-token-classes"
 
 
 class Gap(NamedTuple):
-    """One token left out of a source file: its context, one of CLASSES, and the file that it comes from."""
+    """A token left out of a source file: its context, one of CLASSES, and the file."""
 
     before: str
     after: str
@@ -35,9 +32,7 @@ def python_token_classes() -> Iterator[Gap]:
 
 
 def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
-    """`per_source` gaps from each source, drawn evenly from the classes that it contains; none if it cannot be
-    tokenized.
-    """
+    """`per_source` gaps from each source, drawn evenly from the classes in it; none if it cannot be tokenized."""
     for number, source in enumerate(sources):
         rng = np.random.default_rng([seed, number])
         found = _by_class(source)
@@ -51,7 +46,7 @@ def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
 
 
 def _by_class(source: str) -> list[list[tuple[int, int]]]:
-    """For each class the (start, stop) characters of its tokens."""
+    """For each class, the (start, stop) characters of its tokens."""
     lines = source.splitlines(keepends=True)
     starts = np.cumsum([0, *map(len, lines)])
     found: list[list[tuple[int, int]]] = [[] for _ in CLASSES]

@@ -5,30 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Kernel = Literal["fused", "eager"]
-"""fused: torch's scaled_dot_product_attention. eager: matrix product, softmax, matrix product."""
-
-EAGER_MAX_KEYS = 512
-"""The eager kernel is faster up to this many keys; with 1024, its score matrices exceed the caches of a CPU."""
-
-
-class ScoreMask(NamedTuple):
-    """The kernel, and the attention mask in the form that it takes."""
-
-    tensor: Tensor | None = None
-    """Broadcastable to (B, H, T, S): bool (True = may attend) or float, added to the scores. None: no limit."""
-    is_causal: bool = False
-    """Use the fused kernel's causal mode, which needs no tensor."""
-    has_keys: Tensor | None = None
-    """(B, 1, T, 1) float, 0 for a query that may not attend to any key; None: all queries may."""
-    kernel: Kernel = "fused"
+from minillm.nn.mask import ScoreMask, compute_dtype
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dropout: float = 0.0) -> Tensor:
@@ -84,17 +68,3 @@ class EagerAttention(torch.autograd.Function):
         )
         grad_bias = None if ctx.bias_shape is None else grad_scores.sum_to_size(ctx.bias_shape)
         return grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v, grad_bias, None
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products with `x`: that of autocast if enabled, else that of x."""
-    device = x.device.type
-    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the meta device has none
-    return torch.get_autocast_dtype(device) if cast else x.dtype
-
-
-def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
-    """eager for CPU training with few keys, in bf16 (the fused backward pass is four times slower) or with a trained
-    bias such as T5's (which no fused kernel supports)."""
-    slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
-    return "eager" if slow and num_keys <= EAGER_MAX_KEYS else "fused"
