@@ -45,13 +45,9 @@ class SinusoidalPosition(nn.Module):
 
 def absolute_position(config: ModelConfig) -> nn.Module | None:
     """The absolute scheme that `config` names, if any."""
-    match config.position:
-        case "learned":
-            return LearnedPosition(config.max_seq_len, config.d_model)
-        case "sinusoidal":
-            return SinusoidalPosition(config.d_model)
-        case _:
-            return None
+    if config.position == "learned":
+        return LearnedPosition(config.max_seq_len, config.d_model)
+    return SinusoidalPosition(config.d_model) if config.position == "sinusoidal" else None
 
 
 class InputEmbedding(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minillm.data.config import DataConfig
-from minillm.data.loader import Examples
+from minillm.data.loader import Examples, Windows
 from minillm.nn.config import ModelConfig
 from minillm.nn.kernels.cross_entropy import IGNORE_INDEX as IGNORE_INDEX
 from minillm.nn.kernels.cross_entropy import cross_entropy_sum as cross_entropy_sum
@@ -146,6 +146,10 @@ class CrossEntropyObjective:
     @property
     def targets(self) -> dict[str, str]:
         return {"lm": "lm"}
+
+    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Examples:
+        """Windows of a text."""
+        return Windows(tokens, length)
 
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:
         """Sum of -log p(target) in nats for each label set; unless `training`, the number of correct predictions."""

@@ -95,7 +95,8 @@ class Classify(CrossEntropyObjective):
     def describe_cuts(self, tokens: LabelledTokens) -> list[str]:
         """The number of truncated examples."""
         cut = sum(len(row.first) + len(row.second) > self._room(row) for row in tokens.rows)
-        return [f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are cut"] if cut else []
+        note = f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are truncated"
+        return [note] if cut else []
 
 
 def build(config: ClassifyConfig, setup: Setup) -> Classify:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from minillm.data.config import DataConfig
-from minillm.data.loader import Windows
 from minillm.objectives.base import Batch, CrossEntropyObjective, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import IGNORE_INDEX, pad
 
@@ -33,9 +31,6 @@ class CausalLM(CrossEntropyObjective):
     """
 
     covers_text: ClassVar[bool] = True
-
-    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Windows:
-        return Windows(tokens, length)
 
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
         """Rows of up to T + 1 ids -> tokens (B, T) and labels (B, T).

@@ -45,9 +45,9 @@ def shift_right(labels: Tensor, start_id: int) -> Tensor:
 
 
 def pad(rows: Sequence[np.ndarray], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows as one int64 (B, T), padded with `fill` at the end, and (B, T) bool, False for padding."""
+    """Rows as one int64 (B, T), T at least 1, padded with `fill` at the end; and (B, T) bool, False for padding."""
     lengths = np.array([len(row) for row in rows])
-    valid = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+    valid = np.arange(max(1, lengths.max())) < lengths[:, None]  # (B, T)
     padded = np.full(valid.shape, fill, np.int64)
     padded[valid] = np.concatenate(rows)
     return torch.from_numpy(padded), torch.from_numpy(valid)

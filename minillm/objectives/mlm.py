@@ -4,42 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from minillm.data.config import DataConfig
 from minillm.data.datasets.pairs import Pairs
 from minillm.data.loader import Windows
-from minillm.objectives.base import (
-    IGNORE_INDEX,
-    Batch,
-    CrossEntropyObjective,
-    Decode,
-    RowRNG,
-    Setup,
-    TokenLossConfig,
-    beginning,
-)
+from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Setup, TokenLossConfig, beginning
 from minillm.objectives.corruption import choose_tokens, corrupt, number_words
+from minillm.objectives.layout import IGNORE_INDEX, pad
 from minillm.settings import setting
-
-
-class Passages(Protocol):
-    """An example with two passages, such as `data.datasets.pairs.Pair`."""
-
-    @property
-    def first(self) -> np.ndarray: ...
-
-    @property
-    def second(self) -> np.ndarray: ...
-
-    @property
-    def follows(self) -> bool:
-        """Whether the second passage follows the first in the text."""
-        ...
 
 
 class _Row(NamedTuple):
@@ -95,7 +71,7 @@ class MaskedLM(CrossEntropyObjective):
     pieces: Sequence[bytes] | None = None
     """The bytes of each id, for choosing whole words; None: choose single tokens."""
     pairs: bool = False
-    """Whether examples are `Passages` with next-sentence labels instead of rows of ids."""
+    """Whether examples are `PassagePair`s with next-sentence labels instead of rows of ids."""
 
     unsmoothed: ClassVar[tuple[str, ...]] = ("pair",)
 
@@ -119,20 +95,17 @@ class MaskedLM(CrossEntropyObjective):
         `key_valid` (B, T) if any row is padded. Rows with fewer targets get position 0 in `predict_at`, without label.
         """
         rows = [self._row(example, rng(i)) for i, example in enumerate(examples)]
-        lengths = np.array([len(row.read) for row in rows])
-        count = sum(len(row.chosen) for row in rows)
-        inputs = {
-            "tokens": _stack([row.read for row in rows], self.pad_id),
-            "predict_at": _stack([row.chosen for row in rows], 0),
-        }
-        labels, counts = {"mlm": _stack([row.labels for row in rows], IGNORE_INDEX)}, {"mlm": count}
-        if lengths.min() < lengths.max():
-            inputs["key_valid"] = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
+        tokens, valid = pad([row.read for row in rows], self.pad_id)
+        inputs = {"tokens": tokens, "predict_at": pad([row.chosen for row in rows], 0)[0]}
+        labels = {"mlm": pad([row.labels for row in rows], IGNORE_INDEX)[0]}
+        counts = {"mlm": sum(len(row.chosen) for row in rows)}
+        if not valid.all():
+            inputs["key_valid"] = valid
         if self.pairs:
-            inputs["token_types"] = _stack([row.token_types for row in rows], 0)
+            inputs["token_types"] = pad([row.token_types for row in rows], 0)[0]
             labels["pair"] = torch.tensor([int(not example.follows) for example in examples])
             counts["pair"] = len(rows)
-        return Batch(inputs, labels, counts, int(lengths.sum()))
+        return Batch(inputs, labels, counts, int(valid.sum()))
 
     def prompt(self, example: Any, decode: Decode) -> str:
         """The beginning of a text, a gap, and a few more tokens."""
@@ -147,44 +120,19 @@ class MaskedLM(CrossEntropyObjective):
         tokens = np.concatenate(parts).astype(np.int64)
         words = number_words(tokens, self.ordinary, self.pieces)
         chosen = choose_tokens(words, self.mask_rate, rng)
-        read = corrupt(
-            tokens,
-            chosen,
-            mask_id=self.mask_id,
-            mask_share=self.mask_share,
-            random_share=self.random_share,
-            replacements=np.flatnonzero(self.ordinary),
-            rng=rng,
-        )
+        shares = {"mask_share": self.mask_share, "random_share": self.random_share}
+        replacements = np.flatnonzero(self.ordinary)
+        read = corrupt(tokens, chosen, mask_id=self.mask_id, **shares, replacements=replacements, rng=rng)
         token_types = (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
         return _Row(read, token_types, np.flatnonzero(chosen), tokens[chosen])
 
 
 def build(config: MaskedConfig, setup: Setup) -> MaskedLM:
     """The objective for BERT; ValueError if it reads pairs but the model has no token types."""
-    tokenizer = setup.tokenizer
+    ids, loss = setup.tokenizer, (config.label_smoothing, config.z_loss)
     if config.next_sentence and setup.model.num_token_types < 2:
         raise ValueError("objective.next_sentence needs two token types: set model.num_token_types to 2")
-    pieces = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)] if config.whole_words else None
-    return MaskedLM(
-        tokenizer.pad_id,
-        config.label_smoothing,
-        config.z_loss,
-        tokenizer.mask_id,
-        tokenizer.cls_id,
-        tokenizer.sep_id,
-        ordinary=tokenizer.num_bytes > 0,
-        mask_rate=config.mask_rate,
-        mask_share=config.mask_share,
-        random_share=config.random_share,
-        pieces=pieces,
-        pairs=config.next_sentence,
-    )
-
-
-def _stack(rows: Sequence[np.ndarray], fill: int) -> Tensor:
-    """(B, longest) int64, padded with `fill` at the end; at least one column."""
-    stacked = np.full((len(rows), max(1, *map(len, rows))), fill, np.int64)
-    for i, row in enumerate(rows):
-        stacked[i, : len(row)] = row
-    return torch.from_numpy(stacked)
+    pieces = [ids.decode_bytes([token]) for token in range(ids.vocab_size)] if config.whole_words else None
+    special = (ids.mask_id, ids.cls_id, ids.sep_id)
+    rates = (config.mask_rate, config.mask_share, config.random_share)
+    return MaskedLM(ids.pad_id, *loss, *special, ids.num_bytes > 0, *rates, pieces, config.next_sentence)

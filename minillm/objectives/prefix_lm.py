@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from minillm.data.config import DataConfig
-from minillm.data.loader import Windows
 from minillm.objectives.base import Batch, CrossEntropyObjective, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import IGNORE_INDEX, Pair, encoder_decoder_batch, pad
 
@@ -30,9 +28,6 @@ class PrefixLM(CrossEntropyObjective):
     """For a decoder, which gets the length of the prefix."""
 
     prefix_prompts: ClassVar[bool] = True
-
-    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Windows:
-        return Windows(tokens, length)
 
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
         """Rows of up to T + 1 ids -> tokens (B, T), prefix_length (B,) from 1 to T, and labels (B, T).
@@ -54,9 +49,6 @@ class EncoderPrefixLM(CrossEntropyObjective):
     """For an encoder-decoder: the encoder reads the prefix and EOS, the decoder predicts the rest and EOS."""
 
     eos_id: int = 0
-
-    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Windows:
-        return Windows(tokens, length)
 
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
         """Rows of N + 1 ids; the first one precedes the window and is skipped.

@@ -58,7 +58,7 @@ class Seq2Seq(CrossEntropyObjective):
         inputs, targets = tokens.lengths(self.sep_id)
         longer = {"inputs": inputs >= self.max_len, "targets": targets > self.max_len}
         return [
-            f"{cut.sum():,} of {len(cut):,} {what} are longer than {self.max_len} tokens and lose their ends"
+            f"{cut.sum():,} of {len(cut):,} {what} are longer than {self.max_len} tokens and are truncated"
             for what, cut in longer.items()
             if cut.any()
         ]

@@ -141,7 +141,7 @@ def build(config: SpanConfig, setup: Setup) -> SpanCorruption:
     tokenizer = setup.tokenizer
     if not tokenizer.extra_ids:
         raise ValueError(
-            f"objective.name span marks gaps by sentinel tokens, which the tokenizer {tokenizer.name} lacks; "
+            f"objective.name span marks gaps with sentinel tokens, but the tokenizer {tokenizer.name} has none; "
             "set objective.name to prefix_lm or seq2seq"
         )
     noise = SpanNoise(config.span_density, config.mean_span_length, len(tokenizer.extra_ids))

@@ -135,7 +135,7 @@ def find_run(run: Path | None) -> Path:
     for folder in (run, run.parent):
         if (folder / CONFIG).is_file():
             return folder
-    raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}; name the folder that --out named")
+    raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}; pass the folder given to --out")
 
 
 def find_run_to_resume(run: Path | None) -> Path:
@@ -146,7 +146,7 @@ def find_run_to_resume(run: Path | None) -> Path:
         last = newest_good(folder, say=lambda problem: None)
         if last is None or last.path.resolve() != run.resolve():
             raise ValueError(
-                f"--resume continues from the last checkpoint of a run, which {run} is not; "
+                f"--resume continues from the last checkpoint of a run, but {run} is not the last one; "
                 f"name {folder}, or delete the checkpoints after this one"
             )
     return folder

@@ -143,7 +143,7 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
     loaded = _loaded(run)
     if loaded.model.writes != "nothing":
         raise ValueError(
-            f"{loaded.folder} is a {loaded.config.model.family} model, which writes text and fills no gaps: "
+            f"{loaded.folder} is a {loaded.config.model.family} model, which writes text instead of filling gaps: "
             + next_command(loaded.model, loaded.folder)
         )
     loaded.require_head()

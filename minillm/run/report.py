@@ -33,7 +33,7 @@ def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: 
     train, validation = corpus.info.train, corpus.info.validation
     say(
         f"text: {corpus.info.source}, {size(train.bytes)} in {train.tokens:,} tokens to train on "
-        f"({train.bytes / train.tokens:.2f} bytes a token), {size(validation.bytes)} to validate on"
+        f"({train.bytes / train.tokens:.2f} bytes per token), {size(validation.bytes)} to validate on"
     )
     for note in corpus.notes:
         say(f"note: {note}")
@@ -94,9 +94,7 @@ def xz_bits_per_byte(text: bytes) -> float | None:
         import lzma  # absent from some Python builds
     except ImportError:
         return None
-    if not text:
-        return None
-    return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
+    return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text) if text else None
 
 
 def size(num_bytes: int) -> str:

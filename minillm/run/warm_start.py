@@ -41,7 +41,7 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
     """
     for key in overrides:
         if key in ("model.preset", "model.tie_embeddings") or key.startswith("tokenizer."):
-            raise ValueError(f"{key} comes with the weights that --init-from names; leave it out")
+            raise ValueError(f"{key} is determined by the weights of --init-from; leave it out")
     data = config.data if config.data.seq_len else replace(config.data, seq_len=parent.data.seq_len)
     own_objective |= overrides.get("objective.name", parent.objective.name) != parent.objective.name
     objective = config.objective if own_objective else parent.objective

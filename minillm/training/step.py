@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ class StepFunction:
         for i, batch in enumerate(batches):
             torch.manual_seed(self._dropout_seed(step, i))
             batch = batch.to(self.compute.device)
-            with self._sync(last=i == len(batches) - 1):
+            with without_sync(self.model) if i + 1 < len(batches) else nullcontext():
                 with self.compute.autocast():
                     output = self.model(**batch.inputs)
                 scores = self.objective.loss(output, batch.labels, training=True)
@@ -92,9 +93,6 @@ class StepFunction:
         if self.scaler.is_enabled():
             self.scaler.update()
         return StepResult(loss, norm, applied)
-
-    def _sync(self, *, last: bool):
-        return without_sync(self.model) if not last else torch.enable_grad()
 
     def _dropout_seed(self, step: int, micro: int) -> int:
         key = [self.seed, step, micro, self.runtime.rank]
