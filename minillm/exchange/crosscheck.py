@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,7 @@ def _texts(tokenizer: Tokenizer) -> list[str]:
     random = torch.randint(len(ordinary), (NUM_RANDOM_TEXTS, RANDOM_IDS), generator=draws).numpy()
     covered = []
     for text in (*TEXTS, *(tokenizer.decode(ids) for ids in ordinary[random])):
-        try:
+        with suppress(ValueError):
             tokenizer.encode(text)
-        except ValueError:
-            continue
-        covered.append(text)
+            covered.append(text)
     return covered

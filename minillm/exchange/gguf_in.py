@@ -113,16 +113,11 @@ def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     merges = [pair for pair in pairs if "".join(pair) in vocabulary]
     model = byte_level_model(vocabulary, merges, by_kind[gguf_out.CONTROL], by_kind[gguf_out.USER_DEFINED], pattern)
-    roles = {
-        role: fields[f"tokenizer.ggml.{key}"]
-        for role, key in gguf_out.ROLE_KEYS.items()
-        if f"tokenizer.ggml.{key}" in fields
-    }
+    keys = {role: f"tokenizer.ggml.{key}" for role, key in gguf_out.ROLE_KEYS.items()}
+    roles = {role: fields[key] for role, key in keys.items() if key in fields}
     for role, i in roles.items():
         if not isinstance(i, int) or not 0 <= i < len(names):
-            raise ValueError(
-                f"tokenizer.ggml.{gguf_out.ROLE_KEYS[role]} is {i!r}, not an id of its {len(names)} tokens"
-            )
+            raise ValueError(f"{keys[role]} is {i!r}, not an id of its {len(names)} tokens")
     # without this key, llama.cpp adds BOS only with Llama 3's pre-tokenizer
     begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
     prefix = [roles["bos"]] if begins and "bos" in roles else []
