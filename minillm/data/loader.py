@@ -71,22 +71,18 @@ class Examples(Protocol):
     @property
     def seq_len(self) -> int:
         """Maximum number of targets in an example."""
-        ...
 
     @property
     def num_offsets(self) -> int:
         """Number of ways to divide the data into examples; each epoch draws one of them."""
-        ...
 
     def __len__(self) -> int: ...
 
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
         """[start, stop) of the example in the data, for messages."""
-        ...
 
     def row(self, window: int, offset: int = 0) -> Any:
         """The example, as its collate function takes it; a pure function of the arguments."""
-        ...
 
 
 class Windows:
@@ -144,12 +140,10 @@ class Loader(Generic[BatchT]):
         world_size: int = 1,
     ):
         if min(global_batch, micro_batch) < 1:
-            raise ValueError(
-                f"train.global_batch {global_batch} and train.micro_batch {micro_batch} must be at least 1"
-            )
+            raise ValueError(f"train.global_batch {global_batch} and train.micro_batch {micro_batch}: at least 1 each")
         if global_batch % world_size:
             raise ValueError(
-                f"train.global_batch is {global_batch}; {world_size} ranks need a multiple of {world_size}"
+                f"train.global_batch is {global_batch}; it must be a multiple of {world_size}, the number of ranks"
             )
         self.windows, self.collate, self.seed = windows, collate, seed
         self.global_batch, self.micro_batch = global_batch, micro_batch
