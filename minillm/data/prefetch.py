@@ -14,12 +14,15 @@ class BatchSource(Protocol[BatchT]):
 
     def batches(self, step: int) -> list[BatchT]:
         """This rank's micro-batches of a step, counted from 0."""
+        ...
 
     def describe(self, step: int) -> str:
         """Names the training data of a step, for a message."""
+        ...
 
     def examples_before(self, step: int) -> int:
         """Number of examples read before a step, over all ranks."""
+        ...
 
     def go_on(self, step: int, examples: int) -> None:
         """Resume at `step` after `examples` examples; the global batch may have had another size before."""
