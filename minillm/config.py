@@ -5,7 +5,6 @@ Precedence: overrides (flags) > TOML file > model preset > defaults of the datac
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import tomli_w
 
-from minillm.config_files import find_config, flatten, read_toml
+from minillm.config_files import find_config, flatten, nearest_key, read_toml
 from minillm.data.config import DataConfig
 from minillm.distributed.config import ParallelConfig
 from minillm.generation.config import SampleConfig
@@ -173,7 +172,7 @@ def _known(values: Mapping[str, object], source: str, objective: str) -> dict[st
             if readers := " or ".join(_readers(key)):
                 only = f"objective.name {objective}, only with {readers}"
                 raise ValueError(f"{source}{key} has no effect with {only}; leave it out")
-            raise ValueError(f"{source}unknown key {key}; {_nearest_key(key, known)}")
+            raise ValueError(f"{source}unknown key {key}; {nearest_key(key, known, SECTIONS)}")
     return {key: _Given(value, source) for key, value in values.items() if key in known}
 
 
@@ -242,15 +241,3 @@ def _convert(key: str, given: _Given, known: Mapping[str, Any]) -> Any:
         return convert(value, known[key])
     except ValueError as error:
         raise ValueError(f"{given.source}{key}: expected {error}, got {shown(given.value)}") from None
-
-
-def _nearest_key(key: str, keys: Mapping[str, Any]) -> str:
-    """Advice for an unknown key: the same name in another section, the nearest name, or all names."""
-    section, _, name = key.rpartition(".")
-    namesakes = [known for known in keys if known.partition(".")[2] == name]
-    if namesakes:
-        return "did you mean " + " or ".join(namesakes) + "?"
-    if section in SECTIONS and not difflib.get_close_matches(key, keys, n=1, cutoff=0.75):
-        return f"[{section}] has " + ", ".join(k.partition(".")[2] for k in keys if k.startswith(f"{section}."))
-    near = difflib.get_close_matches(key, [*SECTIONS, *keys], n=1)
-    return f"did you mean {near[0]}?" if near else "the sections are " + ", ".join(SECTIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from minillm.models.presets import PRESETS
@@ -77,3 +77,15 @@ def _with_new_names(values: dict[str, object]) -> dict[str, object]:
     if twice := sorted(values.keys() & new.keys()):
         raise ValueError(f"{twice[0]} is given twice, once by its old name; leave the old one out")
     return values | new
+
+
+def nearest_key(key: str, keys: Collection[str], sections: Collection[str]) -> str:
+    """Advice for an unknown key: the same name in another section, the nearest name, or all names."""
+    section, _, name = key.rpartition(".")
+    namesakes = [known for known in keys if known.partition(".")[2] == name]
+    if namesakes:
+        return "did you mean " + " or ".join(namesakes) + "?"
+    if section in sections and not difflib.get_close_matches(key, keys, n=1, cutoff=0.75):
+        return f"[{section}] has " + ", ".join(k.partition(".")[2] for k in keys if k.startswith(f"{section}."))
+    near = difflib.get_close_matches(key, [*sections, *keys], n=1)
+    return f"did you mean {near[0]}?" if near else "the sections are " + ", ".join(sections)

@@ -108,10 +108,7 @@ def require_version(content: dict[str, Any], newest: int, file: Path) -> None:
     """ValueError if a file's `version`, 1 by default, is not between 1 and `newest`."""
     version = content.get("version", 1)
     if version not in range(1, newest + 1):
-        raise ValueError(
-            f"{file} was written by a newer minillm (file version {version}, this one reads up to {newest}): "
-            "update minillm"
-        )
+        raise ValueError(f"{file} was written by a newer minillm (version {version}, not {newest}): update minillm")
 
 
 def sha256(file: Path) -> str:

@@ -120,10 +120,8 @@ def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool)
         allow_leading_hyphen=str in alternatives(hint) or several,  # a prompt may start with a dash
         **settings,
     )
-    annotation = Annotated[list[str] | None if several else str | None, parameter]
-    return inspect.Parameter(
-        key.replace(".", "__"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-    )
+    kind = Annotated[list[str] | None if several else str | None, parameter]
+    return inspect.Parameter(key.replace(".", "__"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
 
 def _metavar(hint: Any) -> str:

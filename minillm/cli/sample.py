@@ -78,7 +78,7 @@ def sample(
 
 def facts(completion: Completion) -> dict[str, object]:
     """A completion for --json."""
-    score = {} if completion.score is None else {"score": completion.score}
+    score: dict[str, object] = {} if completion.score is None else {"score": completion.score}
     return {"text": completion.text, "finish_reason": completion.finish_reason} | score
 
 

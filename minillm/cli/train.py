@@ -35,7 +35,7 @@ def train(
 
     Args:
         config: Name in configs/ or a TOML file. Default: gpt-nano; finetune with --init-from; the run's with --resume.
-        data: Training text: file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:NAME; like --data.source.
+        data: Training text: file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME.
         out: Run folder. Default: a new one under runs/; the latest run with --resume.
         resume: Continue from the run's last checkpoint.
         init_from: Start a new run from the weights of this run. Its shape and tokenizer are kept, and its objective

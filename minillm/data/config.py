@@ -15,9 +15,9 @@ class DataConfig:
     """The source of the data, how it is split, and the length of a training example."""
 
     source: str = setting("builtin:python-docs")
-    """Text file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:python-docs or builtin:python-stdlib."""
+    """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME."""
     field: str = setting("text", datasets=("text", "labelled"))
-    """Column or key that holds the text in jsonl, csv, parquet and hub sources."""
+    """Column or key that holds the text, in sources of records."""
     label_field: str = setting("label", datasets=("labelled",))
     """Column or key that holds the label of a text."""
     pair_field: str | None = setting(None, datasets=("labelled",))

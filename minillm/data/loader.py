@@ -86,7 +86,6 @@ class Examples(Protocol):
 
     def row(self, window: int, offset: int = 0) -> Any:
         """The example, as its collate function takes it; a pure function of the arguments."""
-        ...
 
 
 class Windows:
@@ -144,12 +143,10 @@ class Loader(Generic[BatchT]):
         world_size: int = 1,
     ):
         if min(global_batch, micro_batch) < 1:
-            raise ValueError(
-                f"train.global_batch {global_batch} and train.micro_batch {micro_batch} must be at least 1"
-            )
+            raise ValueError(f"train.global_batch {global_batch} and train.micro_batch {micro_batch}: at least 1 each")
         if global_batch % world_size:
             raise ValueError(
-                f"train.global_batch is {global_batch}; {world_size} ranks need a multiple of {world_size}"
+                f"train.global_batch is {global_batch}; it must be a multiple of {world_size}, the number of ranks"
             )
         self.windows, self.collate, self.seed = windows, collate, seed
         self.global_batch, self.micro_batch = global_batch, micro_batch

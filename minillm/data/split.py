@@ -46,9 +46,7 @@ def split_documents(text: Text, fraction: float) -> tuple[Section, Section]:
     """Validation gets whole documents, in the order of their hashes, while they fit. Duplicates stay together."""
     hashes, group = np.unique(text.documents["hash"], return_inverse=True)
     if len(hashes) < 2:
-        raise ValueError(
-            "data.split document needs two different documents: set data.split to tail, or data.validation"
-        )
+        raise ValueError("data.split document needs two different documents: set it to tail, or set data.validation")
     sizes = np.bincount(group, weights=text.documents["chars"]).astype(np.int64)
     limit, taken = int(sizes.sum() * fraction), 0
     chosen = np.zeros(len(hashes), bool)

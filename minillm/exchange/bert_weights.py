@@ -100,10 +100,8 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
     The `names` of the weights determine the heads; None: lm and pair.
     """
     settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
-    if settings["position_embedding_type"] != "absolute":
-        raise ValueError(
-            f"position_embedding_type is {settings['position_embedding_type']!r}; only 'absolute' can be imported"
-        )
+    if (positions := settings["position_embedding_type"]) != "absolute":
+        raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
     heads = ("lm", "pair") if names is None else _heads_of(names)
     return preset("bert-base", heads=heads, **_CONFIG.to_ours(settings))
 
@@ -124,9 +122,5 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     require_settings(config, name, **parts | CLASSIC_PARTS)
     if not config.num_token_types:
         raise ValueError(f"model.num_token_types is 0; {name} needs at least 1")
-    return {
-        "architectures": [name],
-        "model_type": "bert",
-        "position_embedding_type": "absolute",
-        **_CONFIG.to_hf(config),
-    }
+    settings = {"architectures": [name], "model_type": "bert", "position_embedding_type": "absolute"}
+    return settings | _CONFIG.to_hf(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,11 @@ def encoder_outputs(ours: Any, theirs: Any, tokens: Tensor, valid: Tensor) -> li
     by_token = {"last_hidden_state": output.hidden, "prediction_logits": output.logits.get("lm")}
     by_row = {"seq_relationship_logits": output.logits.get("pair"), "pooler_output": output.logits.get("pooler")}
     (by_token if "lm" in output.logits else by_row)["logits"] = output.logits.get("lm", output.logits.get("pair"))
-    pairs = [
-        (mine[valid], expected[key][valid]) for key, mine in by_token.items() if mine is not None and key in expected
-    ]
-    return pairs + [(mine, expected[key]) for key, mine in by_row.items() if mine is not None and key in expected]
+    by_token, by_row = (
+        {k: o for k, o in some.items() if o is not None and k in expected} for some in (by_token, by_row)
+    )
+    pairs = [(mine[valid], expected[key][valid]) for key, mine in by_token.items()]
+    return pairs + [(mine, expected[key]) for key, mine in by_row.items()]
 
 
 @torch.no_grad()
@@ -74,9 +76,7 @@ def compare(model: Any, tokenizer: Tokenizer, folder: Path, architecture: str, o
     pairs = outputs(model.eval(), theirs, tokens, valid)
     difference = max(((ours - other).abs().max() / ours.abs().max()).item() for ours, other in pairs)
     if not difference < TOLERANCE:
-        raise ValueError(
-            f"transformers {library.__version__} computes different logits from {folder}: {difference:.1e} apart"
-        )
+        raise ValueError(f"transformers {library.__version__} computes different logits: {difference:.1e} apart")
     encode, texts = library.AutoTokenizer.from_pretrained(folder), _texts(tokenizer)
     for text in texts:
         if encode(text, add_special_tokens=False).input_ids != tokenizer.encode(text).tolist():
@@ -92,9 +92,7 @@ def _texts(tokenizer: Tokenizer) -> list[str]:
     random = torch.randint(len(ordinary), (NUM_RANDOM_TEXTS, RANDOM_IDS), generator=draws).numpy()
     covered = []
     for text in (*TEXTS, *(tokenizer.decode(ids) for ids in ordinary[random])):
-        try:
+        with suppress(ValueError):
             tokenizer.encode(text)
-        except ValueError:
-            continue
-        covered.append(text)
+            covered.append(text)
     return covered

@@ -69,9 +69,7 @@ def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) 
         "rope_parameters": _rotary(arch, fields, weights.pop(gguf_out.ROPE_FACTORS, None)),
     }
     if field("rope.dimension_count", config["head_dim"]) != config["head_dim"]:
-        raise ValueError(
-            f"{arch}.rope.dimension_count is not the head dimension; partial rotary embeddings are not supported"
-        )
+        raise ValueError(f"{arch}.rope.dimension_count is not the head dimension; partial rotation is not supported")
     names = gguf_out.weight_names(arch, config["num_hidden_layers"])
     if unknown := sorted(weights.keys() - names.keys()):
         raise ValueError(f"{len(unknown)} tensors have no place here, among them {', '.join(unknown[:3])}")
@@ -93,9 +91,7 @@ def _rotary(arch: str, fields: Mapping[str, Any], factors: Tensor | None) -> dic
     # the file has only the resulting factors, so check them against Llama 3's published settings
     llama3 = {"rope_type": "llama3", "factor": factors.max().item(), "original_max_position_embeddings": 8192}
     rotary |= llama3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    shape = ModelConfig(
-        position="rotary", rope_scaling="llama3", rope_factor=rotary["factor"], head_dim=2 * len(factors)
-    )
+    shape = ModelConfig(position="rotary", rope_scaling="llama3", rope_factor=rotary["factor"])
     plain, scale = rotary_frequencies(2 * len(factors), rotary["rope_theta"]), rotary_scale(shape)
     if scale is None or not torch.allclose(plain / scale(plain), factors, rtol=1e-4):
         raise ValueError(f"{gguf_out.ROPE_FACTORS} has a scaling other than Llama 3's; it cannot be imported")
@@ -108,7 +104,7 @@ def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     if kind != "gpt2" or pattern is None:
         known = ", ".join(gguf_out.CUTS.values())
         raise ValueError(
-            f"{path}: tokenizer model {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
+            f"{path}: tokenizer {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
         )
     names, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     by_kind = {wanted: [name for name, of in zip(names, kinds, strict=True) if of == wanted] for wanted in range(7)}
@@ -117,16 +113,11 @@ def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     merges = [pair for pair in pairs if "".join(pair) in vocabulary]
     model = byte_level_model(vocabulary, merges, by_kind[gguf_out.CONTROL], by_kind[gguf_out.USER_DEFINED], pattern)
-    roles = {
-        role: fields[f"tokenizer.ggml.{key}"]
-        for role, key in gguf_out.ROLE_KEYS.items()
-        if f"tokenizer.ggml.{key}" in fields
-    }
+    keys = {role: f"tokenizer.ggml.{key}" for role, key in gguf_out.ROLE_KEYS.items()}
+    roles = {role: fields[key] for role, key in keys.items() if key in fields}
     for role, i in roles.items():
         if not isinstance(i, int) or not 0 <= i < len(names):
-            raise ValueError(
-                f"tokenizer.ggml.{gguf_out.ROLE_KEYS[role]} is {i!r}, which is not an id of its {len(names)} tokens"
-            )
+            raise ValueError(f"{keys[role]} is {i!r}, not an id of its {len(names)} tokens")
     # without this key, llama.cpp adds BOS only with Llama 3's pre-tokenizer
     begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
     prefix = [roles["bos"]] if begins and "bos" in roles else []

@@ -18,9 +18,8 @@ from minillm.exchange.tokenizer_in import prefix_of
 from minillm.nn.position import rotary_frequencies, rotary_scale
 from minillm.tokenizers.merges import GPT2, LLAMA3, QWEN2, SINGLE_DIGITS, cut_pattern
 
-_LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"} | {
-    f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"
-}
+_LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"}
+_LLAMA_BLOCK |= {f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"}
 _LLAMA_BLOCK |= {f"mlp.{p}_proj": f"ffn_{p}" for p in ("gate", "up", "down")} | {"self_attn.o_proj": "attn_output"}
 _LLAMA_BLOCK |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 _GPT2_BLOCK = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
@@ -80,14 +79,13 @@ def write_gguf(
 
 def _require_arithmetic(config: Mapping[str, Any]) -> None:
     """ValueError for an activation, scale or bias that llama.cpp's architecture does not have."""
-    key, only = ("activation_function", "gelu_new") if config["model_type"] == "gpt2" else ("hidden_act", "silu")
+    kind = config["model_type"]
+    key, only = ("activation_function", "gelu_new") if kind == "gpt2" else ("hidden_act", "silu")
     if config[key] != only:
-        raise ValueError(
-            f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {config['model_type']} model"
-        )
+        raise ValueError(f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {kind} model")
     if not config.get("scale_attn_weights", True):
         raise ValueError("model.attention_scale is 1; llama.cpp scales the scores of a gpt2 model by head_dim ** -0.5")
-    if config["model_type"] == "qwen3" and config["attention_bias"]:
+    if kind == "qwen3" and config["attention_bias"]:
         raise ValueError("model.attention_bias is 'all'; llama.cpp's qwen3 models have no biases")
 
 

@@ -45,16 +45,15 @@ class HFConfig:
                 raise ValueError(f"{key} is {value!r}; expected {_WORDS[kind]}")
         for key in off:
             if settings.get(key):
-                raise ValueError(
-                    f"{key} is {settings[key]!r} in this {settings.get('model_type')} config; it must be off"
-                )
+                kind = settings.get("model_type")
+                raise ValueError(f"{key} is {settings[key]!r} in this {kind} config; it must be off")
         return settings
 
     def to_ours(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of our config; KeyError for a key that is missing and has no default."""
-        values = {ours: settings[hf] for hf, ours in self.names.items()}
-        return values | {
-            ours: activation_from_hf(settings[hf], hf) for hf, ours in self.names.items() if ours == "activation"
+        return {
+            ours: activation_from_hf(settings[hf], hf) if ours == "activation" else settings[hf]
+            for hf, ours in self.names.items()
         }
 
     def to_hf(self, config: ModelConfig) -> dict[str, Any]:
@@ -77,14 +76,8 @@ def activation_to_hf(name: str) -> str:
 _PLAIN: dict[str, Any] = {"embed_scale": None, "head_scale": None, "logit_softcap": None}
 GPT_PARTS: dict[str, Any] = {**_PLAIN, "family": "gpt", "norm_order": "pre", "input_norm": False, "num_token_types": 0}
 """Settings that GPT-2 and Llama share, for `require_settings`."""
-CLASSIC_PARTS: dict[str, Any] = {
-    **_PLAIN,
-    "norm": "layernorm",
-    "norm_bias": True,
-    "gated": False,
-    "position": "learned",
-}
-CLASSIC_PARTS |= {"qk_norm": False, "bias": True, "biased_projections": "all"}
+CLASSIC_PARTS: dict[str, Any] = {**_PLAIN, "norm": "layernorm", "norm_bias": True, "gated": False}
+CLASSIC_PARTS |= {"position": "learned", "qk_norm": False, "bias": True, "biased_projections": "all"}
 """Settings that GPT-2 and BERT share."""
 
 

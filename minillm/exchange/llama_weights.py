@@ -91,9 +91,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         kind = "qwen2"
         require_settings(config, "Qwen2ForCausalLM", bias=False)
         if config.head_width * config.num_heads != config.d_model:
-            raise ValueError(
-                "model.head_dim times model.num_heads is not model.d_model, which Qwen2ForCausalLM requires"
-            )
+            raise ValueError("model.head_dim * model.num_heads is not model.d_model, as Qwen2ForCausalLM requires")
     rotary = _rotary_to_hf(config)
     return {
         "architectures": [{"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[kind] + "ForCausalLM"],
@@ -108,14 +106,8 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-_SCALING = {
-    "factor": "rope_factor",
-    "original_max_position_embeddings": "rope_original_len",
-    "low_freq_factor": "rope_low_freq_factor",
-    "high_freq_factor": "rope_high_freq_factor",
-}
-
-
+_SCALING = {"factor": "rope_factor", "original_max_position_embeddings": "rope_original_len"}
+_SCALING |= {"low_freq_factor": "rope_low_freq_factor", "high_freq_factor": "rope_high_freq_factor"}
 _ROTARY = HFConfig(kinds={**dict.fromkeys(("rope_theta", *_SCALING), float), "rope_type": str, "type": str})
 
 

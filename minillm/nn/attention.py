@@ -49,7 +49,8 @@ class AttentionInputs(NamedTuple):
     def for_layer(self, cache: KVCache, layer: int) -> AttentionInputs:
         """These inputs with the cache of one layer."""
         cross = None if self.cross is None else self.cross._replace(layer_cache=cache.cross_layers[layer])
-        return AttentionInputs(self.mask, self.angles, None, cache.self_layers[layer], self.start, cross)
+        own = cache.self_layers[layer]
+        return AttentionInputs(self.mask, self.angles, layer_cache=own, start=self.start, cross=cross)
 
 
 class Attention(nn.Module):

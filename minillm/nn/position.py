@@ -25,7 +25,7 @@ class RotaryAngles(NamedTuple):
 
 
 def apply_rotary(heads: Tensor, angles: RotaryAngles) -> Tensor:
-    """Rotate each pair (x_i, x_{i+K/2}) of heads (B, H, T, K) by its angle."""
+    """Rotate each pair (a, b) = (x_i, x_{i+K/2}) of heads (B, H, T, K): (a cos - b sin, b cos + a sin)."""
     half = heads.size(-1) // 2
     return torch.addcmul(heads * angles.cos, heads.roll(half, -1), angles.sin)
 

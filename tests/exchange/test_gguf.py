@@ -169,7 +169,7 @@ def altered(monkeypatch) -> Any:
         ("llama__block_count", None, "lacks 'llama.block_count', which a llama model needs"),
         ("llama__block_count", "two", "cannot be read as a llama model"),
         ("llama__attention__head_count", 0, "cannot be read as a llama model"),
-        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, which is not an id of its \d+ tokens"),
+        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, not an id of its \d+ tokens"),
         ("tokenizer__ggml__merges", "none", "cannot be read as a llama model"),
     ],
 )

@@ -49,7 +49,7 @@ def read_records(source: str, columns: Columns) -> Iterator[Record]:
     """The records of a source; ValueError for text files. `columns` maps settings to the columns that they name."""
     for path, records in _readers(source, columns):
         if records is None:
-            raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
+            raise ValueError(f"{path} has no fields: give examples as {RECORD_FILES}")
         yield from records
 
 

@@ -61,6 +61,5 @@ def _decode(decoder: Any, chunk: bytes, path: Path, position: int, *, final: boo
     try:
         return decoder.decode(chunk, final)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {position - held + error.start}: {error.reason}): convert it to UTF-8"
-        ) from None
+        where = f"byte {position - held + error.start}"
+        raise ValueError(f"{path} is not UTF-8 ({where}: {error.reason}): convert it to UTF-8") from None

@@ -110,7 +110,5 @@ def _revision(repo: str, kind: Literal["dataset", "model"] = "dataset") -> str |
     thread.join(TIMEOUT)
     if "revision" not in answer:
         reason = str(answer.get("error", "")).partition("\n")[0] or f"no answer in {TIMEOUT:.0f} seconds"
-        raise OSError(
-            f"cannot reach the Hugging Face hub for hf:{repo} ({reason}): give a local file or folder instead"
-        )
+        raise OSError(f"cannot reach the Hugging Face hub for hf:{repo} ({reason}): give a local file or folder")
     return answer["revision"]

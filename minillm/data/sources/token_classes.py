@@ -40,9 +40,8 @@ def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
         for _ in range(per_source if present else 0):
             label = int(rng.choice(present))
             start, stop = found[label][rng.integers(len(found[label]))]
-            yield Gap(
-                source[max(0, start - REACH) : start], source[stop : stop + REACH], CLASSES[label], group_of(source)
-            )
+            before, after = source[max(0, start - REACH) : start], source[stop : stop + REACH]
+            yield Gap(before, after, CLASSES[label], group_of(source))
 
 
 def _by_class(source: str) -> list[list[tuple[int, int]]]:

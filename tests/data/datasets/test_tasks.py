@@ -72,7 +72,7 @@ def test_all_forms_with_fields_give_the_same_examples(config: DataConfig, tmp_pa
 
 def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Path):
     (tmp_path / "plain.txt").write_text("no fields", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"plain.txt has no fields: .*\.jsonl"):
+    with pytest.raises(ValueError, match=r"plain.txt has no fields: give examples as .*\.jsonl"):
         read_task_tokens(str(tmp_path / "plain.txt"), config, TOKENIZER)
     with pytest.raises(
         ValueError, match=r"line 1 has no field 'question'; its fields are: input, target. .* \(data.input_field\)"
