@@ -71,18 +71,22 @@ class Examples(Protocol):
     @property
     def seq_len(self) -> int:
         """Maximum number of targets in an example."""
+        ...
 
     @property
     def num_offsets(self) -> int:
         """Number of ways to divide the data into examples; each epoch draws one of them."""
+        ...
 
     def __len__(self) -> int: ...
 
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
         """[start, stop) of the example in the data, for messages."""
+        ...
 
     def row(self, window: int, offset: int = 0) -> Any:
         """The example, as its collate function takes it; a pure function of the arguments."""
+        ...
 
 
 class Windows:

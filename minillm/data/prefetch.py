@@ -14,21 +14,27 @@ class BatchSource(Protocol[BatchT]):
 
     def batches(self, step: int) -> list[BatchT]:
         """This rank's micro-batches of a step, counted from 0."""
+        ...
 
     def describe(self, step: int) -> str:
         """Names the training data of a step, for a message."""
+        ...
 
     def examples_before(self, step: int) -> int:
         """Number of examples read before a step, over all ranks."""
+        ...
 
     def go_on(self, step: int, examples: int) -> None:
         """Resume at `step` after `examples` examples; the global batch may have had another size before."""
+        ...
 
     def close(self) -> None:
         """Stop any background threads."""
+        ...
 
     def halve_micro_batch(self) -> int | None:
         """Halve the micro-batch to save memory; returns its new size, or None if it cannot be halved."""
+        ...
 
 
 class Prefetched(Generic[BatchT]):
