@@ -86,6 +86,7 @@ class Examples(Protocol):
 
     def row(self, window: int, offset: int = 0) -> Any:
         """The example, as its collate function takes it; a pure function of the arguments."""
+        ...
 
 
 class Windows:

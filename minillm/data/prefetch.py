@@ -26,12 +26,15 @@ class BatchSource(Protocol[BatchT]):
 
     def go_on(self, step: int, examples: int) -> None:
         """Resume at `step` after `examples` examples; the global batch may have had another size before."""
+        ...
 
     def close(self) -> None:
         """Stop any background threads."""
+        ...
 
     def halve_micro_batch(self) -> int | None:
         """Halve the micro-batch to save memory; returns its new size, or None if it cannot be halved."""
+        ...
 
 
 class Prefetched(Generic[BatchT]):
