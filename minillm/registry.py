@@ -49,7 +49,7 @@ _DATA = "minillm.data.datasets"
 DATASETS: dict[str, DatasetSpec] = {
     "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
     "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
-    "labelled": DatasetSpec(f"{_DATA}.labelled:prepare_labelled", f"{_DATA}.labelled:read_labelled"),
+    "labeled": DatasetSpec(f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled"),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -75,7 +75,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     "classify": ObjectiveSpec(
         "minillm.objectives.classify:ClassifyConfig",
         {"bert": "minillm.objectives.classify:build"},
-        dataset="labelled",
+        dataset="labeled",
         baselines=("minillm.objectives.classify:majority_figures",),
         resolve="minillm.objectives.classify:name_labels",
     ),

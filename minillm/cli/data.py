@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import show
 from minillm.config import RunConfig, override
@@ -24,7 +26,9 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
         json: Print one JSON object instead of lines.
     """
     keys = overrides(given)
-    config = override(RunConfig(), {"data.source": source} | keys)
+    fields: dict[str, Any] = {key[5:]: value for key, value in keys.items() if key.startswith("data.")}
+    config = DataConfig(source=source, **fields)
+    tokenizer = override(RunConfig(), {key: keys[key] for key in keys if key.startswith("tokenizer.")}).tokenizer
 
     from minillm.data.describe import describe, describe_tasks
     from minillm.data.sources.builtin_tasks import NAME as TASKS
@@ -34,7 +38,7 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
     if of_tasks and "data.field" in keys:
         raise ValueError("--field is for plain text, --input-field and --target-field are for text-to-text: choose one")
     read = describe_tasks if of_tasks else describe
-    found = read(config.data, lambda texts, _: build_tokenizer(config.tokenizer, texts), progress=True)
+    found = read(config, lambda texts, _: build_tokenizer(tokenizer, texts), progress=True)
     shown: dict[str, object] = {"source": found.source, "examples" if of_tasks else "documents": found.documents}
     shown |= {"bytes": found.bytes, "tokens": found.tokens, "bytes_per_token": found.bytes_per_token}
     if found.tasks is not None:

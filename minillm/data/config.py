@@ -16,11 +16,11 @@ class DataConfig:
 
     source: str = setting("builtin:python-docs")
     """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME."""
-    field: str = setting("text", datasets=("text", "labelled"))
+    field: str = setting("text", datasets=("text", "labeled"))
     """Column or key that holds the text, in sources of records."""
-    label_field: str = setting("label", datasets=("labelled",))
+    label_field: str = setting("label", datasets=("labeled",))
     """Column or key that holds the label of a text."""
-    pair_field: str | None = setting(None, datasets=("labelled",))
+    pair_field: str | None = setting(None, datasets=("labeled",))
     """Column or key that holds the second text of a labeled pair; None: single texts."""
     input_field: str = setting("input", datasets=("tasks",))
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""

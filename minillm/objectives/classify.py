@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from minillm.data.config import DataConfig
-from minillm.data.datasets.labelled import LabelledIds, LabelledTokens
+from minillm.data.datasets.labeled import LabeledIds, LabeledTokens
 from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import pad
 
@@ -50,7 +50,7 @@ class Classify(CrossEntropyObjective):
     def targets(self) -> dict[str, str]:
         return {"class": "class"}
 
-    def examples(self, tokens: LabelledTokens, data: DataConfig, length: int, *, training: bool) -> LabelledTokens:
+    def examples(self, tokens: LabeledTokens, data: DataConfig, length: int, *, training: bool) -> LabeledTokens:
         """The examples unchanged; ValueError for a label that the run does not have."""
         for row in tokens.rows:
             if row.label not in self.labels:
@@ -60,7 +60,7 @@ class Classify(CrossEntropyObjective):
                 )
         return tokens
 
-    def collate(self, examples: Sequence[LabelledIds], rng: RowRNG) -> Batch:
+    def collate(self, examples: Sequence[LabeledIds], rng: RowRNG) -> Batch:
         """tokens, key_valid if any row is padded, and token_types, all (B, T); labels (B)."""
         rows, types = zip(*(self._row(example) for example in examples), strict=True)
         tokens, valid = pad(rows, self.pad_id)
@@ -72,18 +72,18 @@ class Classify(CrossEntropyObjective):
         labels = torch.tensor([self.labels.index(example.label) for example in examples])
         return Batch(inputs, {"class": labels}, {"class": len(examples)}, int(valid.sum()))
 
-    def _row(self, example: LabelledIds) -> tuple[np.ndarray, np.ndarray]:
+    def _row(self, example: LabeledIds) -> tuple[np.ndarray, np.ndarray]:
         """(T,) ids and token types of one sequence."""
         first, second = self._cut(example)
         parts = [[self.cls_id], first, [self.sep_id], *([second, [self.sep_id]] if len(second) else [])]
         tokens = np.concatenate(parts).astype(np.int64)
         return tokens, (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
 
-    def _room(self, example: LabelledIds) -> int:
+    def _room(self, example: LabeledIds) -> int:
         """Maximum tokens of both texts together."""
         return max(0, self.max_len - (3 if len(example.second) else 2))
 
-    def _cut(self, example: LabelledIds) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, example: LabeledIds) -> tuple[np.ndarray, np.ndarray]:
         """Both texts, the longer one truncated so that they fit."""
         room = self._room(example)
         second = min(len(example.second), max(room - len(example.first), room - room // 2))
@@ -92,7 +92,7 @@ class Classify(CrossEntropyObjective):
     def prompt(self, example: Any, decode: Decode) -> str:
         return ""
 
-    def describe_cuts(self, tokens: LabelledTokens) -> list[str]:
+    def describe_cuts(self, tokens: LabeledTokens) -> list[str]:
         """The number of truncated examples."""
         cut = sum(len(row.first) + len(row.second) > self._room(row) for row in tokens.rows)
         note = f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are truncated"

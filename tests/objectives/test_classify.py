@@ -17,7 +17,7 @@ import torch
 from minillm import evaluate, load_config, load_run
 from minillm.cli import main
 from minillm.data.config import DataConfig
-from minillm.data.datasets.labelled import Labelled, LabelledIds, LabelledTokens
+from minillm.data.datasets.labeled import Labeled, LabeledIds, LabeledTokens
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
@@ -36,18 +36,18 @@ def objective(**settings: Any) -> Classify:
     return Classify(PAD, **{"cls_id": CLS, "sep_id": SEP, "labels": LABELS, "max_len": 12, **settings})
 
 
-def example(texts: tuple[list[int], list[int]], label: str = "dog") -> LabelledIds:
+def example(texts: tuple[list[int], list[int]], label: str = "dog") -> LabeledIds:
     first, second = (np.array(text, np.uint16) for text in texts)
-    return LabelledIds(first, second, label, "labels.csv line 2")
+    return LabeledIds(first, second, label, "labels.csv line 2")
 
 
-def collate(objective: Classify, *examples: LabelledIds) -> Batch:
+def collate(objective: Classify, *examples: LabeledIds) -> Batch:
     return objective.collate(examples, lambda row: pytest.fail("classify draws nothing"))
 
 
-def tokens(*labels: str) -> LabelledTokens:
-    rows = [Labelled(f"text {n}", "", label, f"labels.csv line {n + 2}", "") for n, label in enumerate(labels)]
-    return LabelledTokens(rows, ByteTokenizer())
+def tokens(*labels: str) -> LabeledTokens:
+    rows = [Labeled(f"text {n}", "", label, f"labels.csv line {n + 2}", "") for n, label in enumerate(labels)]
+    return LabeledTokens(rows, ByteTokenizer())
 
 
 def test_a_text_and_a_pair_have_the_papers_layout():
@@ -118,7 +118,7 @@ def test_an_unknown_label_raises_with_its_row():
     assert len(objective().examples(tokens("cat", "owl"), DataConfig(), 12, training=True)) == 2
 
 
-def corpus(train: LabelledTokens, validation: LabelledTokens, source: str | None = None) -> Any:
+def corpus(train: LabeledTokens, validation: LabeledTokens, source: str | None = None) -> Any:
     return SimpleNamespace(
         train=train, validation=validation, info=SimpleNamespace(source="x", validation_source=source)
     )
@@ -153,7 +153,7 @@ def test_accuracy_is_the_share_of_correct_texts():
 SHORT = ["--train.precision", "fp32", "--train.device", "cpu", "--data.seq-len", "24", "--optim.lr", "3e-3"]
 
 
-def labelled(path: Path, *, count: int = 120, text: str = "text", label: str = "label") -> Path:
+def labeled(path: Path, *, count: int = 120, text: str = "text", label: str = "label") -> Path:
     """Sums whose label is the word that they begin with, four in five of them "big"."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -168,7 +168,7 @@ def labelled(path: Path, *, count: int = 120, text: str = "text", label: str = "
 def classifier(run_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained from a BERT's weights; not to be changed."""
     folder = tmp_path_factory.mktemp("classifier")
-    source = labelled(folder / "labels.csv")
+    source = labeled(folder / "labels.csv")
     start = ["train", "--init-from", str(run_of("bert")), "--objective.name", "classify", "--data", str(source), *SHORT]
     more = ["--train.steps", "60", "--eval.every", "5", "--save.keep", "99", "--data.cache", str(folder / "cache")]
     assert main([*start, *more, "--out", str(folder / "run")]) == 0
@@ -187,7 +187,7 @@ def test_a_classifier_from_a_berts_weights(classifier: Path, capsys: pytest.Capt
     assert 0 < labels["small"] / labels.total() < 0.5
 
 
-def _validation(run: Path) -> LabelledTokens:
+def _validation(run: Path) -> LabeledTokens:
     from minillm.distributed.runtime import Runtime
     from minillm.run.build import prepare_corpus
 
@@ -208,7 +208,7 @@ def test_the_best_checkpoint_is_the_first_of_the_highest_accuracy(classifier: Pa
 def test_another_file_with_other_fields_is_measured(
     classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    other = labelled(tmp_path / "other.csv", count=40, text="body", label="kind")
+    other = labeled(tmp_path / "other.csv", count=40, text="body", label="kind")
     assert main(["eval", str(classifier), "--data", str(other), "--json"]) == 2
     assert "has no field 'text'" in capsys.readouterr().err
     fields = ["--field", "body", "--label-field", "kind"]
@@ -232,7 +232,7 @@ def test_a_classifier_neither_writes_text_nor_fills_gaps(classifier: Path, capsy
 def test_a_pretrained_pooler_is_used_and_the_class_layer_is_newly_initialized(
     run_of: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    parent, source = run_of("bert"), labelled(tmp_path / "labels.csv")
+    parent, source = run_of("bert"), labeled(tmp_path / "labels.csv")
     cache = ["--data.cache", str(tmp_path / "cache")]
     start = ["train", "--train.precision", "fp32", "--train.device", "cpu", "--train.steps", "1", *cache, "--init-from"]
     pairs = ["--objective.next_sentence", "true", "--model.num_token_types", "2", "--data"]

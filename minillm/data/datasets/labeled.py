@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """One example. The split keeps the examples of a group together."""
 
     text: str
@@ -33,7 +33,7 @@ class Labelled(NamedTuple):
     group: str
 
 
-class LabelledIds(NamedTuple):
+class LabeledIds(NamedTuple):
     """One tokenized example; `second` is empty if there is only one text."""
 
     first: np.ndarray
@@ -42,14 +42,14 @@ class LabelledIds(NamedTuple):
     where: str
 
 
-class LabelledTokens:
+class LabeledTokens:
     """The tokenized examples of one split, in memory; implements `loader.Examples`."""
 
-    def __init__(self, examples: list[Labelled], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, examples: list[Labeled], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         firsts = tokenizer.encode_batch([example.text for example in examples])
         seconds = tokenizer.encode_batch([example.pair for example in examples])
         self.rows = [
-            LabelledIds(first, second, example.label, example.where)
+            LabeledIds(first, second, example.label, example.where)
             for first, second, example in zip(firsts, seconds, examples, strict=True)
         ]
         self.num_tokens = sum(len(row.first) + len(row.second) for row in self.rows)
@@ -70,25 +70,25 @@ class LabelledTokens:
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
         return window, window + 1
 
-    def row(self, window: int, offset: int = 0) -> LabelledIds:
+    def row(self, window: int, offset: int = 0) -> LabeledIds:
         return self.rows[window]
 
 
-def prepare_labelled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
+def prepare_labeled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
     """Like `corpus.prepare`, for labeled texts, which are held in memory."""
     return prepare_examples(
         config,
         tokenizer,
         read=lambda source: _read(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
-        tokenize=LabelledTokens,
+        tokenize=LabeledTokens,
     )
 
 
-def read_labelled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabelledTokens:
+def read_labeled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabeledTokens:
     """All examples of `source`, not split, to evaluate a trained model on."""
     read = _read(source, config)
-    return LabelledTokens(read.content, tokenizer, read.notes)
+    return LabeledTokens(read.content, tokenizer, read.notes)
 
 
 def _read(source: str, config: DataConfig) -> Source:
@@ -102,10 +102,10 @@ def _read(source: str, config: DataConfig) -> Source:
     return Source(examples, _fingerprint(source, config), notes)
 
 
-def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelled]:
+def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labeled]:
     if source == TOKEN_CLASSES:
         for gap in python_token_classes():
-            yield Labelled(gap.before, gap.after, gap.label, source, gap.group)
+            yield Labeled(gap.before, gap.after, gap.label, source, gap.group)
         return
     columns = {"data.field": config.field, "data.label_field": config.label_field}
     columns |= {"data.pair_field": config.pair_field} if config.pair_field else {}
@@ -113,7 +113,7 @@ def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelle
         text, label = record.text(config.field), record.text(config.label_field)
         pair = record.text(config.pair_field) if config.pair_field else ""
         if tally.keeps(text=text, label=label):
-            yield Labelled(text, pair, label, record.where, text)
+            yield Labeled(text, pair, label, record.where, text)
 
 
 def _fingerprint(source: str, config: DataConfig) -> str:
