@@ -28,9 +28,6 @@ class HeadSpec(NamedTuple):
             return cls(name, int(size))
         raise ValueError(f"model.heads has {text!r}; a head is lm, pair, pooler or class:N with N of at least 2")
 
-    def __str__(self) -> str:
-        return f"{self.name}:{self.size}" if self.size else self.name
-
 
 class FamilySpec(NamedTuple):
     """What a model family supports."""
