@@ -3,8 +3,6 @@
 Precedence: overrides (flags) > TOML file > model preset > defaults of the dataclasses.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Finds and reads config files; key names of older versions are translated."""
 
-from __future__ import annotations
-
 import difflib
 import tomllib
 from collections.abc import Collection, Mapping

@@ -4,8 +4,6 @@ To add an objective, write its file and add a row here. Rows refer to classes an
 imported when used, so that `minillm --help` does not import torch.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Mapping

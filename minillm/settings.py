@@ -5,8 +5,6 @@ A field declares its default, its range, and the settings that it depends on:
     muon_lr: float = setting(0.02, above=0, only={"name": ("muon",)})
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress

@@ -4,8 +4,6 @@ A file is written under a temporary name, forced to disk and renamed into place.
 renamed: `manifest.json`, written last, lists the size and the SHA-256 of each file, so that damage can be detected.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

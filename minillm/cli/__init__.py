@@ -3,8 +3,6 @@
 A user's mistake is one line on stderr and exit code 2; with MINILLM_DEBUG=1 it also shows a traceback.
 """
 
-from __future__ import annotations
-
 import io
 import keyword
 import os

@@ -1,7 +1,5 @@
 """`minillm data`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minillm.cli.flags import overrides, with_flags

@@ -1,7 +1,5 @@
 """`minillm export`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from minillm.cli.output import open_run

@@ -1,7 +1,5 @@
 """`minillm fill`."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The parser passes values on as text, and `config.py` converts them, so the same rules hold for flags and TOML.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import inspect

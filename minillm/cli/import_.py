@@ -1,7 +1,5 @@
 """`minillm import`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

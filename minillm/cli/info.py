@@ -1,7 +1,5 @@
 """`minillm info`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ sealed and renamed into place. If several processes write the same entry at once
 verified when they are read; a damaged one is written again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

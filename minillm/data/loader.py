@@ -6,8 +6,6 @@ may be shorter. Each epoch shifts the windows by a random offset, so that a toke
 each time, and shuffles them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache

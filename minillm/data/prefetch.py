@@ -1,7 +1,5 @@
 """The trainer's source of batches, and a version that makes the next step's batches in a background thread."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol

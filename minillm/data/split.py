@@ -1,7 +1,5 @@
 """Splits documents or examples into training and validation data."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable

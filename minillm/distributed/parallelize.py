@@ -5,8 +5,6 @@ has to fit on one device. The only mesh axis so far is "data", which shards noth
 belong in `parallelize`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 

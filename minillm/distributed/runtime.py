@@ -1,7 +1,5 @@
 """Ranks and their collective operations. A single process is a world of size 1 and runs the same code."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ exported folder get the same scores. Three things differ: the name of a special 
 a context of only whitespace counts as empty, where HFLM fails; and an option that is not supported is an error.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import sys

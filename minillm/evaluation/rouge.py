@@ -4,8 +4,6 @@ Words are lowercase runs of letters and digits, without stemming. For ASCII text
 which drops all other letters.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

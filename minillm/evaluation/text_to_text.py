@@ -1,7 +1,5 @@
 """Scores of a text-to-text model on each of its tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean

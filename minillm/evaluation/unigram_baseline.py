@@ -1,7 +1,5 @@
 """Scores of a model that ignores its input: a baseline for masked language models."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minillm.data.loader import Tokens

@@ -1,7 +1,5 @@
 """The model families that can be imported and exported, one row each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 

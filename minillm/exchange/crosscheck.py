@@ -1,7 +1,5 @@
 """Compares an exported folder with the original model, if transformers is installed."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Reads published models from a folder in Hugging Face's layout, the hub, or a GGUF file. No code is ever unpickled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Writes our models for other libraries: a folder that transformers loads, or a GGUF file for llama.cpp."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

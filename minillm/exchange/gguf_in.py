@@ -1,7 +1,5 @@
 """Reads a model of the Llama architecture and its tokenizer from a GGUF file; quantized weights are dequantized."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

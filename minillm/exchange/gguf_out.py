@@ -4,8 +4,6 @@ The tables map Hugging Face's names to GGUF's. In a `llama` model, llama.cpp rot
 Hugging Face pairs the two halves of a head, so the rows of queries and keys are reordered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """GPT-2 (Radford et al. 2019) under the names of Hugging Face's GPT2LMHeadModel."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

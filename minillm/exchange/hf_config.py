@@ -1,7 +1,5 @@
 """Translates between Hugging Face's config.json and our model settings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any

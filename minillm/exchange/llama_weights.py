@@ -4,8 +4,6 @@ Qwen2 (Yang et al. 2024) is Llama (Touvron et al. 2023) with biases on queries, 
 2025) has normalized queries and keys instead. All three use the same parameter names; SmolLM2 is a Llama.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """T5 v1.0 and v1.1 (Raffel et al. 2020) under the names of Hugging Face's T5ForConditionalGeneration."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

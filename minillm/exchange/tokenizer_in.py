@@ -1,7 +1,5 @@
 """Reads published tokenizers from a folder in Hugging Face's layout."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

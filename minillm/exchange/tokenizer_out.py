@@ -1,7 +1,5 @@
 """Exports tokenizers as tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ Importing uses every weight of a file unless it is listed as ignored; exporting 
 Hugging Face class.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

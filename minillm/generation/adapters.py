@@ -1,7 +1,5 @@
 """Adapters between models and generation: encoder-decoders as decoders, prompts as batches, evaluation mode."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal

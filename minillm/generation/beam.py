@@ -9,8 +9,6 @@ W = 1 is greedy decoding, which ends with the first EOS. With W at least the num
 is exhaustive up to length n.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Settings of text generation. Does not import torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minillm.settings import check, setting

@@ -1,7 +1,5 @@
 """Predicting masked tokens with an encoder that reads both sides of a gap (Devlin et al. 2019)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -4,8 +4,6 @@ When a text exceeds the context, its oldest tokens are dropped and the cache is 
 nn/cache.py explains why dropping columns of the cache would be wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal

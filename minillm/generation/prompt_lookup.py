@@ -6,8 +6,6 @@ its logits are used only if the sampler then chooses the draft (Leviathan et al.
 as without drafts, sampled or greedy.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ transformers: allowed ids, repetition penalty, temperature, top-k, top-p, min-p,
 The random numbers of a row depend on (seed, sample number) only, not on the rest of the batch or the device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

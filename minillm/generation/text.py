@@ -5,8 +5,6 @@ Such a prompt may contain T5's sentinels, `<|extra_id_0|>` and so on, as the gap
 corruption fills; then the answer may contain them too.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Callable, Sequence

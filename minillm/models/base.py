@@ -1,7 +1,5 @@
 """The base class of GPT, BERT and T5: input embedding, heads, weight tying, initialization."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch

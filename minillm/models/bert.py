@@ -1,7 +1,5 @@
 """BERT: a bidirectional encoder that predicts masked tokens (Devlin et al. 2019)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from minillm.models.base import Model

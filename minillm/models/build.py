@@ -1,7 +1,5 @@
 """Builds a model from its config."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minillm.models.bert import BERT

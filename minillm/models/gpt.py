@@ -1,7 +1,5 @@
 """GPT: a decoder-only language model (Radford et al. 2018, 2019); other settings give Llama and Qwen."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

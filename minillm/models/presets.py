@@ -1,7 +1,5 @@
 """Named model shapes. Does not import torch."""
 
-from __future__ import annotations
-
 import difflib
 
 from minillm.nn.config import ModelConfig

@@ -6,8 +6,6 @@ The second term is for the two matrix products of attention over a context of T 
 encoder-decoder, "per token" means per pair of a source token and a target token.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

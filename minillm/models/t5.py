@@ -3,8 +3,6 @@
 The model does not shift the target; the caller passes the decoder's input.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

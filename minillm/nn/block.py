@@ -1,7 +1,5 @@
 """A Block of residual sublayers, and the Stack of Blocks that every model is built from (Vaswani et al. 2017)."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -4,8 +4,6 @@ A cache holds at most `max_len` tokens. When it is full, `reset()` it and prefil
 the oldest column would not be exact: in deep layers every key depends on all earlier tokens.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

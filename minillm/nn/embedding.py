@@ -3,8 +3,6 @@
 Absolute positions are learned (Radford et al. 2018) or sinusoidal (Vaswani et al. 2017).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Position-wise feed-forward layer (Vaswani et al. 2017, section 3.3) and its gated variants (Shazeer 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Output heads: each maps the final hidden states to the logits of one kind of prediction."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

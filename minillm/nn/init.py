@@ -18,8 +18,6 @@ terms. Logits then start with variance 1, and the first loss is half a nat highe
 untied head has standard deviation 1.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Attention masks. Callers declare who may attend to what; each Stack converts that once into the kernel's form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, NamedTuple

@@ -5,8 +5,6 @@ need not learn short contexts first. N-grams with the same hash share a row of a
 almost no arithmetic.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The result of a model's forward pass."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

@@ -4,8 +4,6 @@ Su et al. 2021 (rotary), Raffel et al. 2020 (T5's buckets), Press et al. 2022 (A
 and slopes in fp32; a buffer would change when the model is cast to bf16 or created on the meta device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

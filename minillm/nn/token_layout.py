@@ -1,7 +1,5 @@
 """The layout of one forward pass: position, document and validity of each token."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Causal language modeling: predict every next token (Radford et al. 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -4,8 +4,6 @@ They deviate from the published code in two ways. The expected number of chosen 
 the published code rounds it and chooses at least one. Replacements are never special tokens.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from functools import cache

@@ -3,8 +3,6 @@
 It begins with a start token, which is the padding token in T5 (Raffel et al. 2020).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

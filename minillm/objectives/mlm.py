@@ -1,7 +1,5 @@
 """Masked language modeling, optionally with next-sentence prediction (Devlin et al. 2019, section 3.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple

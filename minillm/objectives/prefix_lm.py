@@ -3,8 +3,6 @@
 The length of the prefix is drawn uniformly for each row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -3,8 +3,6 @@
 A row is one array of ids, `input SEP target EOS`. No text is encoded as SEP, so it separates the two unambiguously.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -12,8 +12,6 @@ of at least one token. Targets have no sentinel at their end, unlike those in th
 Deviation: a text that would need more spans than there are sentinels gets longer spans.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

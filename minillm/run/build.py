@@ -1,7 +1,5 @@
 """Builds the parts of a run from its RunConfig."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any

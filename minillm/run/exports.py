@@ -1,7 +1,5 @@
 """Exports a run as a folder for transformers or a GGUF file for llama.cpp."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable

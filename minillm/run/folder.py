@@ -5,8 +5,6 @@
 When a run starts, config.toml is written last and atomically: a folder that has it is a run.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator

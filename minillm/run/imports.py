@@ -1,7 +1,5 @@
 """Imports published weights as a run folder, which works like a trained run."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Loads a run for generation, filling gaps and evaluation."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

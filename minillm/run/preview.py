@@ -1,7 +1,5 @@
 """Previews of a model's output during training, and the command that shows more."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import replace
 from pathlib import Path

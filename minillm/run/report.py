@@ -1,7 +1,5 @@
 """What a run prints at its start and end, and the content of run.json."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

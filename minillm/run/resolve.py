@@ -1,7 +1,5 @@
 """Completes a config with values that depend on tokenizer and data, and rejects contradictions before training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields, replace
 

@@ -1,7 +1,5 @@
 """Training: from a RunConfig to a run folder."""
 
-from __future__ import annotations
-
 import shlex
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace

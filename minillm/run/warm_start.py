@@ -1,7 +1,5 @@
 """Runs that start from the weights of another run, the parent, which was trained here or imported."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -5,8 +5,6 @@ characters "<|eos|>" in a document get ordinary ids. In our own tokenizers, the 
 special tokens. Imported tokenizers keep their published ids, and `roles` maps our special tokens to theirs.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod

@@ -4,8 +4,6 @@ Blocks limit the backtracking of the regular expression engine, whose stack over
 consecutive spaces, and they let threads share a long document.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """One id for each of the 256 byte values (ByT5, Xue et al. 2022). Unlike in ByT5, special tokens come after them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Builds a tokenizer from a config, or loads that of a run."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterable, Mapping

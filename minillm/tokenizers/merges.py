@@ -7,8 +7,6 @@ boundaries, the parts inside are the same as for the token alone. So the pair of
 listed one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -4,8 +4,6 @@ tiktoken downloads their tables on first use and caches them. If a table is not 
 error comes within two seconds and says which file to put where.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tempfile

@@ -5,8 +5,6 @@ manifest (sizes and SHA-256) last. The folder is renamed only after everything i
 complete. Before deletion it is renamed again.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

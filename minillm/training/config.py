@@ -1,7 +1,5 @@
 """Settings of training, evaluation and checkpoints. Does not import torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Steps whose loss or gradient is not finite. They are reported and not applied; several in a row end the run."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Results of an evaluation: sums over all batches and ranks, from which the averages are computed last."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol

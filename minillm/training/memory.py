@@ -4,8 +4,6 @@ glibc returns large freed blocks to the system, so each step page-faults them in
 and a small model, that takes a tenth of each step.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

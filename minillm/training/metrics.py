@@ -1,7 +1,5 @@
 """metrics.jsonl, one JSON object per line, and the plot of the loss curve."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ Newton-Schulz iteration runs on all matrices of one shape as a batch, which is s
 # pyright: reportPrivateImportUsage=false
 # torch's _foreach functions are not public
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 

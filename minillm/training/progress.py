@@ -1,7 +1,5 @@
 """Training progress: a bar on a terminal, otherwise a plain line from time to time."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

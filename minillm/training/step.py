@@ -4,8 +4,6 @@ The loss of a step is sum / count for each label set. The count includes all mic
 before the first forward pass. A mean of micro-batch means would give targets in small micro-batches more weight.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The training loop for any model, objective, device and number of ranks."""
 
-from __future__ import annotations
-
 import math
 import signal
 import time

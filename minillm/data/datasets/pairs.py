@@ -6,8 +6,6 @@ document. It has the same length, so that the length does not reveal the answer,
 enough.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reads documents and records from a source: a file, folder, glob, hub data set or builtin."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os

@@ -3,8 +3,6 @@
 It differs a little between Python releases, so compare results only if their fingerprints are equal.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import keyword

@@ -16,8 +16,6 @@ model to copy from the source.
 The first three tasks differ a little between Python releases; the last two are the same everywhere.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import re

@@ -5,8 +5,6 @@ containment of documents"). The hashes of all shingles are kept instead of a sam
 32-bit hash collisions, and suited to a few megabytes of text.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Iterable, Iterator

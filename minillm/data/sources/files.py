@@ -1,7 +1,5 @@
 """Recognizes text files and reads them in bounded memory."""
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Iterator

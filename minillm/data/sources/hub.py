@@ -4,8 +4,6 @@ The first request has a time limit, because the hub's libraries retry for most o
 Its answer is the newest revision, which serves as the fingerprint.
 """
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A reader takes the columns to read as setting -> name of the column (`{"data.fie
 name the setting.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import gzip

@@ -1,10 +1,9 @@
 """Gaps in Python source, labeled with the class of the missing token by the `tokenize` module."""
 
-from __future__ import annotations
-
 import io
 import tokenize
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +25,10 @@ class Gap(NamedTuple):
     group: str
 
 
-def python_token_classes() -> Iterator[Gap]:
-    """Gaps of the standard library's source files."""
-    return gaps((read_source(path) for path in library_files()), PER_FILE, seed=0)
+@cache
+def python_token_classes() -> tuple[Gap, ...]:
+    """Gaps of the standard library's source files; finding them takes seconds, so they are kept."""
+    return tuple(gaps((read_source(path) for path in library_files()), PER_FILE, seed=0))
 
 
 def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:

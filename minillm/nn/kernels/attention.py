@@ -3,8 +3,6 @@
 `test_every_kernel_equals_plain_attention` in tests/nn/test_attention.py compares values and gradients.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -7,8 +7,6 @@ a CPU, moving them costs more than the arithmetic. This kernel processes blocks 
 only the logits; the backward pass computes the fp32 values again.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 `test_rms_norm_equals_its_plain_form` in tests/nn/test_norm.py compares values and gradients.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
