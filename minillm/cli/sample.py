@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,15 +65,19 @@ def sample(
         return
     else:
         completions = complete(loaded, settings)
-    first = completions[0]
-    say_what_is_cut(first, loaded.config.model.max_seq_len)
+    say_what_is_cut(completions[0], loaded.config.model.max_seq_len)
     if json:
-        about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": first.prompt_tokens_cut}
+        about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": completions[0].prompt_tokens_cut}
         print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
-        return
+    else:
+        print_completions(completions, shown_prompt)
+
+
+def print_completions(completions: Sequence[Completion], prompt: str) -> None:
+    """Print the prompt and each completion, with a heading if there are several."""
     for number, completion in enumerate(completions, 1):
         heading = f"--- {number} of {len(completions)}\n" if len(completions) > 1 else ""
-        print(heading + printable(shown_prompt + completion.text))
+        print(heading + printable(prompt + completion.text))
 
 
 def facts(completion: Completion) -> dict[str, object]:
