@@ -1,12 +1,8 @@
-"""The config of a run: one frozen dataclass of sections, read strictly from TOML and flags.
+"""The config of a run: a frozen dataclass of sections, read strictly from TOML and flags.
 
-Precedence: overrides (flags) > TOML file > model preset > the dataclasses' defaults. The command line and Python use
-the same functions, so an error reads the same in both.
+Precedence: overrides (flags) > TOML file > model preset > defaults of the dataclasses.
 """
 
-from __future__ import annotations
-
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import tomli_w
 
-from minillm.config_files import find_config, flatten, read_toml
+from minillm.config_files import find_config, flatten, nearest_key, read_toml
 from minillm.data.config import DataConfig
 from minillm.distributed.config import ParallelConfig
 from minillm.generation.config import SampleConfig
@@ -32,26 +28,26 @@ DEFAULT_OBJECTIVE = "clm"
 
 
 def objective_class(name: str) -> type:
-    """The dataclass of the [objective] section with this name; its module imports torch."""
+    """The dataclass of the [objective] section for this objective; its module imports torch."""
     return load(objective_spec(name).config)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that determines a run. Each section belongs to the room that reads it."""
+    """Everything that determines a run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The network."""
+    """The model."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Conversion of text to token ids."""
     data: DataConfig = field(default_factory=DataConfig)
     """The text."""
     objective: Any = field(default_factory=lambda: objective_class(DEFAULT_OBJECTIVE)())
-    """What is predicted: the dataclass of the objective that `objective.name` chooses from minillm/registry.py."""
+    """What is predicted; each objective in minillm/registry.py has its own dataclass."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """The update rule."""
+    """The optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    """The learning rate over time."""
+    """The learning-rate schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training loop."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -59,19 +55,19 @@ class RunConfig:
     save: SaveConfig = field(default_factory=SaveConfig)
     """Checkpoints."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    """Several processes."""
+    """Distributed training."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Generation."""
 
 
 SECTIONS: dict[str, Any] = get_type_hints(RunConfig)
-"""Section name -> the dataclass that holds it; of [objective], which has one for each objective, Any."""
+"""Section name -> its dataclass; Any for [objective], which has a dataclass for each objective."""
 KEYS: dict[str, Any] = {
     f"{section}.{key}": hint
     for section, owner in SECTIONS.items()
     for key, hint in ({"name": str} if owner is Any else hints(owner)).items()
 }
-"""Dotted key -> its type, for every key of every section but those that only some objectives have."""
+"""Dotted key -> its type, for all keys except those that only some objectives have."""
 _SAVED = {"model", "tokenizer", "data", "objective", "optim", "schedule", "train", "eval", "save", "parallel", "sample"}
 """Sections of every config.toml in a run folder, including those of older versions."""
 
@@ -84,17 +80,16 @@ class _Given(NamedTuple):
 
 
 def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, object] | None = None) -> RunConfig:
-    """The run that `config` describes, changed by `overrides`.
+    """Load a config and apply `overrides`.
 
     Args:
         config: a name in configs/ or the path of a TOML file.
-        overrides: values by dotted key, {"train.steps": 100}, or by section, {"train": {"steps": 100}}. A string is
-            read as on the command line; "none" means None. If model.preset differs from the file's, the file's [model]
-            section is not used, because it modifies the file's preset.
+        overrides: values by dotted key, {"train.steps": 100}, or by section, {"train": {"steps": 100}}. Strings are
+            parsed as on the command line; "none" means None. If they change model.preset, the file's [model] section is
+            ignored, because it modifies the file's preset.
 
     Raises:
-        ValueError: a key is unknown, has no effect, or its value is of the wrong type, out of range or contradictory;
-            the message names file and key.
+        ValueError: a key is unknown or has no effect, or a value has the wrong type, is out of range or contradictory.
         OSError: the file cannot be read.
     """
     path = find_config(config)
@@ -121,31 +116,33 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
     if not is_copy:  # the copy in a run folder holds every key, with or without effect
         before, after = _values(base), _values(loaded)
         changes = {key: item for key, item in written.items() if key not in flags and before[key] != after[key]}
-        # a flag may take away the effect of what the file holds
-        _require_effect(changes, loaded, before | {key: item.value for key, item in written.items()})
+        # a flag may remove the effect of a key in the file
+        alone = before | {key: item.value for key, item in written.items()} | {"objective.name": own}
+        _require_effect(changes, loaded, alone)
     return loaded
 
 
 def override(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
-    """A loaded config with some keys changed, by the same rules and messages as `load_config`.
+    """Change keys of a loaded config, with the checks of `load_config`.
 
-    The preset is not looked up again: `model.preset` by itself changes only the name. A key without effect may repeat
-    the value that it has.
+    `model.preset` changes only the name; its values are not loaded. A key without effect may repeat its present value
+    or its default.
     """
     flat = flatten(overrides)
     given = _known(flat, "", str(flat.get("objective.name", config.objective.name)))
     changed = _apply(config, given)
-    before, after = _values(replace(config, objective=type(changed.objective)())), _values(changed)
-    before |= _values(config) if type(config.objective) is type(changed.objective) else {}
-    _require_effect({key: item for key, item in given.items() if before[key] != after[key]}, changed)
+    default, after = _values(RunConfig(objective=type(changed.objective)())), _values(changed)
+    before = default | _values(config)
+    changes = {key: item for key, item in given.items() if after[key] not in (before[key], default[key])}
+    _require_effect(changes, changed)
     return changed
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved config as TOML, from which `load_config` rebuilds an equal one.
+    """Write the config as TOML, from which `load_config` restores an equal one.
 
-    TOML has no null. A model key that is None is written as "none", because its preset may have another value; other
-    keys that are None are left out.
+    TOML has no null. None is written as "none" in [model], where the preset may have another value, and omitted in
+    other sections.
     """
     document: dict[str, dict[str, object]] = {}
     for section in SECTIONS:
@@ -159,12 +156,12 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def keys_of(objective: str) -> dict[str, Any]:
-    """Dotted key -> its type, for every key of a run with this objective."""
+    """Dotted key -> its type, for all keys of a run with this objective."""
     return KEYS | {f"objective.{key}": hint for key, hint in hints(objective_class(objective)).items()}
 
 
 def _known(values: Mapping[str, object], source: str, objective: str) -> dict[str, _Given]:
-    """The values, each with its source; ValueError for a key that does not exist, or not for this objective."""
+    """The values with their source; ValueError if a key does not exist or this objective does not have it."""
     known = KEYS if all(key in KEYS for key in values) else keys_of(objective)
     for key, value in values.items():
         if key in SECTIONS and value != {}:
@@ -173,19 +170,19 @@ def _known(values: Mapping[str, object], source: str, objective: str) -> dict[st
             if readers := " or ".join(_readers(key)):
                 only = f"objective.name {objective}, only with {readers}"
                 raise ValueError(f"{source}{key} has no effect with {only}; leave it out")
-            raise ValueError(f"{source}unknown key {key}; {_nearest_key(key, known)}")
+            raise ValueError(f"{source}unknown key {key}; {nearest_key(key, known, SECTIONS)}")
     return {key: _Given(value, source) for key, value in values.items() if key in known}
 
 
 def _readers(key: str) -> list[str]:
-    """The objectives whose section has a key; none for a key that every objective has, or none."""
+    """The objectives whose section has a key; empty for a key of all objectives or of none."""
     if not key.startswith("objective.") or key in KEYS:
         return []
     return [name for name in OBJECTIVES if key.partition(".")[2] in hints(objective_class(name))]
 
 
 def _apply(config: RunConfig, given: Mapping[str, _Given]) -> RunConfig:
-    """The config with every given key converted and set; each section checks its own values."""
+    """The config with the given keys converted and set."""
     sections: dict[str, dict[str, object]] = {}
     name = given.get("objective.name", _Given(config.objective.name, "")).value
     known = keys_of(str(name))
@@ -209,37 +206,36 @@ def _values(config: RunConfig) -> dict[str, object]:
 
 
 def _require_effect(given: Mapping[str, _Given], config: RunConfig, alone: Mapping[str, object] | None = None) -> None:
-    """ValueError for a given key that nothing reads: neither in the config nor, if passed, with the values `alone`."""
+    """ValueError for a given key that has no effect, neither in `config` nor, if passed, with the values `alone`."""
     for key, item in given.items():
         owner = type(getattr(config, key.partition(".")[0]))
-        reason = unread(key, owner, _values(config))
-        if reason and (alone is None or unread(key, owner, alone)):
+        reason = _why_unread(key, owner, _values(config))
+        if reason and (alone is None or _why_unread(key, owner, alone)):
             raise ValueError(f"{item.source}{reason}")
 
 
+def _why_unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
+    """Why nothing reads a key: another setting, or the objective and its data set; None if it is read."""
+    datasets = owner.__dataclass_fields__[key.partition(".")[2]].metadata.get("datasets")  # type: ignore[attr-defined]
+    readers = [name for name, row in OBJECTIVES.items() if key in row.reads]
+    readers = readers or [name for name, row in OBJECTIVES.items() if not datasets or row.dataset in datasets]
+    name, reason = values["objective.name"], unread(key, owner, values)
+    if reason or name in readers:
+        return reason
+    return f"{key} has no effect with objective.name {name}, only with {' or '.join(readers)}; leave it out"
+
+
 def _source_of(message: str, section: str, given: Mapping[str, _Given]) -> str:
-    """The source of the value that a section's message names: a file, or "" for an override, which takes precedence."""
+    """The source of the value that an error message names: a file, or "" for an override."""
     own = {key: item.source for key, item in given.items() if key.startswith(f"{section}.")}
     sources = [source for key, source in own.items() if re.search(rf"{re.escape(key)}\b", message)] or own.values()
     return min(sources, key=bool)
 
 
 def _convert(key: str, given: _Given, known: Mapping[str, Any]) -> Any:
-    """The value as the key's type; ValueError says what was expected and what was given."""
+    """The value as the type of the key; ValueError if it has another type."""
     value = parse(given.value, known[key]) if isinstance(given.value, str) and not given.source else given.value
     try:
         return convert(value, known[key])
     except ValueError as error:
         raise ValueError(f"{given.source}{key}: expected {error}, got {shown(given.value)}") from None
-
-
-def _nearest_key(key: str, keys: Mapping[str, Any]) -> str:
-    """Advice for an unknown key: the same name in another section, the nearest name, or all names."""
-    section, _, name = key.rpartition(".")
-    namesakes = [known for known in keys if known.partition(".")[2] == name]
-    if namesakes:
-        return "did you mean " + " or ".join(namesakes) + "?"
-    if section in SECTIONS and not difflib.get_close_matches(key, keys, n=1, cutoff=0.75):
-        return f"[{section}] has " + ", ".join(k.partition(".")[2] for k in keys if k.startswith(f"{section}."))
-    near = difflib.get_close_matches(key, [*SECTIONS, *keys], n=1)
-    return f"did you mean {near[0]}?" if near else "the sections are " + ", ".join(SECTIONS)

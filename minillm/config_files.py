@@ -1,23 +1,21 @@
-"""TOML files of configs: where they are, and what they hold, with the key names of older versions translated."""
-
-from __future__ import annotations
+"""Finds and reads config files; key names of older versions are translated."""
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from minillm.models.presets import PRESETS
 from minillm.settings import shown
 
 RENAMED = {"model.num_segments": "model.num_token_types", "sample.read_ahead": "sample.num_draft_tokens"}
-"""Old name of a key -> its name."""
+"""Old name of a key -> new name."""
 OLD_HEADS = {"model.lm_head": True, "model.pair_head": False, "model.pooler": False}
 """Old key for an output head -> its default; together these keys became model.heads."""
 
 
 def find_config(name: str | Path) -> Path:
-    """The TOML file of that name: one of configs/ (`gpt-nano`), or a path (`my.toml`, `folder/my.toml`)."""
+    """The TOML file for a name in configs/ (`gpt-nano`) or a path (`my.toml`, `folder/my.toml`)."""
     path, own = Path(name), own_configs()
     if path.suffix == ".toml" or len(path.parts) > 1:
         if not path.is_file():
@@ -32,16 +30,16 @@ def find_config(name: str | Path) -> Path:
 
 
 def own_configs() -> dict[str, Path]:
-    """The configs that come with the package, by name in alphabetical order."""
-    package = Path(__file__).resolve().parent  # a wheel holds configs/; a checkout has it beside the package
-    folder = package / "configs"
+    """Name -> path of the configs that come with the package, in alphabetical order."""
+    package = Path(__file__).resolve().parent
+    folder = package / "configs"  # in a wheel; in a checkout, configs/ is next to the package
     if not folder.is_dir() and (package.parent / "pyproject.toml").is_file():
         folder = package.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """The file's values by dotted key, not checked yet; old names of keys are translated."""
+    """The file's values by dotted key, not checked yet; old keys are translated."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -55,7 +53,7 @@ def read_toml(path: Path) -> dict[str, object]:
 
 
 def flatten(values: Mapping[str, object]) -> dict[str, object]:
-    """Values by dotted key or by section, all by dotted key; ValueError for a key that is given twice."""
+    """Values by dotted key, from values by dotted key or section; ValueError for a duplicate key."""
     flat: dict[str, object] = {}
     for name, value in values.items():
         table = {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {}
@@ -67,7 +65,7 @@ def flatten(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _with_new_names(values: dict[str, object]) -> dict[str, object]:
-    """The values of a file that an older version may have written, by today's keys."""
+    """The values with old keys translated."""
     new = {RENAMED[key]: values.pop(key) for key in RENAMED if key in values}
     if OLD_HEADS.keys() & values.keys():
         heads = {key: values.pop(key, default) for key, default in OLD_HEADS.items()}
@@ -77,3 +75,15 @@ def _with_new_names(values: dict[str, object]) -> dict[str, object]:
     if twice := sorted(values.keys() & new.keys()):
         raise ValueError(f"{twice[0]} is given twice, once by its old name; leave the old one out")
     return values | new
+
+
+def nearest_key(key: str, keys: Collection[str], sections: Collection[str]) -> str:
+    """Advice for an unknown key: the same name in another section, the nearest name, or all names."""
+    section, _, name = key.rpartition(".")
+    namesakes = [known for known in keys if known.partition(".")[2] == name]
+    if namesakes:
+        return "did you mean " + " or ".join(namesakes) + "?"
+    if section in sections and not difflib.get_close_matches(key, keys, n=1, cutoff=0.75):
+        return f"[{section}] has " + ", ".join(k.partition(".")[2] for k in keys if k.startswith(f"{section}."))
+    near = difflib.get_close_matches(key, [*sections, *keys], n=1)
+    return f"did you mean {near[0]}?" if near else "the sections are " + ", ".join(sections)

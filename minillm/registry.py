@@ -1,10 +1,8 @@
-"""The table of objectives: all that a run can learn, one row each.
+"""The table of objectives and of the kinds of data sets that they read.
 
-Adding an objective touches two files: its own, and this one. A row names what the objective brings as `module:name`,
-imported when it is used, so that the command line answers before torch is loaded.
+To add an objective, write its file and add a row here. Rows refer to classes and functions as `module:name`, which are
+imported when used, so that `minillm --help` does not import torch.
 """
-
-from __future__ import annotations
 
 import difflib
 import importlib
@@ -15,45 +13,41 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """One row."""
+    """One objective."""
 
     config: str
     """The dataclass of its [objective] section."""
     builders: Mapping[str, str]
-    """Model family to the function that builds the objective for it: `build(section, Setup) -> Objective`."""
+    """Model family -> `build(section, Setup) -> Objective`."""
     dataset: str = "text"
-    """Row of DATASETS: how its data is read."""
+    """Its row of DATASETS."""
     reads: tuple[str, ...] = ()
-    """Keys of [data] that only this objective reads, of those that not every one of its data set does."""
+    """Keys of [data] that are read only by objectives that list them here."""
     baselines: tuple[str, ...] = ()
-    """Functions that score what is to be beaten, `(Measurement) -> dict[str, float]`; quick."""
+    """Quick functions `(Measurement) -> dict[str, float]` that score simple baselines."""
     evaluators: tuple[str, ...] = ()
-    """Functions that `minillm eval` calls for more figures, `(Measurement) -> dict[str, Any]`; may take minutes."""
+    """Functions `(Measurement) -> dict[str, Any]` that `minillm eval` calls for more figures; may take minutes."""
     resolve: str | None = None
-    """`(section, Corpus) -> section`: fills in what only the data tells, such as the names of labels."""
-
-    def load(self, name: str) -> Any:
-        """The object that this row names in its field `name`."""
-        return load(getattr(self, name))
+    """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """How a kind of data is read."""
+    """A kind of data set."""
 
     prepare: str
-    """`(DataConfig, tokenizer or its builder, *, progress) -> Corpus`: training and validation split."""
+    """`(DataConfig, tokenizer or its builder, *, progress) -> Corpus` with training and validation split."""
     read: str
-    """`(source, DataConfig, tokenizer, *, progress) -> tokens`: all of another source, to evaluate on."""
+    """`(source, DataConfig, tokenizer, *, progress) -> tokens` of all of another source, for evaluation."""
     windows: bool = False
-    """Whether examples are windows of one text, which must hold two of them; else one example is enough."""
+    """Whether examples are windows of a text, which must have at least two; otherwise one example is enough."""
 
 
 _DATA = "minillm.data.datasets"
 DATASETS: dict[str, DatasetSpec] = {
     "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
     "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
-    "labelled": DatasetSpec(f"{_DATA}.labelled:prepare_labelled", f"{_DATA}.labelled:read_labelled"),
+    "labeled": DatasetSpec(f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled"),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -79,7 +73,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     "classify": ObjectiveSpec(
         "minillm.objectives.classify:ClassifyConfig",
         {"bert": "minillm.objectives.classify:build"},
-        dataset="labelled",
+        dataset="labeled",
         baselines=("minillm.objectives.classify:majority_figures",),
         resolve="minillm.objectives.classify:name_labels",
     ),
@@ -87,7 +81,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
 
 
 def objective_spec(name: str) -> ObjectiveSpec:
-    """The row of that name; ValueError with the nearest name where there is none."""
+    """The row of that name; ValueError with the closest name if there is none."""
     if name not in OBJECTIVES:
         near = difflib.get_close_matches(str(name), OBJECTIVES, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -96,6 +90,6 @@ def objective_spec(name: str) -> ObjectiveSpec:
 
 
 def load(reference: str) -> Any:
-    """The object that `module:name` stands for."""
+    """Import the object `module:name`."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)

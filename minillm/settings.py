@@ -1,14 +1,12 @@
-"""How a config dataclass declares its fields, and how a value becomes the type of its field.
+"""Fields of config dataclasses, and conversion of values to their types.
 
-A field's default, its range and the settings without which nothing reads it stand in one place:
+A field declares its default, its range, and the settings that it depends on:
 
     muon_lr: float = setting(0.02, above=0, only={"name": ("muon",)})
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from math import isfinite
@@ -19,7 +17,7 @@ from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 Only = Mapping[str, "tuple[object, ...] | Bounds"]
-"""Another key of the same section -> the values, or the range, with which the field is read."""
+"""Another key of the same section -> the values, or the range, for which the field is used."""
 
 
 class Bounds(NamedTuple):
@@ -31,7 +29,7 @@ class Bounds(NamedTuple):
     below: float | None = None
 
     def allow(self, value: object) -> bool:
-        """Whether `value` is a number in the range. Without any bound, everything is allowed."""
+        """Whether `value` is a number in the range; without bounds, everything is allowed."""
         tests = zip(self, (ge, gt, le, lt), strict=True)
         return all(isinstance(value, int | float) and test(value, bound) for bound, test in tests if bound is not None)
 
@@ -47,10 +45,10 @@ def setting(
     """A dataclass field with its range.
 
     Args:
-        note: what a special value in the range means, for the message about a value out of range.
-        only: the settings with which the field is read; with others, giving it is a mistake.
-        datasets: the kinds of data set that read the field; empty: all.
-        bounds: the range of its numbers, None apart, as `Bounds` takes it.
+        note: the meaning of a special value, for the error message about the range.
+        only: settings that the field depends on; with others, setting it is an error.
+        datasets: kinds of data set that use the field; empty: all.
+        bounds: arguments of `Bounds`; None is allowed in addition if the type allows it.
     """
     metadata = {"bounds": Bounds(**bounds), "note": note, "only": only or {}, "datasets": datasets}
     return dataclasses.field(default=default, metadata=metadata)
@@ -69,11 +67,11 @@ def check(section: str, config: Any) -> None:
             note = f" ({item.metadata['note']})" if item.metadata["note"] else ""
             none = ", or none" if NoneType in alternatives(hint) else ""
             raise ValueError(f"{section}.{item.name} is {shown(value)}; it must be {bounds}{note}{none}")
-        object.__setattr__(config, item.name, read)  # the config is frozen, but not yet finished
+        object.__setattr__(config, item.name, read)  # called from __post_init__ of a frozen dataclass
 
 
 def unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
-    """Why nothing reads the dotted `key` of the config class `owner`, given all values by dotted key; None if read."""
+    """Why the dotted `key` of the config class `owner` has no effect with these values; None if it has."""
     section, _, name = key.partition(".")
     for other, wanted in owner.__dataclass_fields__[name].metadata.get("only", {}).items():
         value = values[f"{section}.{other}"]
@@ -87,14 +85,8 @@ def unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
     return None
 
 
-def unread_by_dataset(owner: Any, keys: Iterable[str], dataset: str) -> list[str]:
-    """Those of `keys` that a data set of the kind `dataset` does not read, because the fields name other kinds."""
-    readers = {item.name: item.metadata.get("datasets") or (dataset,) for item in dataclasses.fields(owner)}
-    return [key for key in keys if dataset not in readers[key]]
-
-
 def convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`; "none" is None where allowed, a path is text. ValueError says what is allowed."""
+    """`value` as the type `hint`; "none" becomes None if allowed, a path becomes text. ValueError lists the types."""
     allowed = alternatives(hint)
     if NoneType in allowed and (value is None or (isinstance(value, str) and value == "none")):
         return None
@@ -105,7 +97,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def parse(text: str, hint: Any) -> object:
-    """A flag's text as the number or truth value that its type needs; the text itself if it is none."""
+    """The text of a flag as a number or bool if its type is one and the text is valid; else the text."""
     allowed = alternatives(hint)
     if bool in allowed:
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -119,17 +111,17 @@ def parse(text: str, hint: Any) -> object:
 
 @cache
 def hints(owner: type) -> dict[str, Any]:
-    """Field -> its type, for a config class."""
+    """Field -> its type."""
     return get_type_hints(owner)
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the one type itself."""
+    """The members of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) not in (Literal, tuple, None) else (hint,)
 
 
 def described(hint: Any) -> str:
-    """A type in a user's words."""
+    """A type in words, for error messages."""
     names = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
     return " or ".join(
         "one of " + ", ".join(get_args(kind))
@@ -155,7 +147,7 @@ def typed(value: object) -> str:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether the value is of the kind, or converts to it without loss."""
+    """Whether the value has the type `kind` or converts to it without loss."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
@@ -173,5 +165,5 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can store; an argument with broken bytes is not."""
+    """Whether it is a string that UTF-8 can encode, unlike a command-line argument with invalid bytes."""
     return isinstance(value, str) and value.encode("utf-8", "ignore").decode("utf-8") == value

@@ -1,10 +1,8 @@
-"""Crash-safe files: after a crash or a power cut at any instant, a name holds its old content or the new one, whole.
+"""Crash-safe files: after a crash or a power failure, a file has either its old or its new content.
 
-A file is written under a temporary name, forced to disk and renamed into place. A folder of several files is sealed
-first: `manifest.json`, written last, holds the size and the SHA-256 of each file, so that damage is found on reading.
+A file is written under a temporary name, forced to disk and renamed into place. A folder is sealed before it is
+renamed: `manifest.json`, written last, lists the size and the SHA-256 of each file, so that damage can be detected.
 """
-
-from __future__ import annotations
 
 import errno
 import hashlib
@@ -17,13 +15,13 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 VERSION = 1
-"""Of the manifest. Files from before there was a version have none, and count as version 1."""
+"""Of the manifest. Files without a version count as version 1."""
 TEMPORARY = ".writing-"
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace a text file in one step."""
+    """Write or replace a text file atomically."""
     temporary = temporary_for(file)
     try:
         with writing(file):
@@ -34,7 +32,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def temporary_for(path: Path) -> Path:
-    """Where to write what `move_into_place` then renames to `path`."""
+    """The temporary name that `move_into_place` renames to `path`."""
     return path.with_name(f"{TEMPORARY}{path.name}")
 
 
@@ -47,11 +45,11 @@ def move_into_place(file: Path) -> None:
 
 @contextmanager
 def writing(path: Path, remedy: str = "free some disk space, then run the command again") -> Iterator[None]:
-    """Name `path` and a remedy in the error of a full or broken disk, which comes without a file's name."""
+    """Add `path` and a remedy to the error of a full or broken disk, which names no file."""
     try:
         yield
     except OSError as error:
-        # numpy's tofile tells of a full disk in its own words
+        # numpy's tofile reports a full disk without an errno
         short_write = error.errno is None and str(error).endswith(" written")
         if error.filename is not None or not (short_write or error.errno in _FULL):
             raise
@@ -59,7 +57,7 @@ def writing(path: Path, remedy: str = "free some disk space, then run the comman
 
 
 def seal(folder: Path, **facts: Any) -> None:
-    """Force every file of `folder` to disk, and then a manifest of their sizes and hashes, together with `facts`."""
+    """Force every file of `folder` to disk, then write a manifest with their sizes and hashes and `facts`."""
     files = {}
     for file in sorted(folder.iterdir()):
         force_to_disk(file)
@@ -71,12 +69,12 @@ def seal(folder: Path, **facts: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a sealed folder, with `files` as name -> (size in bytes, SHA-256); ValueError for a bad one."""
+    """The manifest of a sealed folder, `files` as name -> (size in bytes, SHA-256); ValueError if it is damaged."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         entries = manifest["files"].items()
-        # the data cache called the size "bytes" before it shared this file
+        # manifests of older data caches call the size "bytes"
         files = {name: (entry.get("size", entry.get("bytes")), entry["sha256"]) for name, entry in entries}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is missing or damaged") from None
@@ -85,7 +83,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def find_damage(folder: Path, *names: str) -> str | None:
-    """What is wrong with the named files of a sealed folder, or with any of them; None if they are as written."""
+    """What is wrong with the named files of a sealed folder, or with any of its files; None if nothing is."""
     try:
         files = read_manifest(folder)["files"]
     except ValueError as error:
@@ -105,23 +103,19 @@ def find_damage(folder: Path, *names: str) -> str | None:
 
 
 def require_version(content: dict[str, Any], newest: int, file: Path) -> None:
-    """ValueError if a file's `version`, 1 where it has none, is not one of 1 to `newest`."""
+    """ValueError if a file's `version`, 1 by default, is not between 1 and `newest`."""
     version = content.get("version", 1)
     if version not in range(1, newest + 1):
-        raise ValueError(
-            f"{file} was written by a newer minillm (version {version} of the file, this one reads up to {newest}): "
-            "update minillm"
-        )
+        raise ValueError(f"{file} was written by a newer minillm (version {version}, not {newest}): update minillm")
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def force_to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, would survive a power cut."""
+    """Wait until a file's content, or a folder's entries, would survive a power failure."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders; its renames are journaled
         return
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)

@@ -1,4 +1,4 @@
-"""Decoding beside transformers' generate: a trained run's weights in both, taking turns, a sampled and a greedy text.
+"""Compares decoding speed with transformers' generate, for the same trained weights, taking turns.
 
 python scripts/bench_decode.py RUN "ROMEO:"     (RUN: a GPT-2 shape, such as gpt-shakespeare-char; needs the test extra)
 """
@@ -51,19 +51,19 @@ def main() -> None:
 
     parameters = sum(p.numel() for p in ours.parameters()) / 1e6
     print(f"{parameters:.1f} M parameters, batch 1, {NEW} tokens, medians of {ROUNDS}")
-    print(f"minillm as `minillm sample` runs it here: {run.compute.describe()}; transformers as it comes: fp32")
-    print(f"the same greedy tokens: {ours_at(0, 1)() == theirs_at(0)()}")
+    print(f"minillm with the defaults of `minillm sample`: {run.compute.describe()}; transformers by default: fp32")
+    print(f"same greedy tokens: {ours_at(0, 1)() == theirs_at(0)()}")
     for temperature in (0.0, 0.8):
         runs = (ours_at(temperature, 1), ours_at(temperature, 0), theirs_at(temperature))
         speeds: list[list[float]] = [[] for _ in runs]
         for _ in range(ROUNDS):
-            for one, mine in zip(runs, speeds, strict=True):
+            for decode, own_speeds in zip(runs, speeds, strict=True):
                 began = time.perf_counter()
-                one()
-                mine.append(NEW / (time.perf_counter() - began))
-        ahead, plain, peer = (statistics.median(side) for side in speeds)
-        print(f"temperature {temperature}: minillm {ahead:.0f} tokens/s, transformers {peer:.0f}: {ahead / peer:.2f}")
-        print(f"  without reading ahead {plain:.0f} tokens/s, {plain / peer:.2f}")
+                decode()
+                own_speeds.append(NEW / (time.perf_counter() - began))
+        lookup, plain, peer = (statistics.median(side) for side in speeds)
+        print(f"temperature {temperature}: minillm {lookup:.0f} tokens/s, transformers {peer:.0f}: {lookup / peer:.2f}")
+        print(f"  without prompt lookup {plain:.0f} tokens/s, {plain / peer:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Seconds of training to nanoGPT's published 1.88 on tiny Shakespeare: its GPT-2 recipe and our speedrun, three seeds.
+"""Measures the training time to nanoGPT's published loss of 1.88 on tiny Shakespeare, with its recipe and our speedrun.
 
-python scripts/bench_speedrun.py tinyshakespeare.txt      (run it alone on the machine; about six minutes)
+python scripts/bench_speedrun.py tinyshakespeare.txt      (on an otherwise idle machine; about six minutes)
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in RECIPES}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in SEEDS:  # the recipes take turns, so that a change in the machine's speed meets both
+        for seed in SEEDS:  # the recipes take turns, so that changes in the machine's speed affect both
             for name in RECIPES:
                 keys = {
                     "data.source": args.text,
                     "train.seed": seed,
                     "train.precision": "fp32",
                     "eval.every": 0,
-                    "eval.max_tokens": 0,  # all of the validation text
+                    "eval.max_tokens": 0,  # the whole validation text
                 }
                 run = minillm.train(minillm.load_config(name, keys), Path(folder) / f"{name}-{seed}")
                 last = list(read_metrics(run / "metrics.jsonl"))[-1]

@@ -1,8 +1,8 @@
-"""Training throughput beside transformers' own classes: the same shape, batch and AdamW, taking turns in one run.
+"""Compares training speed with transformers, for the same shape, batch and AdamW, taking turns.
 
-python scripts/bench_training.py [--only bert]      (needs the test extra; run it alone on the machine)
+python scripts/bench_training.py [--only bert]      (needs the test extra; on an otherwise idle machine)
 
-Each side has its own process, as its users would run it, and ours keeps freed memory as the Trainer does.
+Each library has its own process. As in the Trainer, minillm keeps freed memory.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from minillm.training.optim import Optimizer
 
 WARM_UP, ROUNDS = 2, 10
 REST = 0.1
-"""Seconds between turns, in which the threads of the side that is done go to sleep."""
+"""Seconds between turns, so that the other process's threads go to sleep."""
 
 
 class Work(NamedTuple):
-    """One model on both sides, without dropout, with its loss on one batch of so many tokens."""
+    """The same model in both libraries, without dropout, and its loss on one batch."""
 
     models: tuple[nn.Module, nn.Module]
     losses: tuple[Callable[[], Tensor], Callable[[], Tensor]]
@@ -43,7 +43,7 @@ class Work(NamedTuple):
 
 
 def gpt2(vocab: int = 65, context: int = 256, batch: int = 16, width: int = 384, layers: int = 6) -> Work:
-    """GPT-2's shape; a character vocabulary."""
+    """A GPT-2 shape with a character vocabulary."""
     shape = {"vocab_size": vocab, "max_seq_len": context, "d_model": width, "num_layers": layers, "num_heads": layers}
     ours = build_model(ModelConfig(**shape))  # type: ignore[arg-type]
     none: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
@@ -57,14 +57,14 @@ def gpt2(vocab: int = 65, context: int = 256, batch: int = 16, width: int = 384,
 
     def loss(model: Any) -> Tensor:
         logits = model(rows[:, :-1]).logits
-        logits = logits["lm"] if isinstance(logits, dict) else logits  # ours, or the library's
+        logits = logits["lm"] if isinstance(logits, dict) else logits  # minillm's or transformers'
         return F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
 
     return Work((ours, theirs), (lambda: loss(ours), lambda: loss(theirs)), batch * context)
 
 
 def bert(vocab: int = 8192, length: int = 128, batch: int = 32) -> Work:
-    """BERT-mini with masked-LM; the library's head predicts everywhere and leaves out what has no label."""
+    """BERT-mini with masked-LM; transformers predicts all positions and ignores those without a label."""
     pad, mask, cls, sep = range(vocab - 4, vocab)
     objective = MaskedLM(pad_id=pad, mask_id=mask, cls_id=cls, sep_id=sep, ordinary=np.arange(vocab) < pad)
     rows = [np.random.default_rng(row).integers(pad, size=length - 1) for row in range(batch)]
@@ -90,7 +90,7 @@ def bert(vocab: int = 8192, length: int = 128, batch: int = 32) -> Work:
 
 
 def t5(vocab: int = 8192, length: int = 512, batch: int = 16, width: int = 256) -> Work:
-    """T5 1.0's shape with span corruption."""
+    """A T5 1.0 shape with span corruption."""
     shape: dict[str, Any] = {"vocab_size": vocab, "d_model": width, "num_layers": 4, "num_heads": 4, "d_ff": 1024}
     objective = SpanCorruption(pad_id=0, eos_id=1, sentinels=tuple(range(vocab - 100, vocab)))
     rows = np.random.default_rng(0).integers(2, vocab - 100, size=(batch, objective.noise.raw_length(length) + 1))
@@ -106,7 +106,7 @@ def t5(vocab: int = 8192, length: int = 512, batch: int = 16, width: int = 256) 
 
 
 def take_step(optimizer: Optimizer, loss: Callable[[], Tensor], dtype: torch.dtype) -> float:
-    """One whole step; returns its seconds."""
+    """Take a training step; returns its seconds."""
     began = time.perf_counter()
     optimizer.zero_grad()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -118,7 +118,7 @@ def take_step(optimizer: Optimizer, loss: Callable[[], Tensor], dtype: torch.dty
 
 
 def work_on(pipe: Connection, name: str, side: int, dtype: torch.dtype, same_memory: bool) -> None:
-    """One side's process, as its users would run it: a step for every message, answered with its seconds."""
+    """The process of one library: takes a step for every message and sends back the seconds."""
     torch.manual_seed(0)
     work = KNOWN[name]()
     model = work.models[side].train()
@@ -131,14 +131,14 @@ def work_on(pipe: Connection, name: str, side: int, dtype: torch.dtype, same_mem
 
 
 def measure(name: str, dtype: torch.dtype, *, same_memory: bool) -> None:
-    """Print tokens per second of both sides, and by how much ours is faster."""
+    """Print tokens per second of both libraries, and their ratio."""
     context = torch.multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for side in (0, 1):
         here, there = context.Pipe()
         process = context.Process(target=work_on, args=(there, name, side, dtype, same_memory), daemon=True)
         process.start()
-        there.close()  # so that a side that dies ends our waiting
+        there.close()  # so that we do not wait for a process that dies
         pipes.append(here)
         processes.append(process)
     times = np.empty((WARM_UP + ROUNDS, 2))
@@ -166,11 +166,11 @@ KNOWN = {"gpt2": gpt2, "bert": bert, "t5": t5}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=KNOWN, help="one of the three")
-    parser.add_argument("--same-memory", action="store_true", help="keep freed memory on both sides")
+    parser.add_argument("--only", choices=KNOWN)
+    parser.add_argument("--same-memory", action="store_true", help="keep freed memory in transformers too")
     args = parser.parse_args()
-    theirs = "too" if args.same_memory else "not, as they come"
-    print(f"{torch.get_num_threads()} threads; freed memory is kept by minillm, by transformers {theirs}")
+    keeping = "both libraries" if args.same_memory else "minillm only"
+    print(f"{torch.get_num_threads()} threads; freed memory is kept by {keeping}")
     for name in [args.only] if args.only else KNOWN:
         for dtype in (torch.float32, torch.bfloat16):
             measure(name, dtype, same_memory=args.same_memory)

@@ -1,4 +1,4 @@
-"""Pretrain a small BERT on your own text, from Python, and let it fill gaps. Copy this file and change it.
+"""Pretrain a small BERT on your own text, from Python, and fill in a masked word. Copy this file and change it.
 
 python scripts/pretrain_bert.py my.txt --out runs/my-bert
 """
@@ -33,11 +33,11 @@ def main() -> None:
     args = parser.parse_args()
 
     config = RunConfig(
-        # The published shape with rotary positions and norms before the sublayers, which learn sooner on little text.
+        # The published shape, but with rotary positions and pre-norm, which learn faster on little text.
         model=minillm.preset("bert-tiny", position="rotary", qk_norm=True, norm_order="pre", residual_init="zero"),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=4096),
         data=DataConfig(source=args.text),
-        # Whole words instead of pieces; next_sentence=True adds the second task of Devlin et al. 2019.
+        # whole_words=True masks whole words; next_sentence=True adds the second task of Devlin et al. 2019.
         objective=MaskedConfig(mask_rate=0.15, whole_words=False, next_sentence=False),
         optim=OptimConfig(name="muon", muon_lr=0.02, lr=5e-3, weight_decay=0.01),
         schedule=ScheduleConfig(name="linear", warmup_steps=20, final_ratio=0.0),
@@ -50,8 +50,8 @@ def main() -> None:
     loaded = minillm.load_run(folder)
     print(loaded.describe())
     found = minillm.evaluate(loaded)
-    print(f"masked tokens guessed right: {found.accuracies['mlm']:.1%}; ", end="")
-    print(f"by the most frequent token: {found.baselines['most_frequent_accuracy']:.1%}")
+    print(f"masked tokens predicted correctly: {found.accuracies['mlm']:.1%}; ", end="")
+    print(f"always the most frequent token: {found.baselines['most_frequent_accuracy']:.1%}")
     for candidate in minillm.fill(loaded, args.gap, top_k=5).candidates[0]:
         print(f"  {candidate.probability:.3f} {candidate.text!r}")
 

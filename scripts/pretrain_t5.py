@@ -1,4 +1,4 @@
-"""Pretrain a small T5 on your own text by span corruption, from Python, and let it fill gaps. Copy it and change it.
+"""Pretrain a small T5 on your own text, from Python, and fill the gaps in a text. Copy this file and change it.
 
 python scripts/pretrain_t5.py my.txt --out runs/my-t5
 """
@@ -33,11 +33,11 @@ def main() -> None:
     args = parser.parse_args()
 
     config = RunConfig(
-        # T5 v1.1's parts: relative position buckets, RMSNorm, gated GELU; the encoder reads 128 tokens.
+        # As in T5 v1.1: relative position buckets, RMSNorm, gated GELU. The encoder reads 128 tokens.
         model=minillm.preset("t5-mini", d_model=192, num_layers=3, d_ff=512, max_seq_len=128),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048),
         data=DataConfig(source=args.text),
-        # The published rates; name="prefix_lm" predicts the rest of a text from its beginning instead.
+        # The published settings. PrefixConfig() instead predicts the rest of a text from its beginning.
         objective=SpanConfig(span_density=0.15, mean_span_length=3.0),
         optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01),
         schedule=ScheduleConfig(name="linear", warmup_steps=min(50, args.steps), final_ratio=0.0),
@@ -49,7 +49,7 @@ def main() -> None:
 
     loaded = minillm.load_run(folder)
     print(loaded.describe())
-    print(f"tokens of the gaps guessed right: {minillm.evaluate(loaded).accuracies['lm']:.1%}")
+    print(f"tokens of the gaps predicted correctly: {minillm.evaluate(loaded).accuracies['lm']:.1%}")
     (answer,) = minillm.sample(loaded, loaded.config.sample)
     print(f"{args.gaps}\n{answer.text}")
 

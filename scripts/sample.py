@@ -1,4 +1,4 @@
-"""Let a trained GPT write, from Python. Copy this file and change it.
+"""Generate text with a trained GPT, from Python. Copy this file and change it.
 
 python scripts/sample.py runs/mine --prompt "Once upon a time"
 """
@@ -31,7 +31,7 @@ def main() -> None:
         seed=args.seed,
     )
     print(args.prompt, end="", flush=True)
-    # The text comes piece by piece, in whole characters; row is the number of the sample.
+    # on_text is called for each new piece of text; row is the number of the sample.
     minillm.sample(loaded, config, on_text=lambda row, piece: print(piece, end="", flush=True))
     print()
 

@@ -29,12 +29,12 @@ def main() -> None:
     args = parser.parse_args()
 
     config = RunConfig(
-        # A shape by name, with what you want otherwise: d_model, num_layers, num_heads, dropout, position, ...
+        # A named shape; change what you like: d_model, num_layers, num_heads, dropout, position, ...
         model=minillm.preset("qwen3-nano", max_seq_len=128),
         # Byte-level BPE, trained on your text; "byte" and "char" need no training.
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048),
         data=DataConfig(source=args.text),
-        # Muon turns the matrices, AdamW the rest.
+        # Muon updates the matrices, AdamW the other parameters.
         optim=OptimConfig(name="muon", muon_lr=0.02, lr=3e-3),
         schedule=ScheduleConfig(name="wsd", warmup_steps=20, final_ratio=0.0, decay_fraction=0.5),
         train=TrainConfig(steps=args.steps, global_batch=16),
@@ -43,7 +43,7 @@ def main() -> None:
     )
     folder = minillm.train(config, args.out)
 
-    # The run folder holds all there is: the best weights, the tokenizer, the config.
+    # The run folder contains everything: the weights, the tokenizer, the config.
     loaded = minillm.load_run(folder)
     print(loaded.describe())
     for completion in minillm.sample(loaded, SampleConfig(prompt="The", num_samples=2, max_new_tokens=60)):

@@ -213,7 +213,6 @@ NO_EFFECT: list[tuple[str, object, str, object, object]] = [
     ("schedule.decay_fraction", 0.3, "schedule.name", "cosine", "wsd"),
     ("data.validation_fraction", 0.3, "data.validation", "own.txt", "none"),
     ("data.split", "tail", "data.validation", "own.txt", "none"),
-    ("data.mixing_temperature", 3.0, "data.mixing", "equal", "temperature"),
     ("tokenizer.vocab_size", 300, "tokenizer.kind", "byte", "bpe"),
     ("tokenizer.train_bytes", 300, "tokenizer.kind", "char", "bpe"),
     ("model.rope_theta", 5.0, "model.position", "learned", "rotary"),
@@ -246,6 +245,26 @@ def test_a_setting_without_effect_is_refused_as_a_flag_and_in_a_file(toml, key, 
     allowed = load_config(overrides={key: value, other: with_})
     assert getattr(getattr(allowed, section), name) == value
     assert load_config(toml(unread), {other: with_}) == load_config(toml(lines), {other: with_})
+
+
+def test_a_key_of_data_that_the_objective_does_not_read_is_refused_as_a_flag_in_a_file_and_in_python(toml):
+    for key, text in (("mixing", "equal"), ("label_field", "class"), ("mixing_temperature", "3.0")):
+        with pytest.raises(ValueError, match=rf"data\.{key} has no effect with objective\.name clm, only with "):
+            load_config(
+                overrides={f"data.{key}": text, "data.mixing": "temperature"} if "_t" in key else {f"data.{key}": text}
+            )
+    with pytest.raises(
+        ValueError, match=r"my\.toml: data\.packing has no effect with objective\.name mlm, only with clm"
+    ):
+        load_config(toml('[model]\npreset = "bert-mini"\n[objective]\nname = "mlm"\n[data]\npacking = "documents"\n'))
+    with pytest.raises(
+        ValueError, match=r"data\.split has no effect with objective\.name seq2seq, only with clm or mlm"
+    ):
+        override(load_config("t5-tasks"), {"data.split": "tail"})
+    with pytest.raises(
+        ValueError, match=r"^data\.mixing_temperature has no effect with data\.mixing equal; leave it out"
+    ):
+        load_config("t5-tasks", {"data.mixing": "equal", "data.mixing_temperature": 3.0})
 
 
 def test_a_flag_may_take_away_the_effect_of_what_the_file_holds(toml):

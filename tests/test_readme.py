@@ -24,18 +24,6 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 INSTALL = {"pip install -e . && minillm train", 'pip install -e ".[test]" && pytest'}
 """Run by CI; the training in the first one is run here too."""
-UNMERGED = "until merged"
-"""TODO-LEAD: remove this and the next constant, with what they mark in the pages, when all branches are merged."""
-UNMERGED_NAMES = {
-    "data.packing",
-    "data.label_field",
-    "data.pair_field",
-    "tests/test_toy_objective.py",
-    "minillm/registry.py",
-    "minillm/run/resolve.py",
-    "minillm/nn/kernels/attention.py",
-}
-
 SHORT = {"--train.steps": "2", "--train.global_batch": "2", "--eval.max_tokens": "300"}
 SMALL = SHORT | {"--model.d_model": "16", "--model.num_heads": "2", "--tokenizer.kind": "byte"}
 PREPARED = {
@@ -64,7 +52,7 @@ def blocks(*pages: Path) -> list[Block]:
 
 def commands(*, run: bool) -> list[str]:
     """The lines of all sh blocks that are run here, or of those that are not."""
-    shell = [block for block in blocks(*PAGES) if block.language == "sh" and block.note != UNMERGED]
+    shell = [block for block in blocks(*PAGES) if block.language == "sh"]
     lines = [line for block in shell if (block.kind != "not run") == run for line in block.body.splitlines()]
     return [line for line in lines if line not in INSTALL]
 
@@ -142,6 +130,6 @@ def test_files_and_settings_that_the_text_names_exist(page):
     text = page.read_text(encoding="utf-8")
     keys = set(re.findall(rf"`((?:{'|'.join(SECTIONS)})\.[a-z_0-9]+)\b(?!\.json|\()", text)) - {"tokenizer.json"}
     owned = {key for key in keys if key.startswith("objective.")}  # each objective has its own
-    assert keys - owned - UNMERGED_NAMES <= set(KEYS)
+    assert keys - owned <= set(KEYS)
     files = set(re.findall(r"`((?:minillm|tests|scripts|configs|docs)/[\w./-]+)`", text))
-    assert {name for name in files - UNMERGED_NAMES if not (ROOT / name).exists()} == set()
+    assert {name for name in files if not (ROOT / name).exists()} == set()

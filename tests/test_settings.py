@@ -12,8 +12,9 @@ import pytest
 from minillm.config import SECTIONS, objective_class
 from minillm.data.config import DataConfig
 from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.nn.config import ModelConfig
 from minillm.registry import OBJECTIVES
-from minillm.settings import Bounds, check, convert, hints, setting, unread, unread_by_dataset
+from minillm.settings import Bounds, check, convert, hints, setting, unread
 from minillm.training.config import OptimConfig, TrainConfig
 
 
@@ -86,6 +87,9 @@ def test_values_become_the_type_of_their_field():
     [
         (lambda: SampleConfig(temperature="0.5"), "sample.temperature is '0.5'; it must be a number"),  # type: ignore[arg-type]
         (lambda: TrainConfig(steps=1.5), "train.steps is 1.5; it must be an integer"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(global_batch=10**12), "train.global_batch is 1000000000000; it must be from 1 to 1048576"),
+        (lambda: ModelConfig(num_layers=10**9), "model.num_layers is 1000000000; it must be from 1 to 10000"),
+        (lambda: ModelConfig(ngram_order=10**9), "model.ngram_order is 1000000000; it must be from 1 to 100"),
         (lambda: TrainConfig(micro_batch=0), "train.micro_batch is 0; it must be at least 1, or none"),
         (lambda: OptimConfig(clip=-1), "optim.clip is -1; it must be at least 0 (0 does not clip)"),
         (lambda: DataConfig(validation_fraction=1), "data.validation_fraction is 1; it must be above 0 and below 1"),
@@ -116,12 +120,6 @@ def test_a_field_is_read_only_with_the_settings_that_it_names():
         read("gap", count=1) == "toy.gap has no effect with toy.count 1; leave it out, or set toy.count to at least 2"
     )
     assert read("gap", count=2) == "toy.gap has no effect with toy.plain true; leave it out, or set toy.plain to false"
-
-
-def test_the_data_sets_that_read_a_key_are_declared_beside_it():
-    keys = ["source", "field", "split", "input_field", "target_field", "mixing", "mixing_temperature"]
-    assert unread_by_dataset(DataConfig, keys, "tasks") == ["field", "split"]
-    assert unread_by_dataset(DataConfig, keys, "text") == keys[3:]
 
 
 OWNERS = [(section, owner) for section, owner in SECTIONS.items() if section != "objective"]

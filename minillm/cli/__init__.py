@@ -1,9 +1,7 @@
-"""The command line: one file per command, arguments in, one call into the package, result out.
+"""The command line, one file per command.
 
-A user's mistake is one line on stderr and exit code 2; MINILLM_DEBUG=1 shows where it was noticed.
+A user's mistake is one line on stderr and exit code 2; with MINILLM_DEBUG=1 it also shows a traceback.
 """
-
-from __future__ import annotations
 
 import io
 import keyword
@@ -18,31 +16,32 @@ from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 from cyclopts.help import PlainFormatter
 from rich.console import Console
 
-from minillm.training.interrupt import Terminated, raise_on_sigterm
+from minillm.training.interrupt import Terminated, raise_on_signals
 
 COMMANDS = {
-    "train": "Train a model on your text; without arguments, a small GPT on Python's own documentation.",
-    "sample": "Let a trained model write.",
-    "fill": "Let a BERT fill the gaps in a text.",
-    "eval": "Measure a trained model: loss, and bits per byte or the share of right answers.",
-    "info": "Count a model's parameters, arithmetic and memory.",
-    "data": "Look at a text as a model would see it.",
-    "import": "Make a run of published weights.",
-    "export": "Write a run in the format of other libraries.",
+    "train": "Train a model on your text; without arguments, a small GPT on Python's documentation.",
+    "sample": "Generate text with a trained model.",
+    "fill": "Fill in the masked words of a text with a BERT.",
+    "eval": "Evaluate a trained model: loss, and bits per byte or accuracy.",
+    "info": "Show a model's parameters, FLOPs per token and memory.",
+    "data": "Show how a text is read and tokenized.",
+    "import": "Make a run from published weights.",
+    "export": "Export a run to transformers or llama.cpp.",
 }
+TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed", "Overflow when unpacking")
+"""What torch says of a tensor that no memory holds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` (default: the process's own) name and return the exit code.
+    """Run the command in `arguments` (default: those of the process) and return the exit code.
 
-    0 success, 2 a user's mistake, 130 Ctrl-C, 141 the reader of our output closed it, 143 SIGTERM. A bug shows its
-    traceback.
+    0: success, 2: a user's mistake, 130: Ctrl-C, 141: broken pipe, 143: SIGTERM. Bugs show their traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a run
+            stream.reconfigure(errors="replace")  # so that a terminal without UTF-8 does not stop a run
     try:
-        with raise_on_sigterm():
+        with raise_on_signals():
             code = build_app()(sys.argv[1:] if arguments is None else list(arguments))
             sys.stdout.flush()
         return code or 0
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.verbose = False
         return _mistake(_explained(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it again at exit
         return 141
     except KeyboardInterrupt:
         print("minillm: interrupted", file=sys.stderr)
@@ -65,20 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _raise_in_debug()
         return _mistake(str(error))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, TypeError) as error:
         _raise_in_debug()
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch's word for it
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in TOO_LARGE):
             raise
-        return _mistake(f"out of memory: {error}; ask for less, or for a smaller model")
+        reason = str(error).partition("\n")[0]  # torch's frames follow
+        return _mistake(f"out of memory: {reason}; use smaller settings or a smaller model")
 
 
 def build_app() -> App:
-    """The parser. A command's module is imported when it is called, and torch by no module that only parses."""
-    # A terminal gets its own width; a pipe gets one line a flag, for grep.
+    """The parser. A command's module is imported when the command is called; parsing never imports torch."""
+    # Help is as wide as the terminal; in a pipe it has one line per flag, for grep.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     app = App(
         name="minillm",
-        help="Train, sample and read a mini LLM.",
+        help="Train, run and study small language models.",
         version=version,
         help_format="plaintext",
         help_formatter=PlainFormatter(max_width=width),
@@ -96,8 +96,7 @@ def build_app() -> App:
 
 
 def version() -> str:
-    """Version of the installed package."""
-    from importlib import metadata  # a tenth of the time that --help takes
+    from importlib import metadata  # takes a tenth of the time of --help
 
     try:
         return metadata.version("minillm")
@@ -106,14 +105,14 @@ def version() -> str:
 
 
 def _explained(error: CycloptsError) -> str:
-    """The parser's message, with the remedy for arguments that the command does not take."""
+    """The parser's message, with a remedy for unexpected arguments."""
     command = " ".join(("minillm", *(error.command_chain or ())))
     if not isinstance(error, UnusedCliTokensError):
         return f"{error} See {command} --help."
     words = error.unused_tokens or []
-    remedy = "put an argument with spaces in quotes, and give settings by their flags"
+    remedy = "put arguments with spaces in quotes, and give settings as flags"
     if command == "minillm sample":
-        remedy = f"give the prompt by its flag: --prompt {shlex.quote(' '.join(words))}"
+        remedy = f"give the prompt as a flag: --prompt {shlex.quote(' '.join(words))}"
     return f"{command} does not take the argument {shlex.join(words[:1])}; {remedy}. See {command} --help."
 
 
@@ -123,6 +122,6 @@ def _mistake(message: str) -> int:
 
 
 def _raise_in_debug() -> None:
-    """Inside an except block: let the exception pass, with its traceback, where MINILLM_DEBUG is set."""
+    """In an except block: raise the exception again if MINILLM_DEBUG is set."""
     if os.environ.get("MINILLM_DEBUG"):
         raise

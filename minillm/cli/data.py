@@ -1,6 +1,6 @@
 """`minillm data`."""
 
-from __future__ import annotations
+from typing import Any
 
 from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import show
@@ -9,14 +9,14 @@ from minillm.data.config import DataConfig
 
 TASK_FIELDS = {"data.input_field", "data.target_field"}
 MAX_TASKS = 20
-"""Tasks whose examples are listed, at most; the largest come first."""
+"""Maximum number of tasks shown; the largest come first."""
 
 
 @with_flags("data", prefix=False, only=("data.field", *sorted(TASK_FIELDS)))
 @with_flags("tokenizer")
 def data(source: str = DataConfig().source, /, *, json: bool = False, **given: str) -> None:
-    """Read a source and tokenize it as training would: documents, bytes, tokens, bytes per token, a sample, and what
-    was left out. With --input-field or --target-field: the same for text-to-text examples.
+    """Show how a source is read and tokenized: documents, bytes, tokens, bytes per token, a sample, and what is left
+    out. With --input-field or --target-field: the same for text-to-text examples.
 
     Args:
         source: Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME
@@ -24,7 +24,9 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
         json: Print one JSON object instead of lines.
     """
     keys = overrides(given)
-    config = override(RunConfig(), {"data.source": source} | keys)
+    fields: dict[str, Any] = {key[5:]: value for key, value in keys.items() if key.startswith("data.")}
+    config = DataConfig(source=source, **fields)
+    tokenizer = override(RunConfig(), {key: keys[key] for key in keys if key.startswith("tokenizer.")}).tokenizer
 
     from minillm.data.describe import describe, describe_tasks
     from minillm.data.sources.builtin_tasks import NAME as TASKS
@@ -32,9 +34,9 @@ def data(source: str = DataConfig().source, /, *, json: bool = False, **given: s
 
     of_tasks = bool(TASK_FIELDS & keys.keys()) or source == TASKS
     if of_tasks and "data.field" in keys:
-        raise ValueError("--field is for plain text, --input-field and --target-field for text-to-text: give one kind")
+        raise ValueError("--field is for plain text, --input-field and --target-field are for text-to-text: choose one")
     read = describe_tasks if of_tasks else describe
-    found = read(config.data, lambda texts, _: build_tokenizer(config.tokenizer, texts), progress=True)
+    found = read(config, lambda texts, _: build_tokenizer(tokenizer, texts), progress=True)
     shown: dict[str, object] = {"source": found.source, "examples" if of_tasks else "documents": found.documents}
     shown |= {"bytes": found.bytes, "tokens": found.tokens, "bytes_per_token": found.bytes_per_token}
     if found.tasks is not None:

@@ -1,7 +1,5 @@
 """`minillm eval`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,20 +22,20 @@ def eval(
     json: bool = False,
     **given: str,
 ) -> None:
-    """Measure a trained model: loss in nats per token, with perplexity and bits per byte, or with accuracies.
+    """Evaluate a trained model: loss in nats per token, and perplexity and bits per byte, or accuracies.
 
     For a text-to-text model also, for the first 500 examples of each task: exact match and ROUGE-L of greedy answers,
     ROUGE-L of beam search and of the first words of the input, and token accuracy.
 
     Args:
-        run: Run folder; the latest under runs/ if left out.
-        data: Data to measure on; the run's own validation split if left out.
+        run: Run folder. Default: the latest under runs/.
+        data: Data to evaluate on. Default: the run's validation data.
         harness: Score tasks of lm-evaluation-harness instead: names, YAML files or folders, separated by commas.
         json: Print one JSON object instead of lines.
     """
     fields = {key.removeprefix("data."): str(value) for key, value in overrides(given).items()}
     if harness is not None and (data is not None or fields):
-        raise ValueError("--data and its fields have no effect: the tasks of --harness bring their own text")
+        raise ValueError("--data and its fields have no effect: the tasks of --harness have their own text")
     if fields and data is None:
         raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
     from minillm.run import evaluate, score_harness

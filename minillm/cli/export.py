@@ -1,15 +1,12 @@
 """`minillm export`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from minillm.cli.output import open_run
 
 
 def export(run: Path, out: Path, /) -> None:
-    """Write a run for other libraries: a folder that transformers loads, or, where OUT ends in .gguf, a file for
-    llama.cpp.
+    """Export a run: to a folder for transformers, or, if OUT ends in .gguf, to a file for llama.cpp.
 
     Args:
         run: Run folder.

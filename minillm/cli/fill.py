@@ -1,7 +1,5 @@
 """`minillm fill`."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from pathlib import Path
 
@@ -10,12 +8,12 @@ from minillm.generation.printable import printable
 
 
 def fill(run: Path, text: str, /, *, top_k: int = 5, json: bool = False) -> None:
-    """Fill the gaps in a text with a model trained on masked tokens, and print each candidate's probability.
+    """Fill in the masked words of a text with a BERT, and print the most likely candidates.
 
     Args:
-        run: Run folder of a BERT model.
-        text: The text, with [MASK] at each gap.
-        top_k: Candidates shown for each gap.
+        run: Run folder of a BERT.
+        text: Text with [MASK] in place of each missing word.
+        top_k: Number of candidates for each [MASK].
         json: Print one JSON object instead of lines.
     """
     from minillm.run import fill as fill_gaps

@@ -1,9 +1,7 @@
-"""Config keys as command-line flags: names, help and defaults come from the dataclass that owns them.
+"""Config keys as command-line flags. Names, help and defaults come from the config dataclasses.
 
-The parser passes every value on as text; only `config.py` converts it, so flags and TOML obey the same rules.
+The parser passes values on as text, and `config.py` converts them, so the same rules hold for flags and TOML.
 """
-
-from __future__ import annotations
 
 import ast
 import importlib.util
@@ -21,21 +19,21 @@ from minillm.registry import OBJECTIVES
 from minillm.settings import alternatives, typed
 
 BASE = "minillm.objectives.base:TokenLossConfig"
-"""Keys that every objective has."""
+"""The settings of every objective."""
 
 
 def with_flags(
     *sections: str, prefix: bool = True, only: Collection[str] = (), show: Collection[str] = ()
 ) -> Callable[[Callable], Callable]:
-    """Decorate a command that takes `**given: str`: every key of the sections becomes one of its flags.
+    """Decorate a command that takes `**given: str`: the keys of config sections become its flags.
+
+    `overrides` converts `given` to dotted keys.
 
     Args:
-        sections: the sections of the config.
-        prefix: spell a flag --section.key, else --key.
+        sections: sections of the config.
+        prefix: whether flags are --section.key, not --key; keys of [data], which errors name, are spelled both ways.
         only: dotted keys that become flags; empty: all.
         show: dotted keys that --help lists; empty: all.
-
-    The command receives in `given` only what was on the command line; `overrides` turns that into dotted keys.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -54,7 +52,7 @@ def with_flags(
 
 
 def overrides(given: Mapping[str, object]) -> dict[str, object]:
-    """What a decorated command received, by dotted key."""
+    """The values given on the command line, by dotted key."""
     return {name.replace("__", ".", 1): value for name, value in given.items() if value is not None}
 
 
@@ -68,9 +66,7 @@ def section_texts(section: str) -> dict[str, str]:
 
 
 def objective_texts() -> dict[str, str]:
-    """Dotted key -> help text of all objectives' sections, read from their source files: importing them takes a second,
-    because they import torch.
-    """
+    """Dotted key -> help text of all objectives, read from their source files, because importing them imports torch."""
     texts = {"objective.name": f"What is learned: {', '.join(OBJECTIVES)}. [default: {DEFAULT_OBJECTIVE}]"}
     for name, reference in [("", BASE), *((name, spec.config) for name, spec in OBJECTIVES.items())]:
         module, _, owner = reference.partition(":")
@@ -93,7 +89,7 @@ def field_texts(source: str, owner: str) -> dict[str, str]:
 
 
 def print_help(app: App, name: str, command: Callable) -> None:
-    """Print the help of a command of `app` with all flags, including those that its --help does not list."""
+    """Print the help of a command with all flags, including those that --help does not list."""
 
     def complete() -> None: ...
 
@@ -109,12 +105,12 @@ def print_help(app: App, name: str, command: Callable) -> None:
 
 
 def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool) -> Any:
-    """The keyword parameter of one key. Its own default is None, which means that it is not on the command line."""
-    hint = KEYS.get(key, str)  # a key of some objectives; config.py knows its type
-    several = get_origin(hint) is tuple
+    """The keyword parameter for a key; None means that the flag was not given."""
+    hint = KEYS.get(key, str)  # KEYS lacks the keys of some objectives
+    several, (section, _, name) = get_origin(hint) is tuple, key.partition(".")
     settings: dict[str, Any] = {} if group is None else {"group": group}
     parameter = Parameter(
-        name=f"--{key}" if prefix else f"--{key.partition('.')[2].replace('_', '-')}",
+        name=f"--{key}" if prefix else [f"--{name.replace('_', '-')}", *[f"--{key}"] * (section == "data")],
         help=text,
         show=show,
         metavar=_metavar(hint),
@@ -122,14 +118,12 @@ def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool)
         allow_leading_hyphen=str in alternatives(hint) or several,  # a prompt may start with a dash
         **settings,
     )
-    annotation = Annotated[list[str] | None if several else str | None, parameter]
-    return inspect.Parameter(
-        key.replace(".", "__"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-    )
+    kind = Annotated[list[str] | None if several else str | None, parameter]
+    return inspect.Parameter(key.replace(".", "__"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
 
 def _metavar(hint: Any) -> str:
-    """The value's placeholder in the help: its choices, or its kind."""
+    """The placeholder for a value in the help: its choices or its type."""
     names = {bool: "true|false", int: "INTEGER", float: "NUMBER"}
     kind = alternatives(hint)[0]
     return "|".join(get_args(kind)) if get_origin(kind) is Literal else names.get(kind, "TEXT")

@@ -1,16 +1,14 @@
 """`minillm import`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 
 def import_(source: str, run: Path, /) -> None:
-    """Make a run folder of published weights and their tokenizer: of a GPT-2, Llama, Qwen, BERT or T5.
+    """Make a run from the published weights and tokenizer of a GPT-2, Llama, Mistral, Qwen, BERT or T5.
 
     Args:
-        source: A folder in Hugging Face's layout, a GGUF file, or the name of a model on the hub.
-        run: Run folder to make.
+        source: Model folder in the format of transformers, GGUF file, or name of a model on the Hugging Face hub.
+        run: Run folder to create.
     """
     from minillm.run import import_model, load_run
     from minillm.run.preview import next_command

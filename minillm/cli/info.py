@@ -1,7 +1,5 @@
 """`minillm info`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,10 +12,10 @@ from minillm.tokenizers.config import TokenizerConfig
 
 
 def info(model: str | None = None, /, *, json: bool = False) -> None:
-    """Count a model's parameters by part, FLOPs a token in training, KV-cache bytes a token, memory to train.
+    """Show a model's parameters by part, training FLOPs per token, KV-cache bytes per token, and memory for training.
 
     Args:
-        model: Run folder or name of a preset; the latest run under runs/ if left out.
+        model: Run folder or name of a preset. Default: the latest run under runs/.
         json: Print one JSON object instead of lines.
     """
     shape = _shape(model)
@@ -29,7 +27,7 @@ def info(model: str | None = None, /, *, json: bool = False) -> None:
 
 
 def _shape(model: str | None) -> ModelConfig:
-    """The shape of a run's model or of a preset; a preset without a vocabulary gets the default tokenizer's size."""
+    """The config of a run's model or of a preset, with the default vocabulary size if the preset has none."""
     if model in PRESETS and not Path(model).is_dir():
         shape = preset(model)
         if shape.vocab_size is None:

@@ -1,4 +1,4 @@
-"""What commands have in common: to open a run, and to print a result as lines of text or as one JSON object."""
+"""Shared by commands: open a run, and print a result as text or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_run(run: Path | None, **options: str) -> LoadedRun:
-    """Load a run, and say on stderr which one it is."""
+    """Load a run and print its description on stderr."""
     from minillm.run import load_run
 
     loaded = load_run(run, **options)
@@ -26,7 +26,7 @@ def open_run(run: Path | None, **options: str) -> LoadedRun:
 
 
 def show(result: Mapping[str, object], *, json: bool) -> None:
-    """Print the result as JSON, or its keys as words before aligned values, with nested mappings indented."""
+    """Print the result as one JSON object, or as lines with a key and a value."""
     if json:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
         print(jsonlib.dumps(finite))  # JSON has no infinity
@@ -35,7 +35,6 @@ def show(result: Mapping[str, object], *, json: bool) -> None:
 
 
 def lines(result: Mapping[str, object], indent: str = "") -> list[str]:
-    """The result as text, one line per value."""
     text = []
     for key, value in result.items():
         label = indent + key.replace("_", " ")

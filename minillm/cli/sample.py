@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,14 @@ def sample(
     json: bool = False,
     **given: str,
 ) -> None:
-    """Let a trained model continue a prompt or answer it. The run's [sample] section supplies what is left out.
+    """Generate text with a trained model: it continues a prompt or answers it. Defaults come from the run's [sample]
+    section.
 
     Args:
-        run: Run folder; the latest under runs/ if left out.
-        num_beams: Find the likeliest text by beam search with this many beams, instead of sampling.
-        num_best: Texts that beam search returns, the likeliest first.
-        length_penalty: Power of the length by which beam search divides a text's log-probability; 0.6 if left out.
+        run: Run folder. Default: the latest under runs/.
+        num_beams: Search for the most likely text with this many beams instead of sampling.
+        num_best: Number of texts that beam search returns, the most likely first.
+        length_penalty: Beam search divides a text's log-probability by its length to this power. Default: 0.6.
         json: Print one JSON object instead of the text.
     """
     from minillm.run import load_run, search
@@ -45,6 +46,7 @@ def sample(
     settings = override(loaded.config, overrides(given)).sample
     prompt = settings.prompt or ""
     shown_prompt = prompt if loaded.model.writes == "continuation" else ""
+    loaded.tokenizer.encode(prompt)  # refused, if it is, before any of it is printed
     print(loaded.describe(), file=sys.stderr)
 
     if num_beams is not None:
@@ -54,7 +56,7 @@ def sample(
         beams = BeamConfig(**{name: value for name, value in asked.items() if value is not None})
         completions = search(loaded, prompt, beams)
     elif num_best != 1 or length_penalty is not None:
-        raise ValueError("--num-best and --length-penalty belong to beam search; give --num-beams too")
+        raise ValueError("--num-best and --length-penalty are for beam search; give --num-beams too")
     elif settings.num_samples == 1 and not json:
         print(printable(shown_prompt), end="", flush=True)
         (only,) = complete(loaded, settings, on_text=lambda _, piece: print(printable(piece), end="", flush=True))
@@ -63,32 +65,36 @@ def sample(
         return
     else:
         completions = complete(loaded, settings)
-    first = completions[0]
-    say_what_is_cut(first, loaded.config.model.max_seq_len)
+    say_what_is_cut(completions[0], loaded.config.model.max_seq_len)
     if json:
-        about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": first.prompt_tokens_cut}
+        about = {"run": str(loaded.folder), "prompt": prompt, "prompt_tokens_cut": completions[0].prompt_tokens_cut}
         print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
-        return
+    else:
+        print_completions(completions, shown_prompt)
+
+
+def print_completions(completions: Sequence[Completion], prompt: str) -> None:
+    """Print the prompt and each completion, with a heading if there are several."""
     for number, completion in enumerate(completions, 1):
         heading = f"--- {number} of {len(completions)}\n" if len(completions) > 1 else ""
-        print(heading + printable(shown_prompt + completion.text))
+        print(heading + printable(prompt + completion.text))
 
 
 def facts(completion: Completion) -> dict[str, object]:
-    """What --json tells of a completion."""
-    told: dict[str, object] = {"text": completion.text, "finish_reason": completion.finish_reason}
-    return told if completion.score is None else told | {"score": completion.score}
+    """A completion for --json."""
+    score: dict[str, object] = {} if completion.score is None else {"score": completion.score}
+    return {"text": completion.text, "finish_reason": completion.finish_reason} | score
 
 
 def say_what_is_cut(completion: Completion, context: int) -> None:
-    """Say on stderr how much of a prompt that is longer than the context was not read."""
+    """Report on stderr how much of a prompt that is longer than the context was ignored."""
     if cut := completion.prompt_tokens_cut:
         read = f"the prompt has {len(completion.prompt_ids)} tokens and the model reads {context}"
-        print(f"{read}: its first {cut} are not read", file=sys.stderr)
+        print(f"{read}: its first {cut} are ignored", file=sys.stderr)
 
 
 def refuse_sampling(keys: Iterable[str]) -> None:
-    """ValueError for a setting on the command line that beam search ignores."""
+    """ValueError for a flag that beam search would ignore."""
     for key in keys:
         if key not in ("sample.prompt", "sample.max_new_tokens", "sample.stop"):
             flag = key.removeprefix("sample.").replace("_", "-")

@@ -1,7 +1,5 @@
 """`minillm train`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +7,6 @@ from cyclopts import Parameter
 
 from minillm.cli.flags import overrides, print_help, with_flags
 from minillm.config import DEFAULT_CONFIG, SECTIONS, load_config
-from minillm.training.state import Outcome
 
 SHOWN = {
     *("model.preset", "model.num_layers", "model.d_model", "model.num_heads", "model.max_seq_len", "model.dropout"),
@@ -32,16 +29,15 @@ def train(
     help_all: bool = False,
     **given: str,
 ) -> int:
-    """Train a model and write everything it needs to a run folder. Precedence: flags > config > preset > the defaults
-    shown here.
+    """Train a model and save it in a run folder. Precedence: flags > config > preset > the defaults shown here.
 
     Args:
         config: Name in configs/ or a TOML file. Default: gpt-nano; finetune with --init-from; the run's with --resume.
-        data: Training text: file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:NAME; like --data.source.
+        data: Training text: file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME.
         out: Run folder. Default: a new one under runs/; the latest run with --resume.
         resume: Continue from the run's last checkpoint.
-        init_from: Start a new run from the weights of this one, which was trained here or imported. Its shape,
-            tokenizer and objective are used unless CONFIG or --objective.name gives another objective.
+        init_from: Start a new run from the weights of this run. Its shape and tokenizer are kept, and its objective
+            too, unless CONFIG or --objective.name gives another one.
         help_all: Show the flags of all config keys.
     """
     if help_all:
@@ -55,35 +51,22 @@ def train(
             raise ValueError("--data and --data.source are the same; give one of them")
         keys["data.source"] = data
 
-    if init_from is not None:
-        return start_from(init_from, config, keys, out, resume=resume)
     source: str | Path = config or DEFAULT_CONFIG
-    if resume and config is None:
-        from minillm.run import CONFIG, find_run
+    if init_from is not None:
+        if resume:
+            raise ValueError("--init-from starts a new run, --resume continues an existing one; give one of them")
+        from minillm.run import finetune_config
 
-        folder = find_run(out)
-        out, source = out or folder, folder / CONFIG
-    settings = load_config(source, keys)  # before torch is imported, so that a mistake is reported at once
+        settings = finetune_config(init_from, keys, config=config)
+    else:
+        if resume and config is None:
+            from minillm.run import CONFIG, find_run
+
+            folder = find_run(out)
+            out, source = out or folder, folder / CONFIG
+        settings = load_config(source, keys)  # before torch is imported, so that mistakes are reported at once
 
     from minillm import run
-    from minillm.run.resolve import require_read
 
-    require_read(keys, settings)
-    return exit_code(run.train_run(settings, out, resume=resume))
-
-
-def start_from(parent: Path, config: str | None, keys: dict[str, object], out: Path | None, *, resume: bool) -> int:
-    """Train a new run from the weights of `parent`."""
-    if resume:
-        raise ValueError("--init-from starts a new run, --resume continues one; give one of them")
-    from minillm import run
-    from minillm.run.resolve import require_read
-
-    settings = run.finetune_config(parent, keys, config=config)
-    require_read(keys, settings)
-    return exit_code(run.train_run(settings, out, init_from=parent))
-
-
-def exit_code(outcome: Outcome) -> int:
-    """0, or 128 and the number of the signal that stopped the training."""
+    outcome = run.train_run(settings, out, resume=resume, init_from=init_from)
     return 128 + outcome.signal if outcome.signal else 0

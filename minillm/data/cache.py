@@ -1,11 +1,9 @@
-"""Entries of the user's cache folder: made whole or not at all, verified when read.
+"""The user's cache folder.
 
-An entry is a folder whose name is a hash of all that its content depends on. It is written under a temporary name,
-sealed and renamed into place; processes that make the same entry at once make the same bytes, and the first
-to rename wins. An entry that does not match its manifest is made again.
+The name of an entry is a hash of everything that its content depends on. An entry is written under a temporary name,
+sealed and renamed into place. If several processes write the same entry at once, the first rename wins. Entries are
+verified when they are read; a damaged one is written again.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -22,14 +20,14 @@ from typing import Any
 from minillm.storage import find_damage, force_to_disk, read_manifest, seal, writing
 
 FORMAT = 1
-"""Part of every key; raised when entries of an older version must not be read any more."""
+"""Part of every key; increase it when entries of older versions must no longer be read."""
 
 WEEK = 7 * 24 * 3600.0
 _UNFINISHED = re.compile(r"\.[a-z]+-[0-9a-f]{32}-[0-9a-f]{8}(\.damaged)?")
 
 
 def cache_folder(configured: str | None) -> Path:
-    """The configured folder, or `minillm` in the place where this platform's caches live."""
+    """The configured folder, or `minillm` in this platform's cache folder."""
     if configured is not None:
         return Path(configured).expanduser()
     if sys.platform == "win32":
@@ -40,18 +38,18 @@ def cache_folder(configured: str | None) -> Path:
 
 
 def key(*parts: object) -> str:
-    """Hexadecimal hash that names the entry depending on `parts`."""
+    """Name of the entry that depends on `parts`: a hexadecimal hash."""
     return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:32]
 
 
 def entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """The facts of the entry at `folder`, made first where it is absent or damaged.
+    """The facts of the entry at `folder`; if it is absent or damaged, `make` writes it first.
 
-    `make` writes the entry's files into the folder it is given and returns the entry's facts, as JSON values.
+    `make` writes the entry's files into the folder that it is given and returns the facts, a JSON object.
     """
     if (facts := _verified(folder)) is not None:
         return facts
-    for path in folder.parent.glob(".*"):  # what a killed process left unfinished
+    for path in folder.parent.glob(".*"):  # left by killed processes
         if _UNFINISHED.fullmatch(path.name) and time.time() - path.stat().st_mtime > WEEK:
             shutil.rmtree(path, ignore_errors=True)
     temporary = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
@@ -70,12 +68,11 @@ def entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any
 
 
 def _verified(folder: Path) -> dict[str, Any] | None:
-    """The facts of an undamaged entry, else None."""
     return read_manifest(folder).get("facts") if find_damage(folder) is None else None
 
 
 def _publish(temporary: Path, folder: Path) -> None:
-    """Rename into place; a sound entry that another process put there meanwhile stays."""
+    """Rename into place, unless another process has already put an undamaged entry there."""
     try:
         temporary.rename(folder)
     except OSError:

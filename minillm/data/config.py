@@ -1,6 +1,4 @@
-"""The source of a run's text and its division into training and validation. Imports nothing heavy."""
-
-from __future__ import annotations
+"""Settings of a run's data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,23 +10,23 @@ _SPLIT_OFF: Only = {"validation": (None,)}
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The text, how it is split, and the length of a training example."""
+    """The source of the data, how it is split, and the length of a training example."""
 
     source: str = setting("builtin:python-docs")
-    """Text file, folder, glob, .jsonl(.gz), .csv, .parquet, hf:NAME, builtin:python-docs or builtin:python-stdlib."""
-    field: str = setting("text", datasets=("text", "labelled"))
-    """Column or key that holds the text in jsonl, csv, parquet and hub sources."""
-    label_field: str = setting("label", datasets=("labelled",))
+    """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME."""
+    field: str = setting("text", datasets=("text", "labeled"))
+    """Column or key that holds the text, in sources of records."""
+    label_field: str = setting("label", datasets=("labeled",))
     """Column or key that holds the label of a text."""
-    pair_field: str | None = setting(None, datasets=("labelled",))
-    """Column or key that holds the second text of a labelled pair; None: there is one text."""
+    pair_field: str | None = setting(None, datasets=("labeled",))
+    """Column or key that holds the second text of a labeled pair; None: single texts."""
     input_field: str = setting("input", datasets=("tasks",))
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
     target_field: str = setting("target", datasets=("tasks",))
     """Column or key that holds the target of a text-to-text example."""
     mixing: Literal["proportional", "temperature", "equal"] = setting("proportional", datasets=("tasks",))
-    """How often each text-to-text task is drawn: in proportion to its number of examples, to that number to the power
-    1/T, or all tasks equally often."""
+    """How often each text-to-text task is drawn: in proportion to its number of examples, in proportion to that number
+    to the power 1/T, or equally often."""
     mixing_temperature: float = setting(2.0, at_least=1, only={"mixing": ("temperature",)}, datasets=("tasks",))
     """T of temperature mixing: 1 is proportional; large values approach equal (Raffel et al. 2020, section 3.5.2)."""
     max_documents: int | None = setting(None, at_least=1)
@@ -43,8 +41,8 @@ class DataConfig:
     seq_len: int | None = setting(None, at_least=1)
     """Tokens in a training example; None: model.max_seq_len."""
     packing: Literal["stream", "documents"] = setting("stream")
-    """clm: stream: a training example is a stretch of the text with whatever documents are in it; documents: the
-    documents in it do not see each other."""
+    """For clm. stream: tokens attend to everything before them in a training example; documents: only to their own
+    document."""
     cache: str | None = setting(None)
     """Folder for the tokenized text; None: the user's cache folder."""
 

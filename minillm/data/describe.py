@@ -1,4 +1,4 @@
-"""What a source holds, at a glance, before anything is trained on it."""
+"""Summarizes a data source before training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ SAMPLE_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Description:
-    """The size of a source, and its start."""
-
     source: str
     fingerprint: str
     documents: int
@@ -45,10 +43,7 @@ class Description:
 def describe(
     config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder | None = None, *, progress: bool = False
 ) -> Description:
-    """What `config.source` holds, without a split, and how many tokens `tokenizer` makes of it.
-
-    `tokenizer` is a finished one, or a function that makes one from all texts (and no validation texts).
-    """
+    """Summarize `config.source`, not split. A function as `tokenizer` gets all texts as training texts."""
     require_field_read(config)
     text = read_text(config.source, config, cache_folder(config.cache), progress=progress)
     read = text.whole().texts
@@ -59,7 +54,7 @@ def describe(
 def describe_tasks(
     config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder | None = None, *, progress: bool = False
 ) -> Description:
-    """Like `describe`, for a source of text-to-text examples."""
+    """Summarize a source of text-to-text examples."""
     examples, fingerprint, notes = cached_examples(config.source, config, cache_folder(config.cache), progress)
     measured = _measure(lambda: texts(examples), tokenizer)
     sample = " -> ".join(part[:SAMPLE_CHARACTERS] for part in examples[0][:2])

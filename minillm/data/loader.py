@@ -1,14 +1,10 @@
 """Windows over a token stream, and the loader that serves them as a pure function of (seed, step).
 
-The stream is a ring: its last token is the EOS that ends the last document, and so stands before the first one as well.
-A window is `seq_len` targets with the one token before them. The ceil(N / seq_len) windows of a ring of N tokens
-predict each token exactly once, and only the last of them is short. An epoch turns the ring by a random offset, so
-that a token meets another amount of context each time, and visits the windows in a random order.
-
-Nothing here has state that matters: resuming is asking for step n, and one step can be made again at will.
+The stream is circular: the EOS of the last document also precedes the first document. A window has `seq_len` targets
+and the token before them. The ceil(N / seq_len) windows of N tokens predict each token exactly once; only the last one
+may be shorter. Each epoch shifts the windows by a random offset, so that a token gets a different amount of context
+each time, and shuffles them.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +15,21 @@ import numpy as np
 
 BatchT = TypeVar("BatchT")
 Collate = Callable[[Sequence[Any], Callable[[int], np.random.Generator]], BatchT]
-"""Makes a batch of examples; the second argument gives the generator of the i-th of them."""
+"""Makes a batch from examples; the second argument maps an example's index to its random generator."""
 
 ROWS_NAMED = 8
-"""Rows that a description of a step names."""
+"""Number of rows that the description of a step names."""
 SHUFFLE, EVALUATION = 1, 2
-"""Last words of the seeds of the other random streams; a training row's seed ends at its third word, as if by 0."""
+"""Fourth word of the seed for shuffling and for evaluation. Seeds of training rows have three words."""
 
 
 class Tokens:
     """The ids of one split, (N,) uint16 or uint32, memory-mapped: all documents, each followed by EOS.
 
-    A document that the split cut in two is two documents here. `notes` say what was left out and why, one line each.
+    Args:
+        ids: (N,) uint16 or uint32.
+        eos_id: the id after every document. A document that the split cut in two counts as two documents.
+        notes: what was left out of the source and why, one line each.
     """
 
     def __init__(self, ids: np.ndarray, eos_id: int, notes: tuple[str, ...] = ()):
@@ -39,7 +38,7 @@ class Tokens:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all documents, EOS included."""
+        """Including EOS."""
         return len(self._ids)
 
     def slice(self, start: int, stop: int) -> np.ndarray:
@@ -48,14 +47,14 @@ class Tokens:
 
     @property
     def document_starts(self) -> np.ndarray:
-        """(D,) index of each document's first token; the document ends before the EOS before the next."""
+        """(D,) index of each document's first token."""
         ends = np.flatnonzero(self._ids == self.eos_id)
         return np.concatenate(([0], ends[:-1] + 1))
 
 
 class Row(NamedTuple):
-    """Where a row of a global batch comes from: `start` is the index of its first target in the token stream, `stop`
-    the one after its last, beyond the stream's length where the row goes round the end.
+    """Origin of a row of a global batch. Its targets are [start, stop) of the token stream; a `stop` beyond the end of
+    the stream means that the row wraps around.
     """
 
     epoch: int
@@ -65,31 +64,31 @@ class Row(NamedTuple):
 
 
 class Examples(Protocol):
-    """What a loader deals out, one by one; `Windows` is one."""
+    """The examples that a loader serves."""
 
     @property
     def seq_len(self) -> int:
-        """Targets in an example, at most."""
+        """Maximum number of targets in an example."""
         ...
 
     @property
     def num_offsets(self) -> int:
-        """In how many ways the whole can be cut into examples; each epoch draws one of them."""
+        """Number of ways to divide the data into examples; each epoch draws one of them."""
         ...
 
     def __len__(self) -> int: ...
 
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        """Where the example comes from, to name it: first index and the one after the last."""
+        """[start, stop) of the example in the data, for messages."""
         ...
 
     def row(self, window: int, offset: int = 0) -> Any:
-        """The example as its collate wants it; always the same for the same arguments."""
+        """The example, as its collate function takes it; a pure function of the arguments."""
         ...
 
 
 class Windows:
-    """The windows of `seq_len` targets of a ring of at least two tokens."""
+    """The windows of `seq_len` targets over a circular stream of at least two tokens."""
 
     def __init__(self, tokens: Tokens, seq_len: int):
         if seq_len < 1:
@@ -106,13 +105,13 @@ class Windows:
         return math.ceil(self.tokens.num_tokens / self.seq_len)
 
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        """First target and the index after the last, in the ring turned by `offset` tokens."""
+        """[start, stop) of the targets, with the windows shifted by `offset` tokens."""
         first = window * self.seq_len
         start = (offset + first) % self.tokens.num_tokens
         return start, start + min(self.seq_len, self.tokens.num_tokens - first)
 
     def row(self, window: int, offset: int = 0) -> np.ndarray:
-        """(targets + 1,) int64: the targets of the window, and before them the token before them."""
+        """(targets + 1,) int64: the token before the first target, and the targets."""
         start, stop = self.span(window, offset)
         num_tokens = self.tokens.num_tokens
         before = self.tokens.slice(start - 1, start) if start else self.tokens.slice(num_tokens - 1, num_tokens)
@@ -121,13 +120,13 @@ class Windows:
 
 
 class Loader(Generic[BatchT]):
-    """Training batches: for every step the same global rows, whatever the number of ranks or micro-batches.
+    """Training batches. The rows of a step do not depend on the number of ranks or micro-batches.
 
     Args:
-        windows, collate: the examples, each once an epoch, and rows to a batch.
-        seed: of order, offsets and the rows' own generators.
-        global_batch: rows in a step, over all ranks.
-        micro_batch: rows in one batch; the last of a step is smaller where it does not divide the rank's share.
+        windows: the examples, each served once per epoch. A global batch may reach into the next epoch.
+        seed: of the order, the offsets and the rows' generators.
+        global_batch: rows per step, over all ranks.
+        micro_batch: maximum rows per batch; the last batch of a step may be smaller.
         rank, world_size: this process takes the rank-th contiguous share of each global batch.
     """
 
@@ -143,33 +142,29 @@ class Loader(Generic[BatchT]):
         world_size: int = 1,
     ):
         if min(global_batch, micro_batch) < 1:
-            raise ValueError(
-                f"train.global_batch {global_batch} and train.micro_batch {micro_batch} must be at least 1"
-            )
+            raise ValueError(f"train.global_batch {global_batch} and train.micro_batch {micro_batch}: at least 1 each")
         if global_batch % world_size:
             raise ValueError(
-                f"train.global_batch {global_batch} does not split evenly over {world_size} ranks: "
-                f"take a multiple of {world_size}"
+                f"train.global_batch is {global_batch}; it must be a multiple of {world_size}, the number of ranks"
             )
         self.windows, self.collate, self.seed = windows, collate, seed
         self.global_batch, self.micro_batch = global_batch, micro_batch
         share = global_batch // world_size
         self.local = range(rank * share, (rank + 1) * share)
-        self._origin = (0, 0)  # a step, and the examples read before it
+        self._origin = (0, 0)  # (a step, number of examples read before it)
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def batches(self, step: int) -> list[BatchT]:
-        """This rank's micro-batches of a step. Rows are dealt out in order of length, which saves padding."""
+        """This rank's micro-batches of a step. Rows are sorted by length to reduce padding."""
         lengths = [row.stop - row.start for row in self.rows(step)]
         rows = sorted(range(self.global_batch), key=lengths.__getitem__)[self.local.start : self.local.stop]
         return [self._batch(step, rows[i : i + self.micro_batch]) for i in range(0, len(rows), self.micro_batch)]
 
     def rows(self, step: int) -> list[Row]:
-        """Where the rows of the whole global batch come from, to name the data of a bad step."""
+        """The origin of all rows of the global batch."""
         return [self._row(step, i) for i in range(self.global_batch)]
 
     def describe(self, step: int) -> str:
-        """The tokens that the first rows of a step come from."""
         rows = self.rows(step)
         spans = ", ".join(f"{row.start}:{row.stop}" for row in rows[:ROWS_NAMED])
         more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
@@ -181,8 +176,7 @@ class Loader(Generic[BatchT]):
     def go_on(self, step: int, examples: int) -> None:
         self._origin = (step, examples)
 
-    def close(self) -> None:
-        """Nothing is made ahead."""
+    def close(self) -> None: ...
 
     def halve_micro_batch(self) -> int | None:
         half = min(self.micro_batch, len(self.local)) // 2
@@ -202,7 +196,7 @@ class Loader(Generic[BatchT]):
         return Row(epoch, window, *self.windows.span(window, offset))
 
     def _shuffle(self, epoch: int) -> tuple[np.ndarray, int]:
-        """Order of the windows in an epoch, and how far its ring is turned."""
+        """The order of the windows in an epoch, and its offset."""
         rng = np.random.default_rng([self.seed, epoch, 0, SHUFFLE])
         offset = int(rng.integers(self.windows.num_offsets))
         return rng.permutation(len(self.windows)), offset
@@ -217,16 +211,16 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[BatchT]:
-    """Fixed windows in order, each target predicted exactly once; the first token is predicted from EOS.
+    """The windows in order, at offset 0.
 
-    A window's generator depends on the window alone, so that masks, and with them losses, compare from one evaluation
-    to the next, for any `batch` and `world_size`.
+    A window's generator depends on the window alone, so the masks, and therefore the losses, of two evaluations are
+    comparable, for any `batch` and `world_size`.
 
     Args:
-        windows, collate, batch: the validation text's, rows to a batch, and rows in a batch, at most.
-        max_tokens: evaluate the first windows with no more targets than this, one window at least; None or 0: all.
-        rank, world_size: this process takes its share. All ranks get equally many batches, unless there are fewer
-            windows than (batches of a rank) * world_size; then the last ranks get one less.
+        batch: maximum rows per batch.
+        max_tokens: use only as many windows as have at most this many targets, but at least one; None or 0: all.
+        rank, world_size: this process takes its share of the batches. If there are not enough windows for all ranks,
+            the last ranks get one batch less.
     """
     total = len(windows)
     if max_tokens:

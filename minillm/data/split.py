@@ -1,6 +1,4 @@
-"""Which documents or examples are for training and which for validation; the two never overlap."""
-
-from __future__ import annotations
+"""Splits documents or examples into training and validation data."""
 
 import hashlib
 from collections import Counter
@@ -14,13 +12,13 @@ from minillm.data.sources.files import CHUNK_BYTES
 from minillm.data.sources.records import task_of
 
 DOCUMENTS_FROM = 20
-"""Number of documents from which `auto` splits by document."""
+"""Smallest number of documents that `auto` splits by document."""
 SMALL = ":small"
-"""Stands for all tasks too small to give validation an example; no task's name begins with a colon."""
+"""Name for all tasks that are too small for a validation example; task names never begin with a colon."""
 
 
 def split_text(text: Text, how: Literal["auto", "tail", "document"], fraction: float) -> tuple[Section, Section]:
-    """The training and the validation section of a text, which gets `fraction` of the characters, at most."""
+    """The training and the validation section of a text. `fraction` of the characters is for validation, at most."""
     _require_fraction(fraction)
     if how == "auto":
         how = "document" if len(text.documents) >= DOCUMENTS_FROM else "tail"
@@ -28,7 +26,7 @@ def split_text(text: Text, how: Literal["auto", "tail", "document"], fraction: f
 
 
 def split_tail(text: Text, fraction: float) -> tuple[Section, Section]:
-    """The first characters of all documents one after another, and the rest; the document at the cut is cut in two."""
+    """Validation gets the end of the text; the document at the boundary is cut in two."""
     ends = text.documents["chars"].cumsum()
     train_chars = int(ends[-1] * (1 - fraction))
     if train_chars < 1:
@@ -43,15 +41,10 @@ def split_tail(text: Text, fraction: float) -> tuple[Section, Section]:
 
 
 def split_documents(text: Text, fraction: float) -> tuple[Section, Section]:
-    """Whole documents, chosen in the order of their hashes while they fit in validation's share.
-
-    Documents of equal content have equal hashes and stay together, so that none is on both sides.
-    """
+    """Validation gets whole documents, in the order of their hashes, while they fit. Duplicates stay together."""
     hashes, group = np.unique(text.documents["hash"], return_inverse=True)
     if len(hashes) < 2:
-        raise ValueError(
-            "data.split document needs two different documents: set data.split to tail, or data.validation"
-        )
+        raise ValueError("data.split document needs two different documents: set it to tail, or set data.validation")
     sizes = np.bincount(group, weights=text.documents["chars"]).astype(np.int64)
     limit, taken = int(sizes.sum() * fraction), 0
     chosen = np.zeros(len(hashes), bool)
@@ -65,7 +58,7 @@ def split_documents(text: Text, fraction: float) -> tuple[Section, Section]:
 
 
 def _byte_of_character(text: Text, start: int, count: int) -> int:
-    """The byte after `count` characters from byte `start`: UTF-8 characters start with a byte that is not 10xxxxxx."""
+    """Offset in bytes of the `count`-th character after byte `start`. A UTF-8 byte 10xxxxxx starts no character."""
     with text.path.open("rb") as file:
         file.seek(start)
         while True:
@@ -77,29 +70,29 @@ def _byte_of_character(text: Text, start: int, count: int) -> int:
 
 
 def input_task(example: Any) -> str:
-    """The task that an example's first text names."""
+    """The task named by an example's input."""
     return task_of(example[0])
 
 
 def split_examples(
     examples: list[Any], fraction: float, task: Callable[[Any], str] = input_task
 ) -> tuple[list[Any], list[Any]]:
-    """Training and validation examples. Validation gets that share of each task, as whole groups in hash order.
+    """Training and validation examples. Validation gets `fraction` of each task, as whole groups in hash order.
 
-    A task's share is exceeded by less than one group, or by groups that another task still needs. Tasks too small to
-    give one example count together as one task. No task loses its last group to validation, unless no other is left.
-    ValueError where all examples are of one group.
+    Validation may get more of a task, by less than one group, or by groups that another task still needs. Tasks too
+    small for one validation example count as a single task. Training keeps at least one group of each task if possible.
+    ValueError if all examples are in one group.
     """
     _require_fraction(fraction)
     sizes = Counter(map(task, examples))
-    groups: dict[str, Counter[str]] = {}  # group -> examples of each task; all small tasks count as SMALL
+    groups: dict[str, Counter[str]] = {}  # group -> task, or SMALL -> number of examples
     for example in examples:
         name = task(example)
         groups.setdefault(example.group, Counter())[name if fraction * sizes[name] >= 1 else SMALL] += 1
     if len(groups) < 2:
         raise ValueError("there are fewer than two different examples to split: add examples, or set data.validation")
     in_order = sorted(groups, key=text_hash)
-    left: Counter[str] = Counter()  # groups that training still has
+    left: Counter[str] = Counter()  # task -> number of groups in the training data
     sizes.clear()
     for tasks in groups.values():
         left.update(tasks.keys())
@@ -118,7 +111,7 @@ def split_examples(
 
 
 def text_hash(text: str) -> int:
-    """64 bits of a text's hash, the same on every machine."""
+    """64-bit hash of a text, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 

@@ -1,1 +1,1 @@
-"""All that knows ranks; it acts from outside on a finished single-device model."""
+"""Distributed training. Models know nothing about ranks; they are parallelized from outside."""

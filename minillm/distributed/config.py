@@ -1,6 +1,4 @@
-"""How a run is distributed over processes. Imports nothing heavy."""
-
-from __future__ import annotations
+"""Settings of distributed training. Does not import torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +13,7 @@ class ParallelConfig:
     backend: Literal["auto", "gloo", "nccl"] = setting("auto")
     """Communication library; auto: nccl on CUDA, gloo elsewhere."""
     timeout: int = setting(600, at_least=1)
-    """Seconds after which a rank that waits for the others gives up."""
+    """Seconds that a rank waits for the others before it fails."""
 
     def __post_init__(self) -> None:
         check("parallel", self)

@@ -1,11 +1,9 @@
-"""Spread a model over ranks, from outside. The model learns nothing of this.
+"""Distributes a model over ranks.
 
-The order is: `build_model` on the meta device, `parallelize`, `materialize`, then the optimizer. A model that is
-sharded before it has memory never needs the memory of one device. There is one mesh axis so far, "data", which shards
-nothing; FSDP, tensor and pipeline axes belong in `parallelize`.
+The order is `build_model` on the meta device, `parallelize`, `materialize`, optimizer, so that a sharded model never
+has to fit on one device. The only mesh axis so far is "data", which shards nothing; FSDP, tensor and pipeline axes
+belong in `parallelize`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,17 +20,16 @@ from minillm.nn.block import Block
 
 
 def build_mesh(runtime: Runtime) -> DeviceMesh | None:
-    """The ranks as a mesh of one axis, "data"; None for a single process."""
+    """A mesh of all ranks with one axis, "data"; None for a single process."""
     if runtime.world_size == 1:
         return None
     return init_device_mesh(runtime.device.type, (runtime.world_size,), mesh_dim_names=("data",))
 
 
 def parallelize(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfig, *, compile: bool) -> None:
-    """Prepare a model that lies on the meta device for this rank, in place.
+    """Prepare a model on the meta device for this rank, in place.
 
-    With data parallelism alone each rank holds the whole model; blocks are compiled here, also in place, so that the
-    names in checkpoints stay the plain module's.
+    Each rank holds the whole model so far. Blocks are compiled in place, so parameters keep their names.
     """
     assert mesh is None or mesh.mesh_dim_names == ("data",), f"no axis but data yet, backend {config.backend}"
     if compile:
@@ -42,9 +39,9 @@ def parallelize(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
 
 
 def materialize(model: nn.Module, device: torch.device, fill: Callable[[], None]) -> None:
-    """Give a model on the meta device its memory, this rank's share of it, and let `fill` write every weight.
+    """Allocate a model that is on the meta device, call `fill` to initialize it on the CPU, and move it to `device`.
 
-    Filling runs on the CPU, where random numbers are the same for every device, and is copied to `device`.
+    Random numbers on the CPU are the same for every device.
     """
     model.to_empty(device="cpu")
     fill()
@@ -52,7 +49,7 @@ def materialize(model: nn.Module, device: torch.device, fill: Callable[[], None]
 
 
 def replicate(model: nn.Module, runtime: Runtime) -> nn.Module:
-    """The module to call in training: `model` itself, or its data-parallel wrapper, which averages gradients."""
+    """The module for training: `model`, or with several ranks its data-parallel wrapper, which averages gradients."""
     if runtime.world_size == 1:
         return model
     ids = [runtime.device.index] if runtime.device.type == "cuda" else None
@@ -60,10 +57,10 @@ def replicate(model: nn.Module, runtime: Runtime) -> nn.Module:
 
 
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """Context in which a backward pass keeps its gradients to this rank: all but the last accumulation step."""
+    """Context in which backward passes do not synchronize gradients, for all but the last accumulation step."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as one device would hold them; collective, since a sharded one is gathered from all ranks."""
+    """Gather sharded tensors from all ranks. Collective."""
     return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}

@@ -1,6 +1,4 @@
-"""Ranks and the few sums they exchange. A single process is a world of one and takes the same path."""
-
-from __future__ import annotations
+"""Ranks and their collective operations. A single process is a world of size 1 and runs the same code."""
 
 import gc
 import os
@@ -12,8 +10,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-# Imported here, before there is a process group: its default arguments would keep the group for ever, and a thread of
-# the group that outlives `Runtime.close` and meets the interpreter's end aborts the process.
+# Imported before a process group exists, because its default arguments would keep the group alive. If a thread of the
+# group outlives `Runtime.close`, the process aborts at exit.
 import torch.distributed.nn.functional  # noqa: F401
 
 from minillm.distributed.config import ParallelConfig
@@ -23,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """This process's place among the others."""
+    """The rank of this process."""
 
     rank: int = 0
     local_rank: int = 0
@@ -36,17 +34,17 @@ class Runtime:
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over ranks, in fp64 so that token counts stay exact."""
+        """Sum each value over ranks, in fp64 so that token counts are exact."""
         if self.world_size == 1:
             return list(values)
-        # gloo reduces fp64 on the CPU; NCCL needs the values on its own device
+        # gloo reduces fp64 on the CPU; NCCL needs the values on the GPU
         where = self.device if self.device.type == "cuda" else torch.device("cpu")
         tensor = torch.tensor(values, dtype=torch.float64, device=where)
         dist.all_reduce(tensor)
         return tensor.tolist()
 
     def broadcast(self, value: T) -> T:
-        """The first rank's value, on every rank."""
+        """The value of the first rank."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -54,19 +52,19 @@ class Runtime:
         return box[0]
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for all ranks."""
         if self.world_size > 1:
             dist.barrier()
 
     def close(self) -> None:
-        """Leave the process group, and end its threads."""
+        """Leave the process group and end its threads."""
         if self.world_size > 1 and dist.is_initialized():
-            gc.collect()  # the data-parallel wrapper is part of a reference cycle, and it too holds the group
+            gc.collect()  # the data-parallel wrapper, which is in a reference cycle, also holds the group
             dist.destroy_process_group()
 
 
 def start(config: ParallelConfig, device: torch.device) -> Runtime:
-    """Join the processes that torchrun started, as its environment variables say; alone where there are none."""
+    """Join the processes that torchrun started, if its environment variables are set."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Runtime(device=device)

@@ -1,4 +1,4 @@
-"""Loss over a fixed set of batches, and what other measures of a model are given."""
+"""Loss over a fixed set of batches, and the input of other measurements."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossEvaluator:
-    """The trainer's Evaluator: the loss over batches that are made anew each time."""
+    """The trainer's Evaluator: the loss over `batches`."""
 
     batches: Callable[[], Iterable[Batch]]
-    """This rank's share, the same at each call."""
+    """Returns this rank's share, the same in each call."""
     objective: Objective
     compute: Compute
     runtime: Runtime
@@ -37,19 +37,19 @@ class LossEvaluator:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a measure of the table of objectives is given."""
+    """Input of the baselines and evaluators of an ObjectiveSpec."""
 
     model: Any
-    """With its weights in fp32; `precision.for_decoding` casts them."""
+    """With weights in fp32; `precision.for_decoding` casts them."""
     tokenizer: Tokenizer
     objective: Any
     compute: Compute
     tokens: Any
-    """What is measured on, of the objective's data set."""
+    """The evaluation data."""
     train: Any
-    """The training split; None where another source than the run's own is measured."""
+    """The training split; None if the data is not the validation split of the run."""
     batches: Callable[[], Iterable[Batch]]
-    """All of `tokens`."""
+    """Returns batches of all `tokens`."""
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def evaluate(
     runtime: Runtime,
     token_bytes: Tensor,
 ) -> Evaluation:
-    """Evaluate `model`, leaving it in the mode it was in; ValueError if there is nothing to evaluate on.
+    """Evaluate `model`, whose mode is restored; ValueError if there are no targets.
 
     Args:
         model: the plain module, not its data-parallel wrapper: ranks may hold different numbers of batches.
@@ -87,13 +87,13 @@ def evaluate(
                 num_bytes += int(token_bytes[labels[labels != IGNORE_INDEX]].sum())
     model.train(was_training)
     totals = iter(runtime.sum([*loss_sums.values(), *counts.values(), *correct.values(), num_bytes]))
-    found = Evaluation(
+    evaluation = Evaluation(
         {name: next(totals) for name in names},
         {name: int(next(totals)) for name in names},
         {name: int(next(totals)) for name in names},
         int(next(totals)) if objective.covers_text else None,
         objective.primary,
     )
-    if not found.targets:
+    if not evaluation.targets:
         raise ValueError("the validation text has no token to predict; raise data.validation_fraction")
-    return found
+    return evaluation

@@ -5,8 +5,6 @@ exported folder get the same scores. Three things differ: the name of a special 
 a context of only whitespace counts as empty, where HFLM fails; and an option that is not supported is an error.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import sys
@@ -38,9 +36,9 @@ except ImportError as error:
     raise OSError(f'--harness needs lm-evaluation-harness: pip install "minillm[harness]" ({error})') from None
 
 BATCH, MAX_LOGITS = 16, 2**28
-"""Most rows and most logits (1 GiB in fp32) in a batch; batches are smaller for a large vocabulary."""
+"""Maximum rows and logits (1 GiB in fp32) in a batch."""
 RESAMPLES = 1000
-"""Bootstrap samples for a standard error without a formula; the harness's default of 100,000 takes minutes."""
+"""Bootstrap samples for standard errors without a formula; the harness's default of 100,000 takes minutes."""
 OPTIONS = {"top_k", "top_p", "min_p", "repetition_penalty"}
 """Generation options of tasks that `SampleConfig` has under the same names."""
 _TASK, _GROUP = (re.compile(rf"^{key}\s*:", re.MULTILINE) for key in ("task", "group"))
@@ -75,7 +73,7 @@ def run_harness(
 
 
 def load_tasks(wanted: Sequence[str]) -> Any:
-    """The harness's tasks and groups; arguments and exceptions as of `run_harness`."""
+    """The harness's tasks and groups; arguments and exceptions as in `run_harness`."""
     if not wanted:
         raise ValueError("--harness names no task; give names, YAML files or folders, separated by commas")
     names = [name for name in wanted if not Path(name).exists()]
@@ -130,7 +128,7 @@ class HarnessLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The id before a text without a context, the same that HFLM reads from the exported folder."""
+        """The id before a text without a context, the same as in HFLM with the exported folder."""
         return self.ids.start_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
@@ -153,7 +151,7 @@ class HarnessLM(TemplateLM):
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         """For each (texts, context ids, continuation ids): the log-probability of the continuation in nats, and
-        whether every token of it is the most likely one. A long context loses its beginning.
+        whether each of its tokens is the most likely one. A long context is truncated at its start.
         """
         rows: list[tuple[list[int], int]] = []
         for texts, context, continuation in requests:
@@ -169,7 +167,7 @@ class HarnessLM(TemplateLM):
 
     def _score(self, rows: list[tuple[list[int], int]]) -> list[tuple[float, bool]]:
         """Scores of rows (ids, number of ids at the end to score); the ids before those are the context."""
-        # Padding needs no mask: it comes last, and no token attends to what follows both it and the context.
+        # Padding needs no mask: it is at the end, and no token attends to later tokens outside the context.
         tokens, _ = padded([ids[:-1] for ids, _ in rows], side="right", device=self._device)  # (B, T)
         targets, scored = padded([ids[-count:] for ids, count in rows], side="left", device=self._device)  # (B, P)
         ends = torch.tensor([[len(ids) - 1] for ids, _ in rows], device=self._device)  # (B, 1)
@@ -178,10 +176,10 @@ class HarnessLM(TemplateLM):
         logits = self.model(tokens, predict_at=at.clamp(min=0), prefix_length=context).logits["lm"]  # (B, P, V)
         scores = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)  # (B, P)
         require_finite(scores)
-        likeliest = logits.argmax(-1) == targets
+        correct = logits.argmax(-1) == targets
         if scored is not None:
-            scores, likeliest = scores.masked_fill(~scored, 0.0), likeliest | ~scored
-        return list(zip(scores.sum(1).tolist(), likeliest.all(1).tolist(), strict=True))
+            scores, correct = scores.masked_fill(~scored, 0.0), correct | ~scored
+        return list(zip(scores.sum(1).tolist(), correct.all(1).tolist(), strict=True))
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The generated text after each context, up to a stop string; ValueError for an unsupported option."""
@@ -201,7 +199,7 @@ class HarnessLM(TemplateLM):
         return texts
 
     def _options(self, request: Any, seed: int) -> SampleConfig:
-        """A request's generation options as ours; greedy unless it sets do_sample."""
+        """The SampleConfig of a request; greedy unless it sets do_sample."""
         where = f"{request.task_name}: generation_kwargs"
         given = {key: value for key, value in request.args[1].items() if value is not None}
         options: Any = normalize_gen_kwargs(given, DEFAULT_MAX_GEN_TOKS)

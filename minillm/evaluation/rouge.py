@@ -1,10 +1,8 @@
-"""ROUGE-L (Lin 2004): how similar a generated text is to its reference, by their longest common subsequence of words.
+"""ROUGE-L (Lin 2004): similarity of two texts, measured by their longest common subsequence of words.
 
-Words are runs of letters and digits in lower case, without stemming. For ASCII text that is what the usual
-implementation does; it drops all other letters.
+Words are lowercase runs of letters and digits, without stemming. For ASCII text this equals the usual implementation,
+which drops all other letters.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Sequence
@@ -21,7 +19,6 @@ def rouge_l(reference: str, candidate: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text."""
     return _WORD.findall(text.lower())
 
 

@@ -1,7 +1,5 @@
 """Scores of a text-to-text model on each of its tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -21,7 +19,7 @@ from minillm.objectives.layout import Pair, encoder_decoder_batch
 from minillm.training.precision import for_decoding
 
 BATCH, MAX_EXAMPLES = 64, 500
-"""Examples per batch, and of each task at most."""
+"""Examples per batch, and maximum examples of each task."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +28,16 @@ class TaskScore:
 
     examples: int
     exact_match: float
-    """Share of greedy answers that are exactly the target."""
+    """Share of greedy answers that equal the target."""
     rouge_l: float
     """Mean ROUGE-L of the greedy answers."""
     beam_rouge_l: float
     """Mean ROUGE-L of the answers of beam search with width 4 and length penalty 0.6, as Raffel et al. 2020 (section
     3.1.2) decode long answers."""
     first_words_rouge_l: float
-    """Mean ROUGE-L of a baseline: the first words of the input, as many as a target has on average."""
+    """Mean ROUGE-L of a baseline: the first words of the input, as many as the average target has."""
     token_accuracy: float
-    """Share of target tokens that are the most likely ones after the target tokens before them."""
+    """Share of target tokens that are the most likely ones, given the earlier target tokens."""
 
 
 def task_figures(measured: Measurement) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def task_figures(measured: Measurement) -> dict[str, Any]:
 
 
 def _score(measured: Measurement, decoder: Any, pairs: Sequence[Pair], whole: Sequence[Pair]) -> TaskScore:
-    """The scores on `pairs`, cut to the model's length; the texts of inputs and targets are those of `whole`."""
+    """The scores on `pairs`, truncated to the model's length; `whole` has the full texts."""
     tokenizer = measured.tokenizer
     inputs = [tokenizer.decode(pair.source) for pair in whole]
     targets = [tokenizer.decode(pair.target) for pair in whole]
@@ -87,7 +85,7 @@ def _token_accuracy(measured: Measurement, pairs: Sequence[Pair]) -> float:
 
 
 def _answers(sources: Sequence[list[int]], write: Callable[[list[list[int]]], list[Completion]]) -> list[str]:
-    """The answer that `write` generates to each source, in batches of similar lengths."""
+    """The answers that `write` generates, in batches of sources of similar lengths."""
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     answers = [""] * len(sources)
     for first in range(0, len(order), BATCH):

@@ -1,6 +1,4 @@
-"""Scores of a model that ignores its input, as a baseline for masked language models."""
-
-from __future__ import annotations
+"""Scores of a model that ignores its input: a baseline for masked language models."""
 
 import numpy as np
 
@@ -13,7 +11,7 @@ BLOCK = 1 << 22
 
 
 def count_tokens(tokens: Tokens, vocab_size: int) -> np.ndarray:
-    """Number of occurrences of each id: (V,)."""
+    """(V,) number of occurrences of each id."""
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, tokens.num_tokens, BLOCK):
         block = tokens.slice(start, min(start + BLOCK, tokens.num_tokens))
@@ -22,10 +20,10 @@ def count_tokens(tokens: Tokens, vocab_size: int) -> np.ndarray:
 
 
 def unigram_figures(measured: Measurement) -> dict[str, float]:
-    """Scores of predicting by token frequency only, on the first label set.
+    """Scores of predictions from token frequency only, on the first label set.
 
-    "unigram_loss", in nats per target, is that of the unigram model: the token counts of the training text, plus one
-    each. "most_frequent_accuracy" is that of always predicting the most frequent token of the training text.
+    "unigram_loss", in nats per target, is the loss of the unigram model of the training text, whose counts are
+    increased by one. "most_frequent_accuracy" is the accuracy of always predicting its most frequent token.
     """
     possible = measured.tokenizer.num_bytes > 0
     weights = np.where(possible, count_tokens(measured.train, len(possible)) + 1, 0)

@@ -1,6 +1,4 @@
-"""The model families that can be imported and exported: one row each, with everything that differs between them."""
-
-from __future__ import annotations
+"""The model families that can be imported and exported, one row each."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
@@ -18,28 +16,28 @@ from minillm.nn.config import ModelConfig
 
 
 class Family(NamedTuple):
-    """What is specific to one family. The defaults are those of a decoder."""
+    """Everything that differs between families. The defaults are those of a decoder."""
 
     model_types: tuple[str, ...]
     """Values of `model_type` in config.json."""
     prefix: str
     """Prefix of all parameter names except the heads'. Files of models without heads leave it out."""
     config_from_hf: Callable[[Mapping[str, Any], Collection[str]], ModelConfig]
-    """Takes their config and the names of the weights."""
+    """Arguments: their config and the names of the weights."""
     config_to_hf: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], WeightMap]
     family: Literal["gpt", "bert", "t5"] = "gpt"
-    """Our family, as in `ModelConfig.family`."""
+    """`ModelConfig.family`."""
     position: str | None = None
-    """The only position scheme that the row is for; None: any."""
+    """The position scheme of the row's models; None: any."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads a model with a vocabulary head."""
     outputs: Outputs = decoder_outputs
     """Computes pairs of our outputs and theirs, for the cross-check."""
     objective: str = "clm"
-    """What the published models were trained on."""
+    """The objective of the published models."""
     prompt: str = "The capital of France is"
-    """Shows what the published models do."""
+    """A sample prompt for the published models."""
 
 
 FAMILIES = {
@@ -78,7 +76,6 @@ _HEADS = ("lm_head.", "cls.")
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The row for a model of ours."""
     rows = (row for row in FAMILIES.values() if row.family == config.family)
     return next(row for row in rows if row.position in (None, config.position))
 
@@ -92,9 +89,9 @@ class Imported(NamedTuple):
 
 
 def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Imported:
-    """Our model from the content of its config.json, and its weights by their names, in any floating dtype.
+    """Our model from the content of its config.json and its weights by their names, in any floating-point dtype.
 
-    ValueError naming a family, a setting or a weight that is not supported.
+    ValueError names the family, setting or weight that is not supported.
     """
     kind = config.get("model_type")
     family = next((family for family in FAMILIES.values() if kind in family.model_types), None)
@@ -103,7 +100,7 @@ def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> I
         raise ValueError(f"model_type {kind!r} cannot be imported; supported are {known}")
     for name, weight in weights.items():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise ValueError(f"{name!r} has numbers that are not finite: the file or its model is damaged")
+            raise ValueError(f"{name!r} has numbers that are not finite: the file is damaged")
     in_fp32 = {name: w.to(torch.float32) if w.is_floating_point() else w for name, w in weights.items()}
     named = _full_names(in_fp32, family.prefix)
     try:
@@ -117,18 +114,18 @@ def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> I
         _require_tied(named, rules)
     found = weights_from_hf(named, rules, ours.num_layers)
     if odd := next((name for name, weight in found.items() if not weight.is_floating_point()), None):
-        raise ValueError(f"{odd} is {found[odd].dtype}: quantized weights cannot be imported, only floating-point ones")
+        raise ValueError(f"{odd} is {found[odd].dtype}: only floating-point weights can be imported")
     return Imported(ours, found)
 
 
 def model_to_hf(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The content of config.json, and the weights by their names, without the copies of tied ones.
 
-    `weights` are by our names, tied ones under both. ValueError saying why if no stock class can hold the model.
+    `weights` are by our names, tied ones under both. ValueError if no transformers class can hold the model.
     """
     if config.ngram_order > 1:
         raise ValueError(
-            f"model.ngram_order is {config.ngram_order}: no stock class has n-gram embeddings; "
+            f"model.ngram_order is {config.ngram_order}: no transformers class has n-gram embeddings; "
             "to export a model, train it with --model.ngram_order 1"
         )
     family = family_of(config)
@@ -140,7 +137,7 @@ def model_to_hf(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dic
 
 
 def _full_names(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights under the names that they have in a model with heads, in the current spelling."""
+    """The weights under their current names in a model with heads."""
     bare = not any(name.startswith(prefix) for name in weights)
     named = {prefix + name if bare and not name.startswith(_HEADS) else name: w for name, w in weights.items()}
     return bert.modern_names(named)

@@ -1,7 +1,5 @@
 """BERT (Devlin et al. 2019) under Hugging Face's names: BertForPreTraining, BertForMaskedLM or BertModel."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -29,7 +27,7 @@ _CLASSES = {
 
 
 def _part_rows(part: str) -> tuple[Rule, ...]:
-    """Rows of the weights or of the biases, embedding tables and heads excluded."""
+    """Rows of the weights or of the biases, without embedding tables and heads."""
     attention, feed_forward = f"{_BLOCK}.attn.sublayer", f"{_BLOCK}.ffn.sublayer"
     names = {
         f"{_EMBEDDINGS}.LayerNorm": "embed.norm",
@@ -46,7 +44,7 @@ def _part_rows(part: str) -> tuple[Rule, ...]:
 
 
 def bert_map(config: ModelConfig) -> WeightMap:
-    """The table for a model of this config. Without a pair head, a file's pooler and pair head are ignored."""
+    """The table for a model. Without a pair head, a file's pooler and pair head are ignored."""
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
@@ -76,7 +74,7 @@ def bert_map(config: ModelConfig) -> WeightMap:
 
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, with the gamma and beta of the first published files renamed to weight and bias."""
+    """Renames gamma and beta, as in the first published files, to weight and bias."""
     today = {"gamma": "weight", "beta": "bias"}
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
@@ -95,21 +93,18 @@ _CONFIG = HFConfig(
 
 
 def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
-    """Our config from a BertConfig's dictionary; ValueError for a feature that is not supported here.
+    """Our config from a BertConfig's dictionary; ValueError for an unsupported feature.
 
-    The `names` of the weights say which heads the file has; None: lm and pair.
+    The `names` of the weights determine the heads; None: lm and pair.
     """
     settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
-    if settings["position_embedding_type"] != "absolute":
-        raise ValueError(
-            f"position_embedding_type is {settings['position_embedding_type']!r}; only 'absolute' can be imported"
-        )
+    if (positions := settings["position_embedding_type"]) != "absolute":
+        raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
     heads = ("lm", "pair") if names is None else _heads_of(names)
     return preset("bert-base", heads=heads, **_CONFIG.to_ours(settings))
 
 
 def _heads_of(names: Collection[str]) -> tuple[str, ...]:
-    """The heads of a file, derived from the names of its weights."""
     pair, pooler = f"{_PAIR}.weight" in names, f"{_POOLER}.weight" in names
     present = {"lm": f"{_HEAD}.bias" in names, "pair": pair, "pooler": pooler and not pair}
     return tuple(head for head in present if present[head])
@@ -125,9 +120,5 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     require_settings(config, name, **parts | CLASSIC_PARTS)
     if not config.num_token_types:
         raise ValueError(f"model.num_token_types is 0; {name} needs at least 1")
-    return {
-        "architectures": [name],
-        "model_type": "bert",
-        "position_embedding_type": "absolute",
-        **_CONFIG.to_hf(config),
-    }
+    settings = {"architectures": [name], "model_type": "bert", "position_embedding_type": "absolute"}
+    return settings | _CONFIG.to_hf(config)

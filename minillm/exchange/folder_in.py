@@ -1,9 +1,4 @@
-"""Published models from where they are: a folder in Hugging Face's layout, the hub, or a GGUF file.
-
-Weights may be in one file or in several. No code is ever unpickled.
-"""
-
-from __future__ import annotations
+"""Reads published models from a folder in Hugging Face's layout, the hub, or a GGUF file. No code is ever unpickled."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +38,7 @@ def read_published(source: str) -> tuple[Imported, Tokenizer]:
             raise ValueError(f"{source}: {error}") from None
     ids, rows = tokenizer.vocab_size, model.config.vocab_size or 0
     if rows < ids:
-        raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights only {rows}; they do not match")
+        raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights have only {rows}; they do not match")
     return model, tokenizer
 
 
@@ -51,16 +46,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of config.json; FileNotFoundError or ValueError if it is missing or damaged."""
     path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected a folder as transformers saves it")
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; expected a folder in the format of transformers")
     return load_json(path)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder by name, from model.safetensors, its shards, or else pytorch_model.bin.
+    """All weights of a folder by name, from model.safetensors, its shards, or pytorch_model.bin.
 
     Raises:
-        FileNotFoundError: there is none of them, or a shard is missing.
-        ValueError: a file is damaged, or a .bin holds more than tensors.
+        FileNotFoundError: none of these exists, or a shard is missing.
+        ValueError: a file is damaged, or a .bin has more than tensors.
     """
     for name in (SAFETENSORS, BIN):
         if (folder / name).is_file():
@@ -68,7 +63,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / f"{name}.index.json").is_file():
             shards = map(_read, _shards(folder / f"{name}.index.json"))
             return {key: weight for shard in shards for key, weight in shard.items()}
-    raise FileNotFoundError(f"{folder} holds no weights: neither {SAFETENSORS} nor {BIN}, nor shards of them")
+    raise FileNotFoundError(f"{folder} has no weights: neither {SAFETENSORS} nor {BIN}, nor shards of them")
 
 
 def _shards(index: Path) -> Iterator[Path]:
@@ -85,17 +80,14 @@ def _shards(index: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); download it again") from None
-    except Exception:  # pickle, zip and torch raise many types, some with a page of text
-        raise ValueError(
-            f"{path} is damaged, or holds more than weights; download it again, or its .safetensors"
-        ) from None
+    except Exception:  # pickle, zip and torch raise many types, some with long messages
+        raise ValueError(f"{path} is damaged or has more than weights; get it again, or as .safetensors") from None
     if not isinstance(found, dict) or not all(isinstance(weight, Tensor) for weight in found.values()):
-        raise ValueError(f"{path} holds more than weights by name")
+        raise ValueError(f"{path} has more than weights by name")
     return found

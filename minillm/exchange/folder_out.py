@@ -1,7 +1,5 @@
 """Writes our models for other libraries: a folder that transformers loads, or a GGUF file for llama.cpp."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,30 +36,30 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 model = {auto_class}.from_pretrained("PATH")
 ```
 
-AutoTokenizer turns the name of a special token in a text, such as `{special}`, into that token. minillm, which wrote
+AutoTokenizer converts the name of a special token in a text, such as `{special}`, to that token. minillm, which wrote
 these files, treats it as ordinary text.
 """
-"""The model card, a README.md with the header that the hub reads."""
+"""The model card: README.md with the header for the hub."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A model to be exported."""
+    """A model to export."""
 
     name: str
     config: ModelConfig
     model: Any
     tokenizer: Tokenizer
     facts: Mapping[str, str]
-    """More rows for the table of the model card."""
+    """Additional rows for the table of the model card."""
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """config.json and weights; raises as `model_to_hf`."""
+        """The content of config.json, and the weights; raises like `model_to_hf`."""
         settings, weights = model_to_hf(self.config, self.model.cpu().state_dict())
         return settings | self.special_ids(), weights
 
     def special_ids(self) -> dict[str, int]:
-        """The special ids that models of transformers and their generation use, by role."""
+        """The special ids in config.json and generation_config.json, by key."""
         roles = role_ids(self.tokenizer)
         ids = {f"{role}_token_id": roles[role] for role in ("bos", "eos", "pad") if role in roles}
         return ids | ({"decoder_start_token_id": self.tokenizer.pad_id} if self.model.writes == "answer" else {})
@@ -70,12 +68,8 @@ class Export:
 def write_folder(folder: Path, export: Export) -> str:
     """Write config.json, model.safetensors, the tokenizer's files and a model card into the empty `folder`.
 
-    Returns:
-        The result of the check with transformers, as a sentence.
-
-    Raises:
-        ValueError: no stock class can hold the model, or transformers computes something else from the folder.
-        OSError: a file cannot be written.
+    Returns the result of the check with transformers. ValueError if no transformers class can hold the model, or if
+    transformers computes something else from the folder.
     """
     settings, weights = export.to_hf()
     architecture, family, tokenizer = settings["architectures"][0], family_of(export.config), export.tokenizer
@@ -104,7 +98,7 @@ def write_folder(folder: Path, export: Export) -> str:
 
 
 def write_gguf_file(path: Path, export: Export) -> str | None:
-    """Write one file for llama.cpp, which reads decoders of GPT-2's and Llama's shapes; otherwise as `write_gguf`."""
+    """Write a GGUF file, for GPT-2 and Llama architectures; otherwise like `write_gguf`."""
     from minillm.exchange.gguf_out import write_gguf  # its package is an extra
 
     if export.model.writes != "continuation":
@@ -115,13 +109,12 @@ def write_gguf_file(path: Path, export: Export) -> str | None:
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write config.json and model.safetensors."""
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / SAFETENSORS, {"format": "pt"})
 
 
 def suppressed(export: Export) -> dict[str, list[int]]:
-    """Ids that generation here never writes: special tokens except EOS, and padding rows. T5 writes its sentinels."""
+    """Ids that minillm never generates: special tokens except EOS and T5's sentinels, and padding rows."""
     tokenizer = export.tokenizer
     written = {tokenizer.eos_id, *(tokenizer.extra_ids if export.model.writes == "answer" else ())}
     padding = range(tokenizer.vocab_size, export.config.vocab_size or 0)

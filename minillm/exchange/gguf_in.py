@@ -1,7 +1,5 @@
 """Reads a model of the Llama architecture and its tokenizer from a GGUF file; quantized weights are dequantized."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,9 @@ from minillm.tokenizers.merges import LLAMA3
 
 
 def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
-    """The model and the tokenizer of a GGUF file.
+    """The model and the tokenizer of a GGUF file; ValueError if it is damaged or not supported.
 
-    Raises:
-        OSError: the file does not exist, or the gguf package is not installed.
-        ValueError: the file is damaged, or its model or tokenizer is not supported.
+    OSError if the file does not exist or the gguf package is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -37,20 +33,18 @@ def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
         raise ValueError(f"{path} is not a GGUF file that the gguf package can read ({error})") from None
     arch = fields.get("general.architecture")
     if arch not in ("llama", "qwen2", "qwen3"):
-        raise ValueError(f"{path} holds a model of architecture {arch!r}; supported are llama, qwen2 and qwen3")
+        raise ValueError(f"{path} has a model of architecture {arch!r}; supported are llama, qwen2 and qwen3")
     weights = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
     try:
         return _model_of(arch, fields, weights), _tokenizer_of(fields, path)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a {arch} model needs") from None
-    except Exception as error:  # any value in the file may contradict its weights
+    except Exception as error:  # any value in the file may be inconsistent with the weights
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} cannot be read as a {arch} model: {reason}") from None
 
 
 def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) -> Imported:
-    """The model, via Hugging Face's names."""
-
     def field(name: str, default: Any = None) -> Any:
         return fields.get(f"{arch}.{name}", default) if default is not None else fields[f"{arch}.{name}"]
 
@@ -73,9 +67,7 @@ def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) 
         "rope_parameters": _rotary(arch, fields, weights.pop(gguf_out.ROPE_FACTORS, None)),
     }
     if field("rope.dimension_count", config["head_dim"]) != config["head_dim"]:
-        raise ValueError(
-            f"{arch}.rope.dimension_count is not the head dimension; partial rotary embeddings are not supported"
-        )
+        raise ValueError(f"{arch}.rope.dimension_count is not the head dimension; partial rotation is not supported")
     names = gguf_out.weight_names(arch, config["num_hidden_layers"])
     if unknown := sorted(weights.keys() - names.keys()):
         raise ValueError(f"{len(unknown)} tensors have no place here, among them {', '.join(unknown[:3])}")
@@ -94,26 +86,23 @@ def _rotary(arch: str, fields: Mapping[str, Any], factors: Tensor | None) -> dic
         raise ValueError(f"rotary scaling {kind!r} is not supported; supported are linear and llama3")
     if factors is None:
         return rotary
-    # the file has only the resulting factors, so Llama 3's published settings are tried
+    # the file has only the resulting factors, so check them against Llama 3's published settings
     llama3 = {"rope_type": "llama3", "factor": factors.max().item(), "original_max_position_embeddings": 8192}
     rotary |= llama3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    shape = ModelConfig(
-        position="rotary", rope_scaling="llama3", rope_factor=rotary["factor"], head_dim=2 * len(factors)
-    )
+    shape = ModelConfig(position="rotary", rope_scaling="llama3", rope_factor=rotary["factor"])
     plain, scale = rotary_frequencies(2 * len(factors), rotary["rope_theta"]), rotary_scale(shape)
     if scale is None or not torch.allclose(plain / scale(plain), factors, rtol=1e-4):
-        raise ValueError(f"{gguf_out.ROPE_FACTORS} holds a scaling other than Llama 3's; it cannot be imported")
+        raise ValueError(f"{gguf_out.ROPE_FACTORS} has a scaling other than Llama 3's; it cannot be imported")
     return rotary
 
 
 def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
-    """The tokenizer, via the content of a tokenizer.json."""
     kind, cut = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "default")
     pattern = next((pattern for pattern, name in gguf_out.CUTS.items() if name == cut), None)
     if kind != "gpt2" or pattern is None:
         known = ", ".join(gguf_out.CUTS.values())
         raise ValueError(
-            f"{path}: tokenizer model {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
+            f"{path}: tokenizer {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
         )
     names, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     by_kind = {wanted: [name for name, of in zip(names, kinds, strict=True) if of == wanted] for wanted in range(7)}
@@ -122,17 +111,12 @@ def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     merges = [pair for pair in pairs if "".join(pair) in vocabulary]
     model = byte_level_model(vocabulary, merges, by_kind[gguf_out.CONTROL], by_kind[gguf_out.USER_DEFINED], pattern)
-    roles = {
-        role: fields[f"tokenizer.ggml.{key}"]
-        for role, key in gguf_out.ROLE_KEYS.items()
-        if f"tokenizer.ggml.{key}" in fields
-    }
+    keys = {role: f"tokenizer.ggml.{key}" for role, key in gguf_out.ROLE_KEYS.items()}
+    roles = {role: fields[key] for role, key in keys.items() if key in fields}
     for role, i in roles.items():
         if not isinstance(i, int) or not 0 <= i < len(names):
-            raise ValueError(
-                f"tokenizer.ggml.{gguf_out.ROLE_KEYS[role]} is {i!r}, which is not an id of its {len(names)} tokens"
-            )
-    # without the key, llama.cpp puts BOS before a text only with Llama 3's pre-tokenizer
+            raise ValueError(f"{keys[role]} is {i!r}, not an id of its {len(names)} tokens")
+    # without this key, llama.cpp adds BOS only with Llama 3's pre-tokenizer
     begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
     prefix = [roles["bos"]] if begins and "bos" in roles else []
     return from_model(model, {role: i for role, i in roles.items() if role in ROLES}, where=path, prefix=prefix)

@@ -1,11 +1,8 @@
-"""Writes a model of the Llama or GPT-2 architecture as a GGUF file for llama.cpp; GGUF's names, for reading too.
+"""Writes a model of the Llama or GPT-2 architecture as a GGUF file for llama.cpp, with the optional `gguf` package.
 
-The tables map Hugging Face's names to GGUF's; `gpt2_weights.py` and `llama_weights.py` map those to ours. In a `llama`
-model llama.cpp rotates pairs of neighboring components, where Hugging Face pairs the two halves of a head, so the rows
-of queries and keys are reordered. Files are read and written by the `gguf` package, an extra.
+The tables map Hugging Face's names to GGUF's. In a `llama` model, llama.cpp rotates pairs of adjacent components, but
+Hugging Face pairs the two halves of a head, so the rows of queries and keys are reordered.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +16,8 @@ from minillm.exchange.tokenizer_in import prefix_of
 from minillm.nn.position import rotary_frequencies, rotary_scale
 from minillm.tokenizers.merges import GPT2, LLAMA3, QWEN2, SINGLE_DIGITS, cut_pattern
 
-_LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"} | {
-    f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"
-}
+_LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"}
+_LLAMA_BLOCK |= {f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"}
 _LLAMA_BLOCK |= {f"mlp.{p}_proj": f"ffn_{p}" for p in ("gate", "up", "down")} | {"self_attn.o_proj": "attn_output"}
 _LLAMA_BLOCK |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 _GPT2_BLOCK = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
@@ -36,16 +32,16 @@ _LLAMA_SHAPE |= dict(block_count="num_hidden_layers", feed_forward_length="inter
 _LLAMA_SHAPE |= dict(head_count="num_attention_heads", head_count_kv="num_key_value_heads")
 _LLAMA_SHAPE |= dict.fromkeys(("key_length", "value_length", "rope_dimension_count"), "head_dim")
 _LLAMA_SHAPE |= {"layer_norm_rms_eps": "rms_norm_eps"}
-"""The writer's name of each hyperparameter -> key of config.json."""
+"""The GGUF writer's name of a hyperparameter -> key of config.json."""
 
 CUTS = {GPT2: "gpt-2", SINGLE_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
-"""Pre-tokenization pattern -> llama.cpp's name of it, for the patterns that both support."""
+"""Pre-tokenization pattern -> llama.cpp's name for it."""
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """Token types."""
 ROLE_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
 """Role -> key of its id."""
 NEVER = "À Á"
-"""A merge of two bytes that never occur in UTF-8: llama.cpp needs at least one, and a byte tokenizer has none."""
+"""A merge of two bytes that never occur in UTF-8; llama.cpp needs at least one merge, a byte tokenizer has none."""
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, which is how GGUF stores llama3 scaling."""
 
@@ -53,16 +49,16 @@ ROPE_FACTORS = "rope_freqs.weight"
 def write_gguf(
     path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Mapping[str, Any], name: str
 ) -> str | None:
-    """Write a GGUF file in fp32 and return a warning if llama.cpp will pre-tokenize text differently, else None.
+    """Write a GGUF file in fp32; returns a warning if llama.cpp will pre-tokenize text differently, else None.
 
     Args:
-        config: the content of Hugging Face's config.json, with the ids of the special tokens.
-        weights: under Hugging Face's names, without the copies of tied ones.
+        config: the content of config.json, with the ids of the special tokens.
+        weights: by Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
 
     Raises:
-        OSError: it cannot be written, or the gguf package is not installed.
-        ValueError: llama.cpp lacks the activation or the kind of tokenizer.
+        OSError: the file cannot be written, or the gguf package is not installed.
+        ValueError: llama.cpp does not support the activation or the kind of tokenizer.
     """
     arch = config["model_type"]
     _require_arithmetic(config)
@@ -80,20 +76,18 @@ def write_gguf(
 
 
 def _require_arithmetic(config: Mapping[str, Any]) -> None:
-    """ValueError for what llama.cpp cannot compute: its architectures have fixed activations, scales and biases."""
-    key, only = ("activation_function", "gelu_new") if config["model_type"] == "gpt2" else ("hidden_act", "silu")
+    """ValueError for an activation, scale or bias that llama.cpp's architecture does not have."""
+    kind = config["model_type"]
+    key, only = ("activation_function", "gelu_new") if kind == "gpt2" else ("hidden_act", "silu")
     if config[key] != only:
-        raise ValueError(
-            f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {config['model_type']} model"
-        )
+        raise ValueError(f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {kind} model")
     if not config.get("scale_attn_weights", True):
         raise ValueError("model.attention_scale is 1; llama.cpp scales the scores of a gpt2 model by head_dim ** -0.5")
-    if config["model_type"] == "qwen3" and config["attention_bias"]:
+    if kind == "qwen3" and config["attention_bias"]:
         raise ValueError("model.attention_bias is 'all'; llama.cpp's qwen3 models have no biases")
 
 
 def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
-    """The hyperparameters."""
     for name, key in (_GPT2_SHAPE if arch == "gpt2" else _LLAMA_SHAPE).items():
         getattr(writer, f"add_{name}")(config[key])
     if arch == "gpt2":
@@ -106,7 +100,7 @@ def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
 
 
 def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> str | None:
-    """A byte-level BPE in llama.cpp's form; returns a warning as `write_gguf`."""
+    """Write a byte-level BPE; returns the warning of `write_gguf`."""
     model, decoder = tokenizer["model"], tokenizer["decoder"] or {}
     if model["type"] != "BPE" or decoder.get("type") != "ByteLevel":
         raise ValueError("its tokenizer is not a byte-level BPE, the only kind that can be written to GGUF")
@@ -130,13 +124,13 @@ def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[
     if pattern in CUTS:
         return None
     return (
-        "llama.cpp lacks this tokenizer's pre-tokenization pattern and will use Llama 3's: "
+        "llama.cpp does not support this tokenizer's pre-tokenization pattern and will use Llama 3's: "
         "some text, mostly numbers, gets different ids there"
     )
 
 
 def _tensors(arch: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under GGUF's names and in its layout."""
+    """The weights by GGUF's names and in its layout."""
     names = weight_names(arch, config["n_layer"] if arch == "gpt2" else config["num_hidden_layers"])
     tensors = {name: weights[hf] for name, hf in names.items() if hf in weights}
     assert len(tensors) == len(weights), "a weight without a name in GGUF"
@@ -163,7 +157,7 @@ def library() -> Any:
 
 
 def weight_names(arch: str, num_layers: int) -> dict[str, str]:
-    """GGUF's name of each weight -> Hugging Face's."""
+    """GGUF's name -> Hugging Face's."""
     whole, block, layer = _LLAMA, _LLAMA_BLOCK, "model.layers"
     if arch == "gpt2":
         whole, block, layer = _GPT2, _GPT2_BLOCK, "transformer.h"
@@ -173,7 +167,7 @@ def weight_names(arch: str, num_layers: int) -> dict[str, str]:
 
 
 def interleave(name: str, weight: Tensor, config: Mapping[str, Any], *, back: bool = False) -> Tensor:
-    """Queries' and keys' rows with the two halves of each head interleaved; `back`: the inverse. Others unchanged."""
+    """Interleave the two halves of each head in the rows of queries or keys; `back`: the inverse."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}.get(name.split(".")[-2])
     if heads is None:
         return weight

@@ -1,7 +1,5 @@
 """GPT-2 (Radford et al. 2019) under the names of Hugging Face's GPT2LMHeadModel."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -28,7 +26,7 @@ def _layer_rows(part: str) -> tuple[Rule, ...]:
 
 
 def gpt2_map(config: ModelConfig) -> WeightMap:
-    """The table. They store linear weights as (in, out), and queries, keys and values in one matrix."""
+    """The table. Their linear weights are (in, out), with queries, keys and values in one matrix."""
     tokens = "transformer.wte.weight"
     return WeightMap(
         rows=(
@@ -56,7 +54,7 @@ _CONFIG = HFConfig(
 
 
 def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
-    """Our config from a GPT2Config's dictionary; ValueError for a feature that is not supported here."""
+    """Our config from a GPT2Config's dictionary; ValueError for an unsupported feature."""
     settings = _CONFIG.read(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     scale = None if settings["scale_attn_weights"] else 1.0
     return preset("gpt2", attention_scale=scale, **_CONFIG.to_ours(settings))

@@ -1,6 +1,4 @@
-"""Hugging Face's config.json: which key of it is which of ours, and what both must hold."""
-
-from __future__ import annotations
+"""Translates between Hugging Face's config.json and our model settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,15 +8,15 @@ from minillm.nn.config import ModelConfig
 
 _ACTIVATIONS = {name: name for name in ("relu", "relu2", "gelu", "silu", "sigmoid", "tanh")}
 _ACTIVATIONS |= {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
-"""Hugging Face's name of each activation and ours; where two of theirs mean one of ours, the first is written."""
+"""Hugging Face's name of an activation -> ours; for duplicates, exports use the first."""
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 _KINDS = {
     f.name: next((kind for kind in _WORDS if str(f.type).startswith(kind.__name__)), str) for f in fields(ModelConfig)
 }
-"""Type of each of our settings; text for those with a list of choices."""
+"""Type of each of our settings; str for a Literal."""
 _DERIVED = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "d_ff": "ff_width"}
 _DERIVED |= {"attention_dropout": "attention_drop"}
-"""Setting that may be None -> property with its value."""
+"""Setting that may be None -> property with the resolved value."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +24,16 @@ class HFConfig:
     """The config.json of one family."""
 
     names: Mapping[str, str] = field(default_factory=dict)
-    """Their key -> ours, where both have the same value."""
+    """Their key -> ours, for equal values."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Values of keys that a file may lack, as in the Hugging Face class."""
+    """Values of missing keys, as in the Hugging Face class."""
     kinds: Mapping[str, type] = field(default_factory=dict)
     """Types of other keys."""
 
     def read(self, config: Mapping[str, Any], *off: str) -> dict[str, Any]:
-        """The content of a file with defaults filled in, where null means the default.
+        """The content of a file; missing and null values are replaced by the defaults.
 
-        ValueError naming the key if a value has another type (an integer serves as a float), or if the file switches
-        on one of the features `off`, which are not supported here.
+        ValueError if a value has the wrong type (an integer is accepted for a float) or a feature in `off` is enabled.
         """
         settings = {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
         for key, kind in {**{hf: _KINDS[ours] for hf, ours in self.names.items()}, **self.kinds}.items():
@@ -46,16 +43,15 @@ class HFConfig:
                 raise ValueError(f"{key} is {value!r}; expected {_WORDS[kind]}")
         for key in off:
             if settings.get(key):
-                raise ValueError(
-                    f"{key} is {settings[key]!r} in this {settings.get('model_type')} config; it must be off"
-                )
+                kind = settings.get("model_type")
+                raise ValueError(f"{key} is {settings[key]!r} in this {kind} config; it must be off")
         return settings
 
     def to_ours(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of our config; KeyError for a key that is neither in the file nor among the defaults."""
-        values = {ours: settings[hf] for hf, ours in self.names.items()}
-        return values | {
-            ours: activation_from_hf(settings[hf], hf) for hf, ours in self.names.items() if ours == "activation"
+        """Arguments of our config; KeyError for a key that is missing and has no default."""
+        return {
+            ours: activation_from_hf(settings[hf], hf) if ours == "activation" else settings[hf]
+            for hf, ours in self.names.items()
         }
 
     def to_hf(self, config: ModelConfig) -> dict[str, Any]:
@@ -65,33 +61,26 @@ class HFConfig:
 
 
 def activation_from_hf(name: str, key: str) -> Any:
-    """Our name of the activation that `key` of their config names; ValueError for one that is not supported."""
+    """Our name of an activation; ValueError naming their `key` if it is not supported."""
     if name not in _ACTIVATIONS:
         raise ValueError(f"{key} {name!r} is not one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
 
 
 def activation_to_hf(name: str) -> str:
-    """The inverse of `activation_from_hf`."""
     return next(hf for hf, ours in _ACTIVATIONS.items() if ours == name)
 
 
 _PLAIN: dict[str, Any] = {"embed_scale": None, "head_scale": None, "logit_softcap": None}
 GPT_PARTS: dict[str, Any] = {**_PLAIN, "family": "gpt", "norm_order": "pre", "input_norm": False, "num_token_types": 0}
 """Settings that GPT-2 and Llama share, for `require_settings`."""
-CLASSIC_PARTS: dict[str, Any] = {
-    **_PLAIN,
-    "norm": "layernorm",
-    "norm_bias": True,
-    "gated": False,
-    "position": "learned",
-}
-CLASSIC_PARTS |= {"qk_norm": False, "bias": True, "biased_projections": "all"}
+CLASSIC_PARTS: dict[str, Any] = {**_PLAIN, "norm": "layernorm", "norm_bias": True, "gated": False}
+CLASSIC_PARTS |= {"position": "learned", "qk_norm": False, "bias": True, "biased_projections": "all"}
 """Settings that GPT-2 and BERT share."""
 
 
 def require_settings(config: ModelConfig, architecture: str, **required: object) -> None:
-    """ValueError listing every setting of `config` that differs from what the Hugging Face class requires."""
+    """ValueError listing the settings that differ from those that the Hugging Face class requires."""
     wrong = [
         f"model.{key} is {getattr(config, key)!r} (must be {value!r})"
         for key, value in required.items()

@@ -4,8 +4,6 @@ Qwen2 (Yang et al. 2024) is Llama (Touvron et al. 2023) with biases on queries, 
 2025) has normalized queries and keys instead. All three use the same parameter names; SmolLM2 is a Llama.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +18,6 @@ _BLOCK = "decoder.blocks.{i}"
 
 
 def llama_map(config: ModelConfig) -> WeightMap:
-    """The table for a model of this config."""
     attention = {f"self_attn.{p}_proj": f"attn.sublayer.{p}" for p in "qkv"}
     out, norms = {"self_attn.o_proj": "attn.sublayer.out"}, {}
     if config.qk_norm:
@@ -56,10 +53,7 @@ _CONFIG = HFConfig(
 
 
 def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
-    """Our config from the dictionary of a LlamaConfig, MistralConfig, Qwen2Config or Qwen3Config.
-
-    ValueError for a feature that is not supported here.
-    """
+    """Our config from a Llama, Mistral, Qwen2 or Qwen3 config; ValueError for an unsupported feature."""
     kind = config["model_type"]
     defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in config else {}
     defaults |= {"head_dim": 128} if kind == "qwen3" else {}
@@ -82,7 +76,7 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> Mo
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a LlamaConfig, Qwen2Config or Qwen3Config; ValueError listing what none of them can hold."""
+    """The dictionary of a Llama, Qwen2 or Qwen3 config; ValueError if none of them can hold the model."""
     parts = GPT_PARTS | {"norm": "rmsnorm", "gated": True, "position": "rotary", "attention_scale": None}
     require_settings(config, "LlamaForCausalLM", **parts)
     kind, biased = "llama", config.biased_projections
@@ -95,9 +89,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         kind = "qwen2"
         require_settings(config, "Qwen2ForCausalLM", bias=False)
         if config.head_width * config.num_heads != config.d_model:
-            raise ValueError(
-                "model.head_dim times model.num_heads is not model.d_model, which Qwen2ForCausalLM requires"
-            )
+            raise ValueError("model.head_dim * model.num_heads is not model.d_model, as Qwen2ForCausalLM requires")
     rotary = _rotary_to_hf(config)
     return {
         "architectures": [{"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[kind] + "ForCausalLM"],
@@ -105,26 +97,20 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": biased == "all",
         **_CONFIG.to_hf(config),
         "use_sliding_window": False,
-        # transformers 4 reads the first two, 5 the last
+        # transformers 4 reads the first two, transformers 5 the last
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling == "none" else rotary,
         "rope_parameters": rotary,
     }
 
 
-_SCALING = {
-    "factor": "rope_factor",
-    "original_max_position_embeddings": "rope_original_len",
-    "low_freq_factor": "rope_low_freq_factor",
-    "high_freq_factor": "rope_high_freq_factor",
-}
-
-
+_SCALING = {"factor": "rope_factor", "original_max_position_embeddings": "rope_original_len"}
+_SCALING |= {"low_freq_factor": "rope_low_freq_factor", "high_freq_factor": "rope_high_freq_factor"}
 _ROTARY = HFConfig(kinds={**dict.fromkeys(("rope_theta", *_SCALING), float), "rope_type": str, "type": str})
 
 
 def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Their rotary settings, whose key differs between releases of the library."""
+    """Their rotary settings; the key depends on the version of transformers."""
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rotary, dict):
         raise ValueError(f"the rotary settings are {rotary!r}; expected an object")
@@ -132,7 +118,6 @@ def _rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary keys of our config."""
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise ValueError(f"rotary scaling {kind!r} is not supported; use default, linear or llama3")
@@ -144,7 +129,6 @@ def _rotary_from_hf(rotary: Mapping[str, Any], config: Mapping[str, Any]) -> dic
 
 
 def _rotary_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `_rotary_from_hf`."""
     kind = config.rope_scaling
     rotary: dict[str, Any] = {"rope_type": "default" if kind == "none" else kind, "rope_theta": config.rope_theta}
     num_keys = {"none": 0, "linear": 1, "llama3": 4}[kind]

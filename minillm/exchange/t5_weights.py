@@ -1,7 +1,5 @@
 """T5 v1.0 and v1.1 (Raffel et al. 2020) under the names of Hugging Face's T5ForConditionalGeneration."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,7 +12,7 @@ _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
 def _stack_rows(stack: str, *, gated: bool) -> tuple[Rule, ...]:
-    """Rows of the encoder or the decoder. Their names contain the number of a sublayer in its block."""
+    """Rows of the encoder or the decoder. Their names contain the number of the sublayer in its block."""
     names: dict[str, str] = {}
     attentions = [("SelfAttention", "attn"), ("EncDecAttention", "cross")][: 2 if stack == "decoder" else 1]
     for number, (hf, ours) in enumerate(attentions):
@@ -34,7 +32,6 @@ def _stack_rows(stack: str, *, gated: bool) -> tuple[Rule, ...]:
 
 
 def t5_map(config: ModelConfig) -> WeightMap:
-    """The table for a model of this config."""
     return WeightMap(
         rows=(
             Rule("shared.weight", "embed.tokens.weight"),
@@ -42,7 +39,7 @@ def t5_map(config: ModelConfig) -> WeightMap:
             *_stack_rows("decoder", gated=config.gated),
             Rule("lm_head.weight", "heads.lm.proj.weight", tied_to="shared.weight" if config.tie_embeddings else None),
         ),
-        # Early files have a table for cross-attention that no release of the library reads.
+        # Early files have a bias table for cross-attention that transformers never reads.
         ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     )
 
@@ -62,25 +59,25 @@ _CONFIG = HFConfig(
 
 
 def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = None) -> ModelConfig:
-    """Our config from a T5Config's dictionary; ValueError for a feature that is not supported here.
+    """Our config from a T5Config's dictionary; ValueError for an unsupported feature.
 
     T5's positions are unlimited; `max_seq_len` is its `n_positions`. The `names` of the weights say whether the file
-    has an untied head; None: it has one if the config does not scale it, as in v1.1.
+    has an untied head; None: it has one if the config does not scale the head, as in v1.1.
     """
     settings = _CONFIG.read(config)
     if settings.get("decoder_start_token_id", settings["pad_token_id"]) != settings["pad_token_id"]:
         raise ValueError(
-            f"decoder_start_token_id is {settings['decoder_start_token_id']}; here decoders start with the padding "
-            f"token, {settings['pad_token_id']}"
+            f"decoder_start_token_id is {settings['decoder_start_token_id']}; only the padding token, "
+            f"{settings['pad_token_id']}, is supported"
         )
     form = settings["feed_forward_proj"]
     gated, name = form.startswith("gated-"), form.removeprefix("gated-")
-    # for "gated-gelu", and only for that, the library uses the tanh approximation
+    # only for "gated-gelu", transformers uses the tanh approximation
     activation = "gelu_tanh" if form == "gated-gelu" else activation_from_hf(name, "feed_forward_proj")
     depth, decoder_depth = settings["num_layers"], settings.get("num_decoder_layers")
     if decoder_depth not in (None, depth):
         raise ValueError(f"num_decoder_layers {decoder_depth} is not num_layers {depth}; the depths must be equal")
-    # v1.1's head is neither tied nor scaled. Recent releases of transformers write the second key only.
+    # v1.1's head is neither tied nor scaled. transformers 4 writes only tie_word_embeddings.
     scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))
     tied = scaled or (names is not None and "lm_head.weight" not in names)
     return preset(
@@ -94,7 +91,7 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a T5Config; ValueError listing what T5ForConditionalGeneration cannot hold."""
+    """The dictionary of a T5Config; ValueError if T5ForConditionalGeneration cannot hold the model."""
     parts = {"family": "t5", "norm": "rmsnorm", "norm_order": "pre", "input_norm": False, "position": "t5"}
     parts |= {"qk_norm": False, "bias": False, "biased_projections": "none", "kv_heads": config.num_heads}
     parts |= {"attention_scale": 1.0, "embed_scale": None, "logit_softcap": None}

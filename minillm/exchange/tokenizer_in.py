@@ -1,6 +1,4 @@
-"""Reads published tokenizers from a folder in Hugging Face's layout: vocabulary, and roles of special tokens."""
-
-from __future__ import annotations
+"""Reads published tokenizers from a folder in Hugging Face's layout."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,25 +15,22 @@ from minillm.tokenizers.merges import GPT2, SINGLE_DIGITS
 ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "sep")}
 """Hugging Face's name of each role, without `_token` or `_token_id` -> ours."""
 CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "<pad>": "pad", "</s>": "eos"}
-"""Roles of tokens with these names, if no file gives them one."""
+"""Default roles of tokens with these names."""
 UNKNOWN = ("<unk>", "[UNK]")
-"""Names of the token for text outside the vocabulary, if no file names it."""
+"""Default names of the token for text outside the vocabulary."""
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
 """Optional keys of a tokenizer.json."""
 
 
 def read_tokenizer(folder: Path) -> ImportedTokenizer:
-    """The tokenizer of a folder in Hugging Face's layout.
+    """The tokenizer in tokenizer.json; or in vocab.json and merges.txt, as for GPT-2; or in vocab.txt, as for BERT.
 
-    Args:
-        folder: with tokenizer.json; or vocab.json and merges.txt, as published for GPT-2; or vocab.txt, as for BERT.
-            Roles of special tokens are read from tokenizer_config.json, special_tokens_map.json and config.json.
+    Roles of special tokens are read from tokenizer_config.json, special_tokens_map.json and config.json.
 
     Raises:
-        OSError: there is none of these.
+        OSError: the folder has none of these.
         ValueError: a file is damaged, or the kind of tokenizer is not supported.
     """
-    folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
         return from_model(load_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
     remedy = (
@@ -47,7 +42,7 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
             if (folder / "added_tokens.json").is_file() or (
                 name == "vocab.json" and _optional_json(folder / "config.json").get("model_type", "gpt2") != "gpt2"
             ):
-                raise ValueError(f"{folder / name} alone does not say how this model pre-tokenizes text; {remedy}")
+                raise ValueError(f"{folder / name} does not say how this model pre-tokenizes text; {remedy}")
             try:
                 model = read(folder)
             except Exception as error:  # the library raises nothing more specific
@@ -57,19 +52,18 @@ def read_tokenizer(folder: Path) -> ImportedTokenizer:
     found = next((name for name in ("spiece.model", "tokenizer.model") if (folder / name).is_file()), None)
     if found:
         raise ValueError(f"{folder / found} is in SentencePiece's format, which cannot be read; {remedy}")
-    raise FileNotFoundError(
-        f"{folder} holds no tokenizer: no tokenizer.json, nor vocab.json and merges.txt, nor vocab.txt"
-    )
+    raise FileNotFoundError(f"{folder} has no tokenizer.json, vocab.json with merges.txt, or vocab.txt")
 
 
 def from_model(
     model: dict[str, Any], named: Mapping[str, str | int], *, where: Path, prefix: list[int] | None = None
 ) -> ImportedTokenizer:
-    """The tokenizer from `model`, the content of a tokenizer.json; `where` is the file, for messages.
+    """The tokenizer from `model`, the content of a tokenizer.json.
 
     Args:
         named: Hugging Face's name of a role, such as "eos" -> the text or id of its token.
-        prefix: ids that every text begins with; None: those that its post-processor adds.
+        where: the file, for messages.
+        prefix: ids before every text; None: those that the post-processor adds.
     """
     model = {"added_tokens": [], **dict.fromkeys(PARTS), **model}
     try:
@@ -90,7 +84,7 @@ def from_model(
     roles = {ROLES[role]: vocabulary[name] for role, name in by_role.items()}
     sentinels = {f"<|extra_id_{i}|>": f"<extra_id_{i}>" for i in range(NUM_EXTRA_IDS)}
     roles |= {ours: vocabulary[theirs] for ours, theirs in sentinels.items() if theirs in special}
-    exported = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # by this package
+    exported = {name: vocabulary[name] for name in SPECIAL_TOKENS if name in special}  # by minillm
     specials = {name: vocabulary[name] for name in sorted(special)}
     return ImportedTokenizer(model, specials=specials, roles=exported | roles, prefix=prefix)
 
@@ -102,33 +96,30 @@ def named_roles(folder: Path) -> dict[str, str | int]:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         content = _optional_json(folder / name)
         for role in ROLES:
-            token = content.get(f"{role}_token")
-            token = (
-                token.get("content") if isinstance(token, dict) else token
-            )  # files write it in one form or the other
+            token = content.get(f"{role}_token")  # text, or an object with the text
+            token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
                 found[role] = token
     return found
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    """As `load_json`; empty if there is no such file."""
     return load_json(path) if path.is_file() else {}
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError naming the file if it has none."""
+    """The object in a JSON file; ValueError if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); download it again") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; download it again")
+        raise ValueError(f"{path} is not a JSON object; download it again")
     return content
 
 
 def prefix_of(model: Mapping[str, Any]) -> list[int]:
-    """Ids that the post-processor puts before a text, as Llama's does with BOS."""
+    """Ids that the post-processor puts before a text, such as Llama's BOS."""
     if model.get("post_processor") is None:
         return []
     try:
@@ -165,7 +156,7 @@ def byte_level_model(
 
 
 def pre_tokenizer_of(pattern: str) -> Any:
-    """The library's pre-tokenizer for a pattern of `merges.py`, in the form in which it was published."""
+    """The library's pre-tokenizer for a pattern of `merges.py`, in its published form."""
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern in (GPT2, SINGLE_DIGITS))
     if pattern == GPT2:
         return whole

@@ -1,6 +1,4 @@
-"""Our tokenizers as the files that AutoTokenizer of transformers reads: tokenizer.json and tokenizer_config.json."""
-
-from __future__ import annotations
+"""Exports tokenizers as tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,16 +17,16 @@ _CHARACTER_OF = {value: character for character, value in byte_alphabet().items(
 
 
 def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
-    """The content of a tokenizer.json with this tokenizer's ids and the family's special tokens around a text.
+    """The content of a tokenizer.json with the same ids, and the family's special tokens around a text.
 
-    One thing differs from ours, as always in that library: the name of a special token in a text becomes that token.
+    Unlike here, the library converts the name of a special token in a text to that token.
     """
     if isinstance(tokenizer, ImportedTokenizer):
         return tokenizer.model
     body: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None}
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
-        # "<unk>" is not in the vocabulary, so that an unknown character is an error, as it is here
+        # "<unk>" is not in the vocabulary, so that an unknown character is an error, as in minillm
         model = {"type": "WordLevel", "vocab": vocabulary | tokenizer.specials, "unk_token": "<unk>"}
         body |= {"pre_tokenizer": _split(r"[\s\S]"), "decoder": {"type": "Fuse"}}
     else:
@@ -51,25 +49,22 @@ def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Hugging Face's name of each role -> its id. BOS is the id that a document followed in training."""
+    """Hugging Face's name of each role -> id. BOS is the token before a document in training."""
     ids = {hf: tokenizer.roles[ours] for hf, ours in ROLES.items() if ours in tokenizer.roles}
     return ids | ({"bos": tokenizer.start_id} if "bos" in ids else {})
 
 
 def require_own_pattern(model: Mapping[str, Any], model_type: str) -> None:
-    """ValueError if AutoTokenizer would not pre-tokenize as this tokenizer.json says.
-
-    With a config.json of Qwen2, it uses Qwen's pattern and normalizer whatever tokenizer.json says.
-    """
+    """ValueError if AutoTokenizer would ignore the tokenizer's pattern, as it does for every Qwen2."""
     if model_type == "qwen2" and (cut_pattern(model["pre_tokenizer"]), model["normalizer"]) != (QWEN2, {"type": "NFC"}):
         raise ValueError(
-            "model.attention_bias is 'qkv', which makes it a Qwen2, and transformers pre-tokenizes text for every "
-            "Qwen2 with Qwen's, not with this tokenizer's; set --model.attention_bias to all or none"
+            "model.attention_bias is 'qkv', which makes this a Qwen2, and for every Qwen2 transformers pre-tokenizes "
+            "text with Qwen's pattern instead of this tokenizer's; set --model.attention_bias to all or none"
         )
 
 
 def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The BPE model: tokens in GPT-2's printable alphabet, and merges recovered from the ranks of the tokens."""
+    """The BPE model: tokens in GPT-2's printable alphabet, and merges reconstructed from the tokens' ranks."""
     if not isinstance(tokenizer, BPETokenizer | ByteTokenizer):
         raise ValueError(f"a {tokenizer.kind} tokenizer cannot be exported")
     ordinary = [i for i in range(tokenizer.vocab_size) if tokenizer.num_bytes[i]]
@@ -86,7 +81,6 @@ def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _pre_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Splits text by the tokenizer's pattern; a byte tokenizer has none."""
     if not isinstance(tokenizer, BPETokenizer):
         return _byte_level(use_regex=False)
     pattern = PATTERNS.get(tokenizer.kind, tokenizer.pattern)
@@ -106,7 +100,7 @@ PATTERNS = {
         rf"{_CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
 }
-"""The published patterns without possessive quantifiers, which the library's regular expressions do not support."""
+"""The published patterns without possessive quantifiers, which the library does not support."""
 
 
 def _split(pattern: str) -> dict[str, Any]:

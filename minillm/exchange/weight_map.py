@@ -1,10 +1,8 @@
-"""Reversible tables from Hugging Face's parameter names to ours.
+"""Weight maps: invertible tables from Hugging Face's parameter names to ours.
 
-Each row names one of their parameters, our parameter or parameters, and an operation that has an inverse. Importing
-uses every weight of a file or lists it as ignored; exporting writes exactly the weights of the Hugging Face class.
+Importing uses every weight of a file unless it is listed as ignored; exporting writes exactly the weights of the
+Hugging Face class.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,39 +14,37 @@ from torch import Tensor
 
 
 class Rule(NamedTuple):
-    """One row. `{i}` in the names stands for the layer number."""
+    """One row. `{i}` in the names is the layer number."""
 
     hf: str
     ours: str | tuple[str, ...]
-    """Our parameter; several where their tensor is the concatenation of ours along the last dimension."""
+    """Our parameter, or several if their tensor is the concatenation of ours along the last dimension."""
     op: Literal["copy", "transpose", "split"] = "copy"
-    """transpose: they store the matrix as (in, out). split: several of ours, and matrices are transposed too."""
+    """transpose: their matrix is (in, out). split: several of ours, transposed and concatenated."""
     tied_to: str | None = None
-    """Their parameter that this one is tied to. Files of tied models may leave this one out."""
+    """Their parameter that this one is tied to. A file may then omit this one."""
 
 
 @dataclass(frozen=True)
 class WeightMap:
-    """The table of one model family."""
-
     rows: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     """Regular expressions for entries of their files that are not parameters, such as mask buffers."""
 
     def expand(self, num_layers: int) -> Iterator[tuple[Rule, tuple[str, ...]]]:
-        """Every row with its layer numbers filled in, and our names as a tuple."""
+        """Every row for every layer, and our names as a tuple."""
         for row in self.rows:
             ours = (row.ours,) if isinstance(row.ours, str) else row.ours
             for i in range(num_layers if "{i}" in row.hf else 1):
                 yield row._replace(hf=row.hf.format(i=i)), tuple(key.format(i=i) for key in ours)
 
     def file_keys(self, num_layers: int) -> set[str]:
-        """Their names in a file: all but the copies of tied weights."""
+        """Their names in a file, without the copies of tied weights."""
         return {row.hf for row, _ in self.expand(num_layers) if row.tied_to is None}
 
 
 def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers: int) -> dict[str, Tensor]:
-    """Our state dict from theirs; ValueError naming a weight that is missing, unknown, or tied only here."""
+    """Our state dict from theirs; ValueError for a weight that is missing, unknown, or tied only in our model."""
     ours: dict[str, Tensor] = {}
     unknown = {key for key in weights if not any(re.fullmatch(pattern, key) for pattern in rules.ignored)}
     for row, keys in rules.expand(num_layers):
@@ -72,7 +68,7 @@ def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers:
 
 
 def weights_to_hf(ours: Mapping[str, Tensor], rules: WeightMap, num_layers: int) -> dict[str, Tensor]:
-    """Their state dict from ours, the exact inverse; ValueError if a weight is missing, or has no name there."""
+    """Their state dict from ours; ValueError if a weight is missing or has no Hugging Face name."""
     weights: dict[str, Tensor] = {}
     unknown = set(ours)
     for row, keys in rules.expand(num_layers):
@@ -88,13 +84,12 @@ def weights_to_hf(ours: Mapping[str, Tensor], rules: WeightMap, num_layers: int)
 
 
 def _split(weight: Tensor, count: int, op: str) -> Sequence[Tensor]:
-    """Their tensor to ours; `t` leaves 1-dimensional biases as they are."""
+    """Our tensors from theirs; `t` leaves biases, which have one dimension, unchanged."""
     parts = weight.chunk(count, dim=-1)
     return parts if op == "copy" else [part.t() for part in parts]
 
 
 def _join(parts: list[Tensor], op: str) -> Tensor:
-    """The inverse of _split."""
     if op != "copy":
         parts = [part.t() for part in parts]
     return torch.cat(parts, dim=-1).contiguous()

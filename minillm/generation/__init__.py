@@ -1,1 +1,1 @@
-"""Sampling and decoding with a key-value cache."""
+"""Text generation: sampling, beam search and filling gaps."""

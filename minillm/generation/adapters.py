@@ -1,6 +1,4 @@
-"""Models as generation uses them: an encoder-decoder as a decoder, prompts as batches, dropout off."""
-
-from __future__ import annotations
+"""Adapters between models and generation: encoder-decoders as decoders, prompts as batches, evaluation mode."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +13,16 @@ from minillm.nn.cache import KVCache
 
 
 class ConditionedDecoder(nn.Module):
-    """The decoder of an encoder-decoder, conditioned on sources that the encoder has read once.
+    """The decoder of an encoder-decoder, conditioned on sources that were encoded once.
 
         generate(ConditionedDecoder(model, sources), [[start_id]] * len(sources), config)
 
-    Every batch it is given holds the same number of adjacent rows for each source, in the sources' order: one row per
-    sample or beam.
+    Each batch has the same number of adjacent rows for each source, in the order of the sources.
     """
 
     @torch.inference_mode()
     def __init__(self, model: T5, sources: Sequence[Sequence[int]]) -> None:
-        """Read the sources: ids, 1 to max_seq_len of them each, else ValueError."""
+        """Encode the sources; ValueError unless each has 1 to max_seq_len ids."""
         super().__init__()
         self.model, self.config = model, model.config
         self.train(model.training)
@@ -39,9 +36,9 @@ class ConditionedDecoder(nn.Module):
     def start(
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[KVCache, Tensor]:
-        """As `GPT.start`; the rows (B, T) are the first tokens of each target, B a multiple of the sources."""
+        """As `GPT.start`; (B, T) are the first tokens of each target, B a multiple of the number of sources."""
         if prefix_length is not None:
-            raise ValueError("an encoder-decoder reads its source in both directions anyway; leave out prefix")
+            raise ValueError("an encoder-decoder always reads its source in both directions; leave out prefix")
         copies, rest = divmod(tokens.size(0), self.encoder_output.size(0))
         if rest or not copies:
             raise ValueError(
@@ -56,16 +53,15 @@ class ConditionedDecoder(nn.Module):
         )
 
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """As `GPT.step`."""
         return self.model.step(tokens, cache)
 
 
 Decodable = GPT | ConditionedDecoder
-"""A model that continues tokens one by one."""
+"""Models that generate tokens one by one."""
 
 
 def checked_prompt(prompt: Sequence[int], eos_id: int | None, vocab_size: int | None) -> tuple[int, ...]:
-    """The prompt's ids, or EOS if there are none; ValueError if the model cannot read them."""
+    """The ids of the prompt, or EOS if it is empty; ValueError for ids outside the vocabulary."""
     ids = tuple(int(i) for i in prompt) or (() if eos_id is None else (eos_id,))
     if not ids:
         raise ValueError("the prompt is empty and there is no EOS to start from; give at least one token")
@@ -80,7 +76,7 @@ def checked_prompt(prompt: Sequence[int], eos_id: int | None, vocab_size: int | 
 def padded(
     rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Rows of ids as one (B, T) tensor, and (B, T) bool, False for padding; None if no row is padded."""
+    """Rows of ids as one (B, T) tensor; and (B, T) bool, False for padding, or None if no row is padded."""
     lengths = torch.tensor([[len(row)] for row in rows])  # (B, 1)
     width = int(lengths.max())
     pads = [[0] * (width - len(row)) for row in rows]
@@ -94,7 +90,7 @@ def padded(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside the context, and afterwards as it was."""
+    """Context in which the model is in evaluation mode; its mode is restored afterwards."""
     training = model.training
     model.train(False)
     try:

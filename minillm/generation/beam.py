@@ -1,16 +1,13 @@
 """Beam search with length normalization and n-best lists (Sutskever et al. 2014; Wu et al. 2016, section 7).
 
-At every step the W likeliest continuations of each prompt's W hypotheses survive. A hypothesis that ends with EOS
-leaves the beam and is scored by log P / ((5 + length) / 6)^alpha; the length includes EOS. The search for a prompt ends
-when no live hypothesis can beat the n best that have ended, or at max_new_tokens, where the live ones are scored too.
-Ending as soon as W hypotheses have ended would often lose the best text to W short, unlikely ones. The coverage penalty
-of Wu et al. is left out.
+Each step keeps the W most likely continuations of a prompt's W hypotheses. A hypothesis that ends with EOS leaves the
+beam with the score log P / ((5 + length) / 6)^alpha, where length includes EOS. The search for a prompt ends when no
+live hypothesis can beat the n best finished ones, or at max_new_tokens, where live ones are scored too. Ending as soon
+as W hypotheses have finished would often return short, unlikely texts. There is no coverage penalty.
 
 W = 1 is greedy decoding, which ends with the first EOS. With W at least the number of texts of length n - 1, the search
 is exhaustive up to length n.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -26,15 +23,15 @@ from minillm.generation.sampling import forbid
 
 
 class Hypothesis(NamedTuple):
-    """A continuation so far."""
+    """An unfinished continuation."""
 
     ids: tuple[int, ...]
     log_probability: float
-    """Sum over `ids`; -inf for a row that only fills the beam."""
+    """Sum over `ids`; -inf for a placeholder."""
 
 
 class Search:
-    """The beam of one prompt: always `num_beams` live hypotheses, the likeliest first, and those that have ended."""
+    """The beam of one prompt: `num_beams` live hypotheses, most likely first, and the finished ones."""
 
     def __init__(self, prompt: tuple[int, ...], config: BeamConfig, eos_id: int | None, context: int) -> None:
         self.prompt, self.config, self.eos_id = prompt, config, eos_id
@@ -45,7 +42,7 @@ class Search:
 
     @property
     def done(self) -> bool:
-        """Whether no live hypothesis can enter the n best."""
+        """Whether no live hypothesis can be among the n best."""
         likeliest, num_best = self.live[0].log_probability, self.config.num_best
         if likeliest == -math.inf or len(self.ended) < num_best:
             return likeliest == -math.inf
@@ -53,15 +50,12 @@ class Search:
         return self.config.num_beams == 1 or self._score(likeliest, self.config.max_new_tokens) <= worst
 
     def advance(self, candidates: Sequence[tuple[float, int, int]], *, last: bool) -> list[int]:
-        """Extend the hypotheses by one token.
+        """Extend the hypotheses by one token; returns the index of the old hypothesis that each new one continues.
 
         Args:
-            candidates: (log-probability, hypothesis, token), the likeliest first, twice as many as beams. More are
-                never needed, since each hypothesis can end in only one way.
-            last: no token follows this one.
-
-        Returns:
-            For each new hypothesis, the index of the old one that it continues.
+            candidates: (log-probability, hypothesis, token), most likely first, two for each beam. These are enough,
+                because only one continuation of a hypothesis ends with EOS.
+            last: whether this is the last token.
         """
         width, old = self.config.num_beams, self.live
         if self.done:
@@ -85,13 +79,13 @@ class Search:
         return parents
 
     def cut(self) -> None:
-        """End all live hypotheses here: the texts have their maximum length."""
+        """Finish all live hypotheses at the maximum length."""
         for ids, log_probability in self.live:
             if log_probability > -math.inf:
                 self._end(ids, log_probability, "length")
 
     def best(self) -> list[Completion]:
-        """The n best, best first; fewer if fewer have ended."""
+        """The n best finished completions, best first."""
         ranked = sorted(self.ended, key=score_of, reverse=True)[: self.config.num_best]
         for rank, completion in enumerate(ranked):
             completion.sample = rank
@@ -103,7 +97,7 @@ class Search:
         self.ended.append(Completion(self.prompt, 0, list(ids), reason, score=score, prompt_tokens_cut=cut))
 
     def _score(self, log_probability: float, length: int) -> float:
-        """Rises with the length: at max_new_tokens it bounds what a live hypothesis can reach."""
+        """Increases with length, so the value at max_new_tokens bounds the score of a live hypothesis."""
         return log_probability / ((5 + length) / 6) ** self.config.length_penalty
 
 
@@ -123,10 +117,9 @@ def beam_search(
     eos_id: int | None = None,
     allowed: Tensor | None = None,
 ) -> list[Completion]:
-    """The likeliest continuations of each prompt that beam search finds; other arguments and errors as of `generate`.
+    """The most likely continuations of each prompt, best first; other arguments and errors as in `generate`.
 
-    A prompt's completions depend on the prompt and `config` alone, not on the other prompts. They are side by side with
-    their scores, the best first; `sample` is the rank from 0.
+    They depend on the prompt and `config` only, not on other prompts. `sample` is the rank from 0.
     """
     require_rows(len(prompts) * config.num_beams)
     shape = model.config
@@ -143,7 +136,7 @@ def beam_search(
 
 
 def _search(model: Decodable, searches: list[Search], config: BeamConfig, prefix: bool, allowed: Tensor | None) -> None:
-    """Run all beams to their end; row b * num_beams + w of a batch is hypothesis w of prompt b."""
+    """Run all searches; row b * num_beams + w of a batch is hypothesis w of prompt b."""
     width = config.num_beams
     cache, logits = prefill(model, [search.prompt for search in searches], config.max_new_tokens, prefix=prefix)
     require_finite(logits)
@@ -170,7 +163,7 @@ def _search(model: Decodable, searches: list[Search], config: BeamConfig, prefix
 
 
 def _candidates(logits: Tensor, searches: list[Search], forbidden: Tensor | None) -> list[list[tuple[float, int, int]]]:
-    """(log-probability, hypothesis, token) of each beam's likeliest continuations, from its rows' logits (B W, V)."""
+    """(log-probability, hypothesis, token) of each beam's most likely continuations, from logits (B W, V)."""
     logits = logits.float() if forbidden is None else logits.float() + forbidden
     before = torch.tensor([[h.log_probability for h in search.live] for search in searches], device=logits.device)
     total = before[..., None] + logits.log_softmax(-1).unflatten(0, before.shape)  # (B, W, V)
@@ -183,7 +176,7 @@ def _candidates(logits: Tensor, searches: list[Search], forbidden: Tensor | None
 
 
 def _texts(searches: list[Search]) -> list[list[int]]:
-    """The text of each row of the batch; a finished beam stays in it, as short as possible."""
+    """The text of each row of the batch. Finished beams stay in the batch, as short as possible."""
     return [
         [0] if search.done else [*search.prompt, *hypothesis.ids] for search in searches for hypothesis in search.live
     ]

@@ -1,6 +1,4 @@
-"""How text is generated. Imports nothing heavy."""
-
-from __future__ import annotations
+"""Settings of text generation. Does not import torch."""
 
 from dataclasses import dataclass
 
@@ -9,10 +7,10 @@ from minillm.settings import check, setting
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How the next token is chosen and when generation ends."""
+    """Sampling, and when generation ends."""
 
     prompt: str | None = setting(None)
-    """Text to continue, to answer, or with a gap to fill; None: from the validation text."""
+    """Text to continue, to answer, or to fill gaps in; None: from the validation text."""
     max_new_tokens: int = setting(200, at_least=0)
     """Maximum number of tokens to generate."""
     temperature: float = setting(0.8, at_least=0, note="0 is greedy")
@@ -24,13 +22,13 @@ class SampleConfig:
     min_p: float = setting(0.0, at_least=0, at_most=1, note="0 keeps all tokens")
     """Keep tokens whose probability is at least this fraction of the largest one (Nguyen et al. 2024)."""
     repetition_penalty: float = setting(1.0, above=0, note="1 is no penalty")
-    """Values above 1 make tokens that are already in the text less likely (Keskar et al. 2019)."""
+    """Values above 1 make tokens that occur in the text less likely (Keskar et al. 2019)."""
     num_samples: int = setting(1, at_least=1)
     """Completions of each prompt."""
     stop: tuple[str, ...] = setting(())
     """Strings that end a completion; they are not part of it."""
     num_draft_tokens: int = setting(1, at_least=0, note="0 drafts none")
-    """Draft tokens from prompt lookup that are verified in each forward pass; the text stays the same. 0: none."""
+    """Draft tokens from prompt lookup verified in each forward pass; they do not change the text. 0: none."""
     seed: int = setting(1337, at_least=0)
     """Random seed; a completion depends only on it, its prompt and its sample number."""
 
@@ -40,7 +38,7 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BeamConfig:
-    """How beam search looks for likely continuations."""
+    """Beam search."""
 
     num_beams: int = setting(4, at_least=1)
     """Hypotheses kept for each prompt at every step; 1 is greedy."""

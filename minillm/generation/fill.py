@@ -1,7 +1,5 @@
 """Predicting masked tokens with an encoder that reads both sides of a gap (Devlin et al. 2019)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +13,7 @@ from minillm.models.bert import BERT
 from minillm.tokenizers.base import Tokenizer
 
 MASK = re.compile(r"\[MASK\]|<\|mask\|>")
-"""How a gap is written in a text."""
+"""A gap in a text."""
 
 
 class Candidate(NamedTuple):
@@ -30,18 +28,18 @@ class Filled:
     """A text with its gaps filled."""
 
     text: str
-    """The text with the likeliest token in each gap."""
+    """The text with the most likely token in each gap."""
     candidates: list[list[Candidate]]
-    """For each gap, the likeliest tokens, best first, predicted while all other gaps are still masked."""
+    """For each gap, the most likely tokens, best first, predicted while all other gaps are masked."""
 
 
 @torch.inference_mode()
 def fill_gaps(model: BERT, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> Filled:
-    """The `top_k` likeliest tokens in each gap of `text`, which is written [MASK] or <|mask|>.
+    """The `top_k` most likely tokens for each gap of `text`, written [MASK] or <|mask|>.
 
-    The model, trained on masked tokens, reads [CLS] text [SEP]. If the tokenizer has tokens that begin with a blank,
-    the blank before a gap belongs to the token that fills it. Probabilities are normalized over tokens of text.
-    ValueError if there is no gap, or the text is longer than the model reads.
+    The model reads [CLS] text [SEP]. If the tokenizer has tokens that begin with a space, the space before a gap is
+    part of the token that fills it. Probabilities are normalized over tokens of text. ValueError if there is no gap or
+    the text is too long for the model.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
@@ -74,10 +72,10 @@ def fill_gaps(model: BERT, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -
 
 
 def _scores(model: BERT, tokenizer: Tokenizer, ids: list[int], gaps: list[int], top_k: int) -> tuple[Tensor, Tensor]:
-    """Ids and probabilities (gaps, k) on the CPU, the best first."""
+    """Ids and probabilities (gaps, k) on the CPU, best first."""
     device = next(model.parameters()).device
-    places = torch.tensor([gaps], device=device)
-    logits = model(torch.tensor([ids], device=device), predict_at=places).logits["lm"][0].float().cpu()  # (gaps, V)
+    predict_at = torch.tensor([gaps], device=device)
+    logits = model(torch.tensor([ids], device=device), predict_at=predict_at).logits["lm"][0].float().cpu()  # (gaps, V)
     allowed = allowed_ids(tokenizer, logits.size(-1))
     allowed[tokenizer.eos_id] = False
     shares = logits.masked_fill(~allowed, -torch.inf).softmax(-1)

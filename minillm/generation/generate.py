@@ -1,10 +1,8 @@
 """Autoregressive generation of token ids: a prefill, then one cached step per token, for a batch of ragged prompts.
 
-Once a text exceeds the context, its oldest tokens leave the window, and the cache is refilled from those that remain;
-`window_start` says which those are, and nn/cache.py why dropping columns would not do.
+When a text exceeds the context, its oldest tokens are dropped and the cache is refilled from the rest (`window_start`);
+nn/cache.py explains why dropping columns of the cache would be wrong.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from minillm.generation.sampling import Sampler
 from minillm.nn.cache import KVCache
 
 MAX_ROWS = 65_536
-"""Rows in one batch. A typing error beyond it would use up the memory before the first token."""
+"""Maximum rows in one batch; a mistyped number would otherwise exhaust memory before the first token."""
 
 OnToken = Callable[[int, int], bool]
 """Called with (row, id) for each generated id except EOS; True ends the row."""
@@ -37,21 +35,20 @@ class Completion:
     ids: list[int] = field(default_factory=list)
     """Generated ids, including those of a stop string, without EOS."""
     finish_reason: Literal["eos", "stop", "length"] = "length"
-    """Ended by the model, by a stop string (`on_token`), or by max_new_tokens."""
+    """Ended by EOS, by a stop string (`on_token`), or by max_new_tokens."""
     text: str = ""
     """The generated text up to a stop string; empty if only ids were requested."""
     score: float | None = None
     """Log-probability divided by the length penalty, from beam search; None for a sampled completion."""
     prompt_tokens_cut: int = 0
-    """Tokens at the start of the prompt that the model did not read, because the prompt exceeds its context."""
+    """Tokens dropped at the start of a prompt that exceeds the context."""
 
 
 def window_start(length: int, context: int) -> int:
-    """Index of the oldest token that the model still sees in a text of `length` tokens.
+    """Index of the first token that the model reads of a text of `length` tokens; 0 while the text fits.
 
-    It is 0 while the text fits into the context. Each time the text outgrows the context, the oldest quarter of a
-    context leaves, so that one refill of the cache, which reads the other three, serves the next quarter. The window
-    depends on the text's own length alone, so a row sees the same in a batch and by itself.
+    Whenever the text outgrows the context, a quarter of the context is dropped, so the cache is refilled once per
+    quarter. The window depends on the length of the text only, so a row reads the same alone and in a batch.
     """
     drop = max(1, context // 4)
     excess = max(0, length - context)
@@ -71,19 +68,19 @@ def generate(
 ) -> list[Completion]:
     """Continue each prompt `config.num_samples` times, all rows in one batch.
 
-    A row's ids depend on its prompt, its sample number and `config` alone, not on the other rows. Copying the chosen
-    ids to the host (B numbers per step) is the only synchronization with an accelerator.
+    A row's ids depend on its prompt, its sample number and `config` only, not on other rows. Copying the chosen ids to
+    the host (B numbers per step) is the only synchronization with an accelerator.
 
     Args:
-        model: set to evaluation mode during the call; an encoder-decoder as `ConditionedDecoder`.
-        prompts: ids, of any lengths; an empty prompt starts a document, that is, it continues EOS.
-        config: how to choose and when to end.
+        model: in evaluation mode during the call; an encoder-decoder as `ConditionedDecoder`.
+        prompts: ids of any lengths; an empty prompt continues EOS, that is, it starts a document.
+        config: how to choose tokens and when to end.
         prefix: read the prompt in both directions, as a prefix language model does (Raffel et al. 2020, section 3.2.1).
-        eos_id: the id that ends a row; None: no id does.
-        allowed: (V,) bool, False = never chosen; None allows every id.
+        eos_id: the id that ends a row; None: no id.
+        allowed: (V,) bool, False for ids that are never chosen; None: all are allowed.
         on_token: receives each id as it is chosen and may end the row.
     Returns:
-        Completions, the samples of a prompt side by side: row = prompt number * num_samples + sample number.
+        Completions in the order prompt number * num_samples + sample number.
     Raises:
         ValueError: an empty prompt without `eos_id`, an id outside the vocabulary, more rows than MAX_ROWS, or logits
             that are not finite.
@@ -125,7 +122,7 @@ def _decode(
     cache, logits = prefill(model, texts, config.max_new_tokens, prefix=prefix)
     require_finite(logits)
     sampler = Sampler(config, texts, [row.sample for row in rows], logits, allowed)
-    # Drafts pay off where a pass over a few tokens costs as much as over one: for a single row.
+    # Drafts pay off only for a single row, where a pass over a few tokens costs as much as over one.
     lookup = PromptLookup(texts[0], config.num_draft_tokens) if len(rows) == 1 and config.num_draft_tokens else None
     for remaining in range(config.max_new_tokens - 1, -1, -1):
         tokens = sampler(logits)  # (B, 1)
@@ -158,8 +155,10 @@ def _decode(
 def prefill(
     model: Decodable, texts: Sequence[Sequence[int]], remaining: int, *, prefix: bool, num_written: int = 0
 ) -> tuple[KVCache, Tensor]:
-    """Read the window of every text, padded on the left: a cache with room for `remaining` tokens more, as far as the
-    context allows, and the next logits (B, V). With `prefix`, all but the last `num_written` tokens are the prompt.
+    """Read the texts' windows, padded on the left -> a cache and logits (B, V).
+
+    The cache has room for `remaining` more tokens if the context allows. With `prefix`, all tokens but the last
+    `num_written` are the prompt.
     """
     context = model.config.max_seq_len
     windows = [text[window_start(len(text), context) :] for text in texts]
@@ -170,6 +169,6 @@ def prefill(
 
 
 def require_finite(logits: Tensor) -> None:
-    """ValueError if the logits are not finite, since a diverged model would choose at random."""
+    """ValueError unless the logits are finite; a diverged model would choose tokens at random."""
     if not logits.isfinite().all():
         raise ValueError("the model's logits are not finite: its training diverged; use an earlier checkpoint")

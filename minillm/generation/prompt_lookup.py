@@ -1,12 +1,10 @@
 """Prompt lookup decoding (Saxena 2023): draft the next tokens from the text itself and verify them in the same pass.
 
-A decoding step reads every weight once, for one token or for a few. Where a text repeats itself, the tokens that
-followed the last few tokens earlier are a good draft. The draft is read together with the chosen token, and its logits
-are used only if it is what the sampler then chooses from the logits before it (Leviathan et al. 2023). The text is
-therefore the same as without drafts, sampled or greedy.
+A decoding step reads every weight once, for one token or for a few. If a text repeats itself, the tokens that followed
+an earlier occurrence of the last few tokens are a good draft. The model reads the draft together with the chosen token;
+its logits are used only if the sampler then chooses the draft (Leviathan et al. 2023). The text is therefore the same
+as without drafts, sampled or greedy.
 """
-
-from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
@@ -18,11 +16,11 @@ from minillm.generation.adapters import Decodable
 from minillm.nn.cache import KVCache
 
 MAX_NGRAM = 3
-"""Tokens that are looked up in the text to draft the next one; fewer where so many have not occurred before."""
+"""Longest run of tokens that is looked up; shorter runs are tried if it has not occurred before."""
 
 
 class NgramLookup:
-    """The token that last followed each run of one to MAX_NGRAM tokens."""
+    """Stores which token last followed each run of one to MAX_NGRAM tokens."""
 
     def __init__(self, text: Sequence[int]) -> None:
         self.recent: tuple[int, ...] = ()
@@ -55,10 +53,10 @@ class PromptLookup:
     def __init__(self, text: Sequence[int], num_draft_tokens: int) -> None:
         self.lookup, self.num_draft_tokens = NgramLookup(text), num_draft_tokens
         self.drafted: deque[tuple[int, Tensor]] = deque()
-        """Drafted tokens that are in the cache, and the logits (1, V) after each."""
+        """Draft tokens in the cache, and the logits (1, V) after each."""
 
     def accept(self, token: int, cache: KVCache) -> Tensor | None:
-        """The logits (1, V) after the chosen `token` if it was drafted; else None, and the drafts leave the cache."""
+        """The logits (1, V) after the chosen `token` if it is the draft; else None, and drafts are removed."""
         self.lookup.add(token)
         if not self.drafted:
             return None
@@ -70,7 +68,7 @@ class PromptLookup:
         return None
 
     def step(self, model: Decodable, token: Tensor, cache: KVCache, *, max_drafts: int) -> Tensor:
-        """Read the chosen token (1, 1) and at most `max_drafts` drafts: logits (1, V) after the chosen token."""
+        """Read the chosen token (1, 1) and at most `max_drafts` drafts -> logits (1, V) after the token."""
         drafts = self.lookup.draft(min(self.num_draft_tokens, max_drafts, cache.max_len - cache.length - 1))
         tokens = torch.cat((token, token.new_tensor([drafts])), 1) if drafts else token
         logits = model.step(tokens, cache)  # (1, T, V)

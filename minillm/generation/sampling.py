@@ -1,13 +1,10 @@
 """From logits to the next token: pure functions on (B, V) logits in fp32, and the Sampler that applies them in order.
 
-A filter removes a token by setting its logit to -inf; it never removes the likeliest one. The order is that of
+A filter removes a token by setting its logit to -inf; it never removes the most likely one. The order is that of
 transformers: allowed ids, repetition penalty, temperature, top-k, top-p, min-p, draw.
 
-Each row draws from its own stream of uniform numbers, a function of (seed, sample number of the row) alone. A row's
-text therefore depends neither on the rest of the batch nor on the device.
+The random numbers of a row depend on (seed, sample number) only, not on the rest of the batch or the device.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,10 +20,7 @@ BLOCK = 256
 
 
 def forbid(allowed: Tensor | None, vocab_size: int, device: torch.device) -> Tensor | None:
-    """(V,) to add to logits: -inf where (V,) bool `allowed` is False; None if every id is allowed.
-
-    ValueError if `allowed` has another length than V, or allows nothing.
-    """
+    """(V,) to add to logits: -inf where `allowed` (V,) is False; None if all are allowed, ValueError if none is."""
     if allowed is None:
         return None
     if allowed.shape != (vocab_size,) or not allowed.any():
@@ -37,15 +31,15 @@ def forbid(allowed: Tensor | None, vocab_size: int, device: torch.device) -> Ten
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, *, penalty: float) -> Tensor:
-    """Make tokens that the text contains, (B, V) bool `seen`, less likely (Keskar et al. 2019, eq. 2).
+    """Make tokens with `seen` (B, V) less likely (Keskar et al. 2019, eq. 2).
 
-    Negative logits (B, V) are multiplied by `penalty`, others divided; a penalty below 1 encourages.
+    Negative logits (B, V) are multiplied by `penalty`, others are divided by it.
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def scale_temperature(logits: Tensor, *, temperature: float) -> Tensor:
-    """Divide (B, V) logits by a temperature above 0; the lower bound, which is as good as greedy, avoids overflow."""
+    """Divide (B, V) logits by a temperature above 0. The lower bound avoids overflow; it is as good as greedy."""
     return logits / max(temperature, 1e-30)
 
 
@@ -56,23 +50,20 @@ def keep_top_k(logits: Tensor, *, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, *, p: float) -> Tensor:
-    """Keep the smallest set of likeliest tokens whose probability reaches p (the nucleus of Holtzman et al. 2020)."""
+    """Keep the smallest set of most likely tokens with total probability p (nucleus, Holtzman et al. 2020)."""
     ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # (B, V) mass of the likelier tokens
+    before = probabilities.cumsum(-1) - probabilities  # (B, V) mass of more likely tokens
     return logits.masked_fill(torch.empty_like(ids, dtype=torch.bool).scatter_(-1, ids, before >= p), -math.inf)
 
 
 def keep_min_p(logits: Tensor, *, min_p: float) -> Tensor:
-    """Keep tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024); min_p above 0."""
+    """Keep tokens at least min_p times as likely as the most likely one (Nguyen et al. 2024); min_p above 0."""
     return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(min_p), -math.inf)
 
 
 def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
-    """Apply temperature (above 0), top-k, top-p and min-p to (B, V) fp32 logits, -inf where a token is not allowed.
-
-    At least one of the new logits of a row is finite.
-    """
+    """Apply temperature (above 0), top-k, top-p and min-p to (B, V) fp32 logits; each row keeps a finite logit."""
     logits = scale_temperature(logits, temperature=config.temperature)
     if config.top_k:
         logits = keep_top_k(logits, k=config.top_k)
@@ -84,22 +75,19 @@ def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one token per row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B, 1) in [0, 1).
+    """(B, 1) ids drawn from logits (B, V) by inverting the cumulative distribution at `uniforms` (B, 1) in [0, 1).
 
-    Returns (B, 1) ids, never one whose logit is -inf.
+    A token whose logit is -inf is never drawn.
     """
     probabilities = logits.softmax(-1)
     cumulative = probabilities.cumsum(-1)
     ids = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True).clamp_(max=logits.size(-1) - 1)
-    # A parallel prefix sum may round up at a token of probability 0: such a draw becomes the likeliest token.
+    # A parallel prefix sum may round up at a token of probability 0; then the most likely token is drawn.
     return torch.where(probabilities.gather(-1, ids) > 0, ids, logits.argmax(-1, keepdim=True))
 
 
 def uniform_columns(seed: int, samples: Sequence[int], device: torch.device) -> Iterator[Tensor]:
-    """Endless (B, 1) columns of fp32 in [0, 1), one per step; row i depends on (seed, samples[i]) alone.
-
-    They are drawn in blocks, so that the number of steps costs no memory; the blocks continue one stream.
-    """
+    """Endless (B, 1) columns of fp32 in [0, 1), one per step; row i depends on (seed, samples[i]) only."""
     streams = [np.random.default_rng((seed, sample)) for sample in samples]
     while True:
         block = np.stack([stream.random(BLOCK, dtype=np.float32) for stream in streams])  # (B, BLOCK)
@@ -107,7 +95,7 @@ def uniform_columns(seed: int, samples: Sequence[int], device: torch.device) -> 
 
 
 class Sampler:
-    """Chooses the next token of every row of a batch and records what the repetition penalty needs."""
+    """Chooses the next token of every row of a batch."""
 
     def __init__(
         self,
@@ -117,14 +105,9 @@ class Sampler:
         like: Tensor,
         allowed: Tensor | None = None,
     ) -> None:
-        """Sampler of B rows.
+        """`texts` are the ids of each row, for the repetition penalty; `samples` its sample number, for random numbers.
 
-        Args:
-            config: how to choose.
-            texts: ids of each prompt, for the repetition penalty.
-            samples: sample number of each row, for its random numbers.
-            like: (..., V), on the device of the logits.
-            allowed: (V,) bool as in `forbid`.
+        `like` (..., V) has the vocabulary size and device of the logits; `allowed` (V,) is as in `forbid`.
         """
         self.config = config
         self.seen = self.uniforms = None
@@ -138,7 +121,7 @@ class Sampler:
             self.uniforms = uniform_columns(config.seed, samples, like.device)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(B, V) logits of any floating dtype to (B, 1) ids; each call uses the next random number of each row."""
+        """(B, V) logits -> (B, 1) ids; each call uses the next random number of each row."""
         logits = logits.float()
         if self.forbidden is not None:
             logits = logits + self.forbidden

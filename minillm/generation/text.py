@@ -1,11 +1,9 @@
-"""Text in, text out: prompts are encoded, and ids become a stream of whole characters that ends at a stop string.
+"""Text generation from text prompts: encoding, decoding and stop strings.
 
-A decoder continues the prompt itself. An encoder-decoder reads the prompt with its encoder, and its decoder writes the
-answer. A prompt for an encoder-decoder may contain T5's sentinels, `<|extra_id_0|>` and so on; its answer may then
-contain them too, which is how a model trained by span corruption is asked to fill a gap.
+A decoder continues the prompt. In an encoder-decoder the encoder reads the prompt and the decoder writes an answer.
+Such a prompt may contain T5's sentinels, `<|extra_id_0|>` and so on, as the gaps that a model trained by span
+corruption fills; then the answer may contain them too.
 """
-
-from __future__ import annotations
 
 import codecs
 import re
@@ -26,34 +24,33 @@ from minillm.models.t5 import T5
 from minillm.tokenizers.base import Tokenizer
 
 OnText = Callable[[int, str], None]
-"""Called with (row, piece) as text is generated; the pieces of a row joined are its text."""
+"""Called with (row, piece of text) during generation."""
 
 SENTINEL = re.compile(r"<\|extra_id_(\d{1,2})\|>")
 
 Prompt = str | Sequence[int]
-"""A text, or the ids that a model reads; not every tokenizer encodes the text of some ids as the same ids."""
+"""A text, or token ids. Encoding the text of some ids does not always return the same ids."""
 
 
 class DecodingInput(NamedTuple):
-    """A model that is ready to decode, and the ids that it continues."""
+    """A model ready for decoding, and the ids that it continues."""
 
     model: Decodable
     prompts: list[list[int]]
     options: dict[str, Any]
     """Arguments of `generate` and `beam_search`: prefix, eos_id and allowed."""
     decode: Callable[[int], bytes]
-    """The bytes that an id adds to the text."""
+    """The bytes of an id."""
     leading_blank: bytes = b""
-    """Dropped from the start of a text: the blank that some tokenizers put before the first word."""
+    """Removed from the start of a text: the space that some tokenizers put before the first word."""
 
 
 def prepare_prompts(
     model: Any, tokenizer: Tokenizer, prompts: str | Sequence[Prompt], *, prefix: bool = False
 ) -> DecodingInput:
-    """Encode the prompts, a single text being one prompt; a model that answers reads them here.
+    """Encode the prompts; a single text is one prompt. An encoder reads them here.
 
-    Raises:
-        ValueError: the model writes no text, or a prompt cannot be encoded or is longer than the encoder can read.
+    ValueError if the model writes no text, or if a prompt cannot be encoded or is too long for the encoder.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
@@ -81,7 +78,7 @@ def prepare_prompts(
 
 
 def source_ids(tokenizer: Tokenizer, text: Prompt) -> list[int]:
-    """What an encoder reads: the ids of the text and of its sentinels, then EOS; ids are returned as they are."""
+    """Encoder input: the ids of the text and its sentinels, then EOS. Ids are returned unchanged."""
     if not isinstance(text, str):
         return [*text]
     ids: list[int] = []
@@ -96,7 +93,7 @@ def source_ids(tokenizer: Tokenizer, text: Prompt) -> list[int]:
 
 
 def allowed_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
-    """(vocab_size,) bool: True for ids of text and EOS, False for other special ids and rows that pad the table."""
+    """(vocab_size,) bool: True for ids of text and EOS, False for other special ids and padding of the table."""
     if vocab_size < tokenizer.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} ids and the model {vocab_size}, so they do not belong together; "
@@ -109,22 +106,21 @@ def allowed_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
 
 
 class TextStream:
-    """Turns the bytes of one completion, given piece by piece, into whole characters of its text.
+    """Converts the bytes of one completion, piece by piece, into whole characters.
 
-    An incomplete character is held back, and so are bytes that may begin a stop string. Bytes that are not UTF-8 become
-    U+FFFD. The text does not depend on where the bytes are cut into pieces. Stop strings are searched as bytes, so they
-    may span tokens; UTF-8 never finds the bytes of one character within another.
+    Incomplete characters and bytes that may begin a stop string are held back. Bytes that are not UTF-8 become U+FFFD.
+    Stop strings are searched as bytes and may span tokens; in UTF-8 a match never begins inside a character.
     """
 
     def __init__(self, stop: Sequence[str], emit: Callable[[str], None], leading: bytes = b"") -> None:
-        """`emit` receives each piece of text, never an empty one; the first piece loses the prefix `leading`."""
+        """`emit` receives each nonempty piece of text; the prefix `leading` is removed from the first one."""
         self.leading = leading
         self.stop, self.emit = [s.encode("utf-8") for s in stop], emit
         self.held = b""
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, piece: bytes) -> bool:
-        """Add bytes; True if they complete a stop string. The match that is complete first ends the text."""
+        """Add bytes; True if they complete a stop string. The text ends at the first match that completes."""
         self.held += piece.removeprefix(self.leading)
         self.leading = b""
         matches = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
@@ -135,11 +131,11 @@ class TextStream:
         return False
 
     def close(self) -> None:
-        """End the text: release what was held for a stop string, but no incomplete character."""
+        """End the text: emit the held bytes, except an incomplete character."""
         self._release(len(self.held))
 
     def _undecided(self) -> int:
-        """Length of the longest suffix of the held bytes that begins a stop string."""
+        """Length of the longest held suffix that begins a stop string."""
         longest = max(map(len, self.stop), default=1) - 1
         ends = range(min(longest, len(self.held)), 0, -1)
         return next((n for n in ends if any(s.startswith(self.held[-n:]) for s in self.stop)), 0)
@@ -163,17 +159,9 @@ def complete(
 ) -> list[Completion]:
     """Continue each prompt `config.num_samples` times, or answer it; `config.prompt` is not used.
 
-    A text ends before the first stop string, before EOS, or after `max_new_tokens`, then without an incomplete
-    character. Raises ValueError as `prepare_prompts` and `generate`.
-
-    Args:
-        model, tokenizer: a model that writes text, and the tokenizer that it was trained with.
-        prompts: one text, or a list of texts or ids; an empty one starts a document.
-        config: how to choose and when to end.
-        prefix: as in `generate`; an encoder-decoder always reads its prompts in both directions.
-        on_text: receives the text of each row as it is generated.
-    Returns:
-        Completions in the order of `generate`, with their text.
+    A text ends before the first stop string, before EOS, or after `max_new_tokens`, without an incomplete character.
+    Order, other arguments and errors are as in `prepare_prompts` and `generate`. `on_text` receives the text of each
+    row as it is generated.
     """
     ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
     num_rows = len(ready.prompts) * config.num_samples
@@ -199,14 +187,9 @@ def complete(
 
 
 def search(
-    model: GPT | T5,
-    tokenizer: Tokenizer,
-    prompts: str | Sequence[Prompt],
-    config: BeamConfig,
-    *,
-    prefix: bool = False,
+    model: GPT | T5, tokenizer: Tokenizer, prompts: str | Sequence[Prompt], config: BeamConfig, *, prefix: bool = False
 ) -> list[Completion]:
-    """As `complete`, by beam search: the likeliest continuations found, in the order of `beam_search`."""
+    """As `complete`, with beam search: the most likely continuations, in the order of `beam_search`."""
     ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
     completions = beam_search(ready.model, ready.prompts, config, **ready.options)
     for completion in completions:

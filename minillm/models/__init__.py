@@ -1,1 +1,1 @@
-"""GPT, BERT and T5: three ways to wire the stacks of `nn`."""
+"""GPT, BERT and T5, built from the stacks of `nn`."""

@@ -1,7 +1,5 @@
 """The base class of GPT, BERT and T5: input embedding, heads, weight tying, initialization."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch
@@ -15,10 +13,10 @@ from minillm.nn.output import Output
 
 
 class Model(nn.Module):
-    """A model with an input embedding and heads; subclasses add stacks. Weights are undefined until `init_weights`."""
+    """Input embedding and heads; subclasses add stacks. Weights are undefined until `init_weights`."""
 
     writes: ClassVar[Literal["continuation", "answer", "nothing"]]
-    """The text that the model generates: a continuation of its prompt, an answer to it, or none."""
+    """Whether the model generates a continuation of its prompt, an answer to it, or no text."""
     head_transform: ClassVar[bool] = False
     """Whether the vocabulary head transforms the hidden states first, as BERT's does."""
     heads: nn.ModuleDict
@@ -29,20 +27,20 @@ class Model(nn.Module):
         self.embed = InputEmbedding(config)
 
     def add_heads(self) -> None:
-        """Add the heads that the config lists. Subclasses call this last, because init_weights follows this order."""
+        """Add the heads in the config. Subclasses call this last, because init_weights uses the order of modules."""
         self.heads = build_heads(self.config, transform=self.head_transform)
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Share the token table with the vocabulary head if the config says so. `to_empty` unties them again."""
+        """Share the token table with the vocabulary head if configured; required again after `to_empty`."""
         if self.config.tie_embeddings and "lm" in self.heads:
             self.heads["lm"].get_submodule("proj").weight = self.embed.tokens.weight
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Tie weights, then draw all parameters as nn/init.py says. The same generator state gives the same weights."""
+        """Tie weights and initialize all parameters (nn/init.py)."""
         self.tie_weights()
         init_weights(self, self.config, generator)
 
     def predict(self, hidden: Tensor, predict_at: Tensor | None = None) -> Output:
-        """Apply all heads to `hidden` (B, T, D), the vocabulary head only at positions `predict_at` (B, P) if given."""
+        """Apply all heads to `hidden` (B, T, D); the vocabulary head only at positions `predict_at` (B, P) if given."""
         return Output(hidden, {name: head(hidden, predict_at) for name, head in self.heads.items()})

@@ -1,6 +1,4 @@
-"""BERT: a bidirectional encoder that fills in masked tokens (Devlin et al. 2019)."""
-
-from __future__ import annotations
+"""BERT: a bidirectional encoder that predicts masked tokens (Devlin et al. 2019)."""
 
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from minillm.nn.token_layout import layout_of
 
 
 class BERT(Model):
-    """embed -> encoder stack -> the heads that the config lists."""
+    """embed -> encoder stack -> heads."""
 
     writes, head_transform = "nothing", True
 
@@ -33,9 +31,8 @@ class BERT(Model):
     ) -> Output:
         """Predict the token at each position of `tokens` (B, T) from the tokens on both sides.
 
-        Heads other than "lm" read the first token of each row, [CLS]. `positions`, `key_valid` and `document_ids` are
-        as in `layout_of`, `predict_at` and the errors as in `GPT.forward`; `token_types` (B, T) are 0 for sentence A
-        and 1 for B, None: all 0.
+        Heads other than "lm" read the first token of each row, [CLS]. `token_types` (B, T) are 0 for sentence A and 1
+        for B; None: all 0. Other arguments and errors are as in `GPT.forward`.
         """
         self.config.require_length(tokens.size(1))
         layout = layout_of(tokens, positions=positions, key_valid=key_valid, document_ids=document_ids)

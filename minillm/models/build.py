@@ -1,6 +1,4 @@
-"""Builds a model from its config; the only place that branches on the model family."""
-
-from __future__ import annotations
+"""Builds a model from its config."""
 
 from typing import Any
 
@@ -13,10 +11,10 @@ FAMILIES = {"gpt": GPT, "bert": BERT, "t5": T5}
 
 
 def build_model(config: ModelConfig) -> Any:
-    """The GPT, BERT or T5 that `config` describes, with undefined weights; `model.init_weights()` initializes them.
+    """A GPT, BERT or T5 with undefined weights; `model.init_weights()` initializes them.
 
-    Under `torch.device("meta")` no memory is allocated; `model.to_empty(device=...)` does it later. ValueError if
-    vocab_size is None.
+    Under `torch.device("meta")` no memory is allocated until `model.to_empty(device=...)`. ValueError without
+    vocab_size.
     """
     if config.vocab_size is None:
         raise ValueError("model.vocab_size is not set; take the tokenizer's vocab_size")

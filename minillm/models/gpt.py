@@ -1,6 +1,4 @@
-"""GPT: a decoder-only language model (Radford et al. 2018, 2019); other settings of the same stack give Llama."""
-
-from __future__ import annotations
+"""GPT: a decoder-only language model (Radford et al. 2018, 2019); other settings give Llama and Qwen."""
 
 import torch
 from torch import Tensor
@@ -35,12 +33,12 @@ class GPT(Model):
         predict_at: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Output:
-        """Predict the token after each one of `tokens` (B, T): logits "lm" (B, T, V) or (B, P, V).
+        """Predict the token after each of `tokens` (B, T): logits "lm" (B, T, V) or (B, P, V).
 
         `positions`, `key_valid` and `document_ids` are as in `layout_of`, `token_types` as in `InputEmbedding`.
 
         Args:
-            prefix_length: (B,) number of first tokens that all tokens attend to, earlier ones included (prefix LM).
+            prefix_length: (B,) number of first tokens that all tokens attend to, even earlier ones (prefix LM).
             predict_at: (B, P) indices into T at which to compute logits; None: at all of them.
             cache: keys and values of earlier passes, which `tokens` follow; this pass appends its own.
 
@@ -57,15 +55,10 @@ class GPT(Model):
     def start(
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[KVCache, Tensor]:
-        """Prefill: read the prompts (B, T), padded on the left, and predict the token after each.
+        """Prefill: read the prompts (B, T), padded on the left -> a cache for `step`, logits (B, V) for the next token.
 
-        Args:
-            max_len: number of tokens that the cache can hold, prompt included.
-            key_valid: (B, T) bool, False for padding; None: no padding.
-            prefix_length: (B,) as in `forward`; padding counts.
-
-        Returns:
-            A cache for `step`, and logits (B, V).
+        The cache can hold `max_len` tokens, prompt included. `key_valid` (B, T) is False for padding, which counts in
+        `prefix_length` (B,).
         """
         cache = KVCache(self.config.num_layers, max_len)
         last = torch.full((tokens.size(0), 1), tokens.size(1) - 1, device=tokens.device)
@@ -74,5 +67,5 @@ class GPT(Model):
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Append `tokens` (B, T) to the rows -> logits (B, T, V) for the token after each."""
+        """Append `tokens` (B, T) to the rows -> logits (B, T, V) for the next tokens."""
         return self(tokens, cache=cache).logits["lm"]

@@ -1,6 +1,4 @@
-"""Named model shapes, as data. Does not import torch."""
-
-from __future__ import annotations
+"""Named model shapes. Does not import torch."""
 
 import difflib
 
@@ -11,7 +9,7 @@ Values = dict[str, object]
 _GPT2: Values = {"vocab_size": 50257, "max_seq_len": 1024, "ff_dropout": 0.0}
 _LLAMA: Values = {"norm": "rmsnorm", "activation": "silu", "gated": True, "position": "rotary", "bias": False}
 _QWEN3: Values = {"qk_norm": True, "residual_init": "zero", "tie_embeddings": False}
-# LayerNorm, because on CPU it is one kernel forward and one backward; RMSNorm is several.
+# LayerNorm, because on a CPU its forward and backward passes are one kernel each; RMSNorm has several.
 _MODERN: Values = {**_QWEN3, "norm_bias": False, "activation": "relu2", "position": "rotary", "bias": False}
 _BERT: Values = dict(family="bert", max_seq_len=512, norm_order="post", norm_eps=1e-12, input_norm=True)
 _BERT |= dict(activation="gelu", dropout=0.1, ff_dropout=0.0, num_token_types=2, heads=("lm", "pair"))
@@ -41,10 +39,10 @@ PRESETS: dict[str, Values] = {
         {**_LLAMA, "max_seq_len": 8192, "num_layers": 30, "d_model": 576, "num_heads": 9, "num_kv_heads": 3},
         **{"d_ff": 1536, "vocab_size": 49152, "rope_theta": 100000.0},
     ),
-    # For CPUs: rotary positions, normalized queries and keys, squared ReLU, blocks that start as the identity.
+    # For CPUs: rotary positions, normalized queries and keys, squared ReLU, blocks initialized as the identity.
     "gpt-nano": dict(_MODERN, max_seq_len=128, num_layers=4, d_model=192, num_heads=4, ngram_order=3, ngram_rows=4096),
-    # Qwen3's parts (Yang et al. 2025) for CPUs, which export and GGUF take. With a fixed time on two cores, two layers
-    # that read more text beat three and four that read less.
+    # Qwen3's design (Yang et al. 2025) for CPUs; supports export to transformers and GGUF. With the same training time
+    # on two cores, two layers reach a lower loss than three or four, because they read more text.
     "qwen3-nano": dict(
         {**_LLAMA, **_QWEN3}, max_seq_len=128, num_layers=2, d_model=192, num_heads=4, num_kv_heads=2, d_ff=512
     ),
@@ -74,11 +72,11 @@ PRESETS: dict[str, Values] = {
         _TRANSFORMER, vocab_size=37000, max_seq_len=512, num_layers=6, d_model=512, num_heads=8, embed_scale=512**0.5
     ),
 }
-"""Name to keyword arguments of ModelConfig. A preset without vocab_size takes the tokenizer's."""
+"""Name -> arguments of ModelConfig. Presets without vocab_size use the size of the tokenizer's vocabulary."""
 
 
 def preset(name: str, **overrides: object) -> ModelConfig:
-    """The config of preset `name`, over which `overrides` take precedence; ValueError naming the closest preset."""
+    """The config of a preset, changed by `overrides`; ValueError with the closest name if it does not exist."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
         raise ValueError(

@@ -1,12 +1,10 @@
-"""The cost of a model in parameters, arithmetic and memory, computed on the meta device without allocating anything.
+"""Parameters, arithmetic and memory of a model, computed on the meta device without allocating it.
 
 The formula is that of PaLM (Chowdhery et al. 2022, appendix B): 6 N + 12 L H K T floating-point operations per token,
-forward and backward. N counts the weights used in matrix products: the vocabulary head counts, embedding tables do not.
-The second term is the two products of attention over a full context of T tokens, causal or not. For an encoder-decoder,
-"per token" means per pair of a source token and a target token.
+forward and backward. N counts the weights in matrix products, including the vocabulary head but not embedding tables.
+The second term is for the two matrix products of attention over a context of T tokens, causal or not. For an
+encoder-decoder, "per token" means per pair of a source token and a target token.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +23,14 @@ BYTES_FP32 = 4
 
 @dataclass(frozen=True)
 class Profile:
-    """The cost of one model. A weight shared by two parts is counted once, in the first of them."""
+    """The cost of a model. A weight shared by two parts is counted in the first one."""
 
     parameters: dict[str, int]
     """Parameters of embeddings, attention, feed_forward, norms and head."""
     total: int
     """Number of parameters."""
     flops_per_token: int
-    """Forward and backward, at a context of max_seq_len tokens."""
+    """Forward and backward, for a context of max_seq_len tokens."""
     kv_bytes_per_token: int
     """Bytes of KV cache per decoder token in fp32; half as many in bf16. 0 for an encoder, which has no cache."""
     training_bytes: int
@@ -40,7 +38,7 @@ class Profile:
 
 
 def profile(config: ModelConfig) -> Profile:
-    """The cost of the model that `config` describes; ValueError if it has no vocab_size."""
+    """The cost of a model; ValueError without vocab_size."""
     with torch.device("meta"):
         model = build_model(config)
     parameters = count_parameters(model)
@@ -61,7 +59,7 @@ def profile(config: ModelConfig) -> Profile:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters per part: that of the innermost enclosing module in `kinds`, or else "head"."""
+    """Parameters per part: the part of the innermost enclosing module in `kinds`, else "head"."""
     kinds: dict[str, Any] = {"embeddings": nn.Embedding, "attention": Attention, "feed_forward": FeedForward}
     kinds["norms"] = (nn.LayerNorm, nn.RMSNorm)
     counts, owners = dict.fromkeys([*kinds, "head"], 0), dict(model.named_modules())

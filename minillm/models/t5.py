@@ -1,9 +1,7 @@
 """T5: an encoder-decoder (Raffel et al. 2020); with sinusoidal positions and post-LN, the Transformer (Vaswani 2017).
 
-The model does not shift the target: whoever makes the batches passes the decoder its input.
+The model does not shift the target; the caller passes the decoder's input.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -38,8 +36,8 @@ class T5(Model):
     ) -> Output:
         """Predict the token after each decoder token (B, T), the target shifted right, given the source (B, S).
 
-        `encoder_valid` (B, S) and `decoder_valid` (B, T) are bool, False for padding; the latter is unnecessary if
-        padding is at the end, which no token sees. Otherwise as `decode`.
+        `encoder_valid` (B, S) and `decoder_valid` (B, T) are bool, False for padding. Padding at the end of the
+        decoder's input needs no mask. Otherwise as `decode`.
         """
         output = self.encode(encoder_tokens, key_valid=encoder_valid)
         return self.decode(decoder_tokens, output, encoder_valid, key_valid=decoder_valid, predict_at=predict_at)
@@ -60,10 +58,10 @@ class T5(Model):
         predict_at: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Output:
-        """Predict the token after each one in `tokens` (B, T), as `GPT.forward`.
+        """Predict the token after each of `tokens` (B, T), as `GPT.forward`.
 
-        `encoder_output` (B, S, D) comes from `encode`, and (B, S) `encoder_valid` is False for padding of the source;
-        with a cache, only the first pass needs them.
+        `encoder_output` (B, S, D) is the result of `encode`; `encoder_valid` (B, S) is False for padding of the source.
+        With a cache, only the first pass needs them.
         """
         self.config.require_length(tokens.size(1) + (0 if cache is None else cache.length))
         layout = layout_of(tokens, key_valid=key_valid, cache=cache)
@@ -89,5 +87,5 @@ class T5(Model):
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Append `tokens` (B, T) to the targets -> logits (B, T, V) for the token after each."""
+        """Append `tokens` (B, T) to the targets -> logits (B, T, V) for the next tokens."""
         return self.decode(tokens, cache=cache).logits["lm"]

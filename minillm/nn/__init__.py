@@ -1,4 +1,4 @@
-"""Building blocks of all models. They import torch and each other, but nothing else from the package.
+"""Building blocks of all models. Of the package, they import only each other and `settings`.
 
 Shape letters, used in every shape comment of the package:
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from minillm.nn.cache import KVCache, LayerKVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.kernels.attention import ScoreMask, attend
+from minillm.nn.kernels.attention import attend
+from minillm.nn.mask import ScoreMask
 from minillm.nn.norm import make_norm
 from minillm.nn.position import RotaryAngles, apply_rotary
 
@@ -19,8 +20,8 @@ def plain_attention(
 ) -> Tensor:
     """softmax(q k^T * scale + mask) v (Vaswani et al. 2017, equation 1): the definition of attention.
 
-    q is (B, H, T, K); k and v are (B, G, S, K), each of the G heads shared by H / G query heads. `mask` is added to the
-    scores: 0 where query t may attend to key s, -inf where not. `attend` in nn/kernels/attention.py does it faster.
+    q is (B, H, T, K); k and v are (B, G, S, K), each head shared by H / G query heads. `mask` is added to the scores: 0
+    where query t may attend to key s, -inf where not. `attend` in nn/kernels/attention.py is faster.
     """
     groups = q.size(1) // k.size(1)
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, K)
@@ -30,29 +31,30 @@ def plain_attention(
 
 
 class AttentionInputs(NamedTuple):
-    """Everything besides x that the attention layers of a block need; a Stack makes it once for each forward pass."""
+    """Inputs of a block's attention layers besides x; the same for all blocks of a Stack except the cache."""
 
     mask: ScoreMask = ScoreMask()
     """Which keys each query may attend to."""
     angles: RotaryAngles | None = None
-    """Rotation of queries and keys according to their positions; None: no rotary positions."""
+    """Rotary angles of queries and keys; None: no rotary positions."""
     encoder_output: Tensor | None = None
     """(B, S, D) source of keys and values in cross-attention; None: they come from x itself (self-attention)."""
     layer_cache: LayerKVCache | None = None
-    """Keys and values of earlier passes; those of this pass are appended to it."""
+    """Keys and values of earlier passes; this pass appends its own."""
     start: int = 0
     """Number of keys in the cache before this pass."""
     cross: AttentionInputs | None = None
-    """The inputs of the block's cross-attention, if it has one."""
+    """Inputs of cross-attention, if the block has it."""
 
     def for_layer(self, cache: KVCache, layer: int) -> AttentionInputs:
         """These inputs with the cache of one layer."""
         cross = None if self.cross is None else self.cross._replace(layer_cache=cache.cross_layers[layer])
-        return AttentionInputs(self.mask, self.angles, None, cache.self_layers[layer], self.start, cross)
+        own = cache.self_layers[layer]
+        return AttentionInputs(self.mask, self.angles, layer_cache=own, start=self.start, cross=cross)
 
 
 class Attention(nn.Module):
-    """Attention over num_heads heads: softmax(q k^T * scale + mask) v of projections q, k, v, then a projection out."""
+    """Multi-head attention: projections to q, k and v, attention, and an output projection."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 """A Block of residual sublayers, and the Stack of Blocks that every model is built from (Vaswani et al. 2017)."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,8 +7,7 @@ from minillm.nn.attention import Attention, AttentionInputs
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
 from minillm.nn.feedforward import FeedForward
-from minillm.nn.kernels.attention import ScoreMask, compute_dtype
-from minillm.nn.mask import AttentionMask, resolve_mask
+from minillm.nn.mask import AttentionMask, ScoreMask, compute_dtype, resolve_mask
 from minillm.nn.norm import make_norm
 from minillm.nn.position import relative_position
 from minillm.nn.token_layout import TokenLayout
@@ -36,7 +33,7 @@ class SublayerConnection(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to an encoder's output where `cross`, feed-forward."""
+    """Self-attention, cross-attention to an encoder's output if `cross`, and feed-forward."""
 
     def __init__(self, config: ModelConfig, *, cross: bool) -> None:
         super().__init__()
@@ -54,10 +51,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """num_layers Blocks that share one relative position scheme: an encoder, or a decoder if `causal`.
-
-    With `cross` every block attends to an encoder's output too.
-    """
+    """num_layers Blocks that share one relative position scheme: an encoder, or a decoder if `causal`."""
 
     def __init__(self, config: ModelConfig, *, causal: bool, cross: bool = False) -> None:
         super().__init__()

@@ -1,21 +1,18 @@
-"""Keys and values of earlier forward passes, kept so that decoding reads each token once (Shazeer 2019, section 2.4).
+"""Caches keys and values of earlier forward passes, so that decoding reads each token once (Shazeer 2019, section 2.4).
 
-A cache holds a window of at most `max_len` tokens. To go on when it is full, `reset()` it and run a new prefill over
-the most recent tokens. No cheaper way is exact: in deep layers every key depends on all earlier tokens, so dropping the
-oldest token changes the keys of all others, with every position scheme.
+A cache holds at most `max_len` tokens. When it is full, `reset()` it and prefill the most recent tokens again. Dropping
+the oldest column would not be exact: in deep layers every key depends on all earlier tokens.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 
 class LayerKVCache:
-    """Keys and values of one attention layer, at most `max_len`.
+    """At most `max_len` keys and values of one attention layer.
 
-    Memory is allocated at the first write; batch size, local head count, device and dtype are those of the keys. A
-    `fixed` cache is written once and then only read, as in cross-attention.
+    Memory is allocated at the first write, for the batch size, heads, device and dtype of its keys. A `fixed` cache is
+    written once and then only read, as in cross-attention.
     """
 
     def __init__(self, max_len: int, *, fixed: bool = False) -> None:
@@ -25,7 +22,7 @@ class LayerKVCache:
         self.v: Tensor | None = None
 
     def write(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, G, T, K) at index `start`; returns all keys and values so far, views (B, G, start + T, K)."""
+        """Store k and v (B, G, T, K) at index `start`; returns views of all so far, (B, G, start + T, K)."""
         stop = start + k.size(2)
         if self.k is None or self.v is None:
             shape = (k.size(0), k.size(1), self.max_len, k.size(3))
@@ -54,9 +51,9 @@ class LayerKVCache:
 
 
 class KVCache:
-    """A LayerKVCache for each layer, and columns of data about the cached tokens: validity, document, position, id.
+    """A LayerKVCache for each layer, and columns with validity, document, position and id of the cached tokens.
 
-    It holds `max_len` tokens. `encoder_len` is the length of the encoder's output; None: there is no cross-attention.
+    `encoder_len` is the length of the encoder's output; None: no cross-attention.
     """
 
     def __init__(self, num_layers: int, max_len: int, encoder_len: int | None = None) -> None:
@@ -66,7 +63,7 @@ class KVCache:
         self.reset()
 
     def reset(self) -> None:
-        """Empty the cache. The next forward pass is a prefill of any batch size."""
+        """Empty the cache; the next batch may have another size."""
         self.length = 0
         self.self_layers = [LayerKVCache(self.max_len) for _ in range(self.num_layers)]
         self.cross_layers: list[LayerKVCache | None] = [
@@ -90,7 +87,7 @@ class KVCache:
             )
 
     def get(self, name: str) -> Tensor | None:
-        """(B, length) the column `name`, or None if there is no such column."""
+        """(B, length) the column `name`; None if it does not exist."""
         column = self._columns.get(name)
         return None if column is None else column[:, : self.length]
 
@@ -106,13 +103,13 @@ class KVCache:
         return self._columns[name][:, :stop]
 
     def recall(self, output: Tensor | None, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The encoder's output (B, S, D) and validity (B, S): stores those of this pass, or returns the stored ones."""
+        """Store the encoder's output (B, S, D) and validity (B, S) if given; returns the stored ones."""
         if output is not None:
             self.encoder_output, self.encoder_valid = output, valid
         return self.encoder_output, self.encoder_valid
 
     def repeat(self, copies: int) -> None:
-        """Replace each row of the batch by `copies` adjacent copies, as beam search does after the prefill."""
+        """Replace each row of the batch by `copies` adjacent copies."""
         for layer in (*self.self_layers, *self.cross_layers):
             if layer is not None:
                 layer.repeat(copies)
@@ -122,7 +119,7 @@ class KVCache:
         self.encoder_valid = None if valid is None else valid.repeat_interleave(copies, 0)
 
     def reorder(self, rows: Tensor) -> None:
-        """Set row i to the tokens of row rows[i]; rows (B). Rows may be exchanged only if they share a source text."""
+        """Set row i to the tokens of row rows[i]; rows (B). Both rows must have the same encoder output."""
         for layer in self.self_layers:
             layer.reorder(rows, self.length)
         self._columns = {name: column[rows] for name, column in self._columns.items()}

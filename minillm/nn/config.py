@@ -1,4 +1,4 @@
-"""The shape of a model. Imports no torch, so that help and config errors are immediate."""
+"""The shape of a model. Does not import torch, so that help and config errors are immediate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BUCKETS: Only = {"position": ("t5",)}
 
 
 class HeadSpec(NamedTuple):
-    """An output head: its name, and its number of classes where that is not fixed by the name."""
+    """An output head: its name, and for `class` the number of classes."""
 
     name: str
     size: int = 0
@@ -28,12 +28,9 @@ class HeadSpec(NamedTuple):
             return cls(name, int(size))
         raise ValueError(f"model.heads has {text!r}; a head is lm, pair, pooler or class:N with N of at least 2")
 
-    def __str__(self) -> str:
-        return f"{self.name}:{self.size}" if self.size else self.name
-
 
 class FamilySpec(NamedTuple):
-    """What a family of models can have; one row of FAMILIES."""
+    """What a model family supports."""
 
     heads: tuple[str, ...]
     """Names of its heads."""
@@ -50,19 +47,19 @@ FAMILIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that determines a model's parameters and arithmetic. None: derived as the field's sentence says."""
+    """Everything that determines the parameters and arithmetic of a model."""
 
     preset: str = setting("qwen3-nano")
-    """Named shape from `models/presets.py` that the other keys of this section modify."""
+    """Named shape from `models/presets.py`, which the other keys of this section modify."""
     family: Literal["gpt", "bert", "t5"] = setting("gpt")
-    """Arrangement of the stacks: decoder-only, encoder-only or encoder-decoder."""
+    """gpt: decoder-only, bert: encoder-only, t5: encoder-decoder."""
 
     # Size
     vocab_size: int | None = setting(None, at_least=1)
-    """Rows of the embedding table; None: the tokenizer's size. A larger number pads the table."""
+    """Rows of the embedding table; None: the size of the tokenizer's vocabulary."""
     max_seq_len: int = setting(256, at_least=1)
     """Maximum number of tokens in one forward pass."""
-    num_layers: int = setting(4, at_least=1)
+    num_layers: int = setting(4, at_least=1, at_most=10_000)
     """Blocks in each stack."""
     d_model: int = setting(256, at_least=1)
     """Width of the residual stream."""
@@ -110,11 +107,11 @@ class ModelConfig:
     rope_factor: float = setting(1.0, above=0, only={**_ROTARY, "rope_scaling": ("linear", "llama3")})
     """Factor by which `rope_scaling` stretches them."""
     rope_original_len: int = setting(8192, at_least=1, only=_LLAMA3)
-    """Context in tokens that the model was trained with before llama3 scaling."""
+    """Context in tokens before llama3 scaling."""
     rope_low_freq_factor: float = setting(1.0, above=0, only=_LLAMA3)
-    """llama3 stretches wavelengths above rope_original_len divided by this in full."""
+    """llama3 fully stretches wavelengths above rope_original_len divided by this number."""
     rope_high_freq_factor: float = setting(4.0, above=0, only=_LLAMA3)
-    """llama3 does not stretch wavelengths below rope_original_len divided by this."""
+    """llama3 does not stretch wavelengths below rope_original_len divided by this number."""
     relative_buckets: int = setting(32, only=_BUCKETS)
     """Number of T5's relative-position buckets."""
     relative_max_distance: int = setting(128, only=_BUCKETS)
@@ -134,7 +131,7 @@ class ModelConfig:
     ff_dropout: float | None = setting(None, at_least=0, below=1)
     """Dropout probability on the feed-forward layer's hidden units; None: as `dropout`. GPT-2 uses 0."""
     final_dropout: bool = setting(False)
-    """Apply `dropout` after a stack's last norm too, as T5 does."""
+    """Also apply `dropout` after the final norm of a stack, as T5 does."""
 
     # Embeddings and output heads
     num_token_types: int = setting(0, at_least=0)
@@ -152,7 +149,7 @@ class ModelConfig:
     """Bound logits by c * tanh(logits / c) (Gemma 2); None: no bound."""
 
     # N-gram embeddings
-    ngram_order: int = setting(1, at_least=1)
+    ngram_order: int = setting(1, at_least=1, at_most=100)
     """Longest n-gram whose hashed embedding is added to a token's (Pagnoni et al. 2024); 1: none."""
     ngram_rows: int = setting(2048, at_least=1, only={"ngram_order": Bounds(at_least=2)})
     """Rows of each n-gram table."""
@@ -166,7 +163,6 @@ class ModelConfig:
     """Initial projections into the residual stream: divided by sqrt(2 num_layers) (GPT-2), zero, or unchanged."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError naming the key and the remedy if a value is out of range or two values contradict."""
         check("model", self)
         if self.head_dim is None and self.d_model % self.num_heads:
             raise ValueError(
@@ -188,7 +184,7 @@ class ModelConfig:
         self._check_family()
 
     def _check_buckets(self) -> None:
-        """T5 halves the buckets for two directions, and half of each half holds one distance per bucket."""
+        """T5 uses half of the buckets for each direction; half of those hold a single distance each."""
         buckets, farthest = self.relative_buckets, self.relative_max_distance
         if self.position == "t5" and (buckets < 4 or buckets % 4):
             raise ValueError(f"model.relative_buckets is {buckets}; it must be a multiple of 4")
@@ -198,7 +194,7 @@ class ModelConfig:
             )
 
     def _check_family(self) -> None:
-        """Refuse settings that the family cannot use."""
+        """ValueError for settings that the family does not support."""
         family, names = FAMILIES[self.family], [spec.name for spec in self.head_specs]
         if not set(names) <= set(family.heads):
             raise ValueError(f"model.heads is {list(self.heads)}; a {self.family} model has {list(family.heads)} only")
@@ -216,12 +212,12 @@ class ModelConfig:
 
     @property
     def head_specs(self) -> tuple[HeadSpec, ...]:
-        """`heads`, parsed; ValueError for an unknown name or form."""
+        """The parsed `heads`; ValueError if one is unknown."""
         return tuple(map(HeadSpec.parse, self.heads))
 
     @property
     def biased_projections(self) -> str:
-        """Which projections of attention have biases: none, qkv or all."""
+        """Attention projections that have biases: none, qkv or all."""
         return self.attention_bias or ("all" if self.bias else "none")
 
     @property
@@ -246,5 +242,5 @@ class ModelConfig:
 
     @property
     def ff_drop(self) -> float:
-        """Dropout probability on the feed-forward's hidden layer."""
+        """Dropout probability on the hidden units of the feed-forward layer."""
         return self.dropout if self.ff_dropout is None else self.ff_dropout

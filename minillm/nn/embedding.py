@@ -1,10 +1,7 @@
-"""From ids to vectors: the sum of token, n-gram, token type and absolute position embeddings.
+"""The input embedding: the sum of token, n-gram, token type and absolute position embeddings.
 
-Absolute positions are learned (Radford et al. 2018) or sinusoidal (Vaswani et al. 2017); nn/position.py has relative
-positions.
+Absolute positions are learned (Radford et al. 2018) or sinusoidal (Vaswani et al. 2017).
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +9,7 @@ from torch import Tensor, nn
 
 from minillm.nn.cache import KVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.kernels.attention import compute_dtype
+from minillm.nn.mask import compute_dtype
 from minillm.nn.ngram import NgramEmbedding
 from minillm.nn.norm import make_norm
 from minillm.nn.position import rotary_frequencies
@@ -46,17 +43,13 @@ class SinusoidalPosition(nn.Module):
 
 def absolute_position(config: ModelConfig) -> nn.Module | None:
     """The absolute scheme that `config` names, if any."""
-    match config.position:
-        case "learned":
-            return LearnedPosition(config.max_seq_len, config.d_model)
-        case "sinusoidal":
-            return SinusoidalPosition(config.d_model)
-        case _:
-            return None
+    if config.position == "learned":
+        return LearnedPosition(config.max_seq_len, config.d_model)
+    return SinusoidalPosition(config.d_model) if config.position == "sinusoidal" else None
 
 
 class InputEmbedding(nn.Module):
-    """drop(norm(tokens * scale + ngrams + token_types + positions)); all but the token table are optional."""
+    """drop(norm(tokens * scale + ngrams + token_types + positions)); all but tokens are optional."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -73,8 +66,8 @@ class InputEmbedding(nn.Module):
     ) -> Tensor:
         """Embed `tokens` (B, T) at `positions` (T) or (B, T) -> (B, T, D).
 
-        `token_types` (B, T) are segment ids, None: all 0; ValueError if the model has no embeddings for them. `cache`
-        supplies the earlier tokens that n-grams include, and stores these tokens for later passes.
+        `token_types` (B, T) are segment ids; None: all 0; ValueError if the model has no embeddings for them. `cache`
+        stores tokens for the n-grams of later passes.
         """
         x = self.tokens(tokens)  # (B, T, D)
         dtype = compute_dtype(x)
@@ -92,7 +85,7 @@ class InputEmbedding(nn.Module):
             )
         if self.position is not None:
             x = x + self.position(positions)
-        # Under autocast the residual stream is in low precision too; otherwise casts take a third of a training step.
+        # Under autocast the residual stream is in low precision too; otherwise casts take a third of each step.
         x = x.to(dtype)
         if self.norm is not None:
             x = self.norm(x)

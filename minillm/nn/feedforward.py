@@ -1,7 +1,5 @@
 """Position-wise feed-forward layer (Vaswani et al. 2017, section 3.3) and its gated variants (Shazeer 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -30,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
-"""Name to function. Those with an underscore overwrite their argument: pass only a tensor that nothing else reads."""
+"""Name -> function. Functions with a trailing underscore overwrite their argument."""
 
 
 class FeedForward(nn.Module):

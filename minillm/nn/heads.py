@@ -1,9 +1,4 @@
-"""Output heads: each maps the final hidden states to the logits of one kind of prediction.
-
-`ModelConfig.heads` lists them by name: "lm", "pair", "pooler", or "class:5" for five classes.
-"""
-
-from __future__ import annotations
+"""Output heads: each maps the final hidden states to the logits of one kind of prediction."""
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +36,9 @@ class LMHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Class logits of a whole sequence: proj(tanh(pooler(h_0))), h_0 the first token's state (Devlin et al. 2019, 3.1).
+    """Class logits proj(tanh(pooler(h))) of a sequence, h the state of its first token (Devlin et al. 2019, 3.1).
 
-    With num_classes = 0 there is no proj: some encoders are published with the pooler alone.
+    With num_classes = 0 there is no proj: some encoders are published with the pooler only.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
@@ -52,12 +47,12 @@ class PooledHead(nn.Module):
         self.proj = nn.Linear(config.d_model, num_classes) if num_classes else nn.Identity()
 
     def forward(self, hidden: Tensor, predict_at: Tensor | None = None) -> Tensor:
-        """hidden (B, T, D) -> (B, num_classes), or (B, D) without classes. `predict_at` concerns the LMHead only."""
+        """hidden (B, T, D) -> (B, num_classes), or (B, D) without classes. Only LMHead uses `predict_at`."""
         return self.proj(torch.tanh(self.pooler(hidden[:, 0])))
 
 
 def build_heads(config: ModelConfig, *, transform: bool) -> nn.ModuleDict:
-    """The heads in `config.heads`, in that order; `transform` is the vocabulary head's."""
+    """The heads in `config.heads`; `transform` is as in LMHead."""
 
     def head(spec: HeadSpec) -> nn.Module:
         if spec.name == "lm":

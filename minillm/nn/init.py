@@ -12,13 +12,11 @@
 `residual_init` determines r: "scaled" is 1 / sqrt(2 num_layers) (Radford et al. 2019), "plain" is 1, and "zero" is 0,
 which makes every block start as the identity (Zhang et al. 2019).
 
-With "normal" the first loss is within a few hundredths of a nat of ln(vocab_size). "fan_in" is the initialization of
-T5's own code (Raffel et al. 2020, Mesh TensorFlow): every sum, including attention scores, has the variance of one of
-its terms. Logits then start with variance 1, and the first loss is half a nat higher. Hugging Face's T5 v1.1 differs:
-its untied head starts at 1.
+With "normal" the first loss is within a few hundredths of a nat of ln(vocab_size). "fan_in" is the initialization in
+T5's code (Raffel et al. 2020, Mesh TensorFlow): every sum, including attention scores, has the variance of one of its
+terms. Logits then start with variance 1, and the first loss is half a nat higher. Hugging Face's T5 v1.1 differs: its
+untied head has standard deviation 1.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +32,7 @@ from minillm.nn.position import T5RelativeBias
 def init_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator | None = None) -> None:
     """Initialize every parameter of `model` according to the table above, in the order of `model.modules()`.
 
-    Numbers are drawn in fp32 on the generator's device: a seed gives the same weights in any dtype, on any device.
+    Numbers are drawn in fp32 on the generator's device, so the dtype and device of the model do not matter.
     """
     stds = standard_deviations(model, config)
     filled: set[nn.Parameter] = set()

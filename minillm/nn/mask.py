@@ -1,14 +1,17 @@
 """Attention masks. Callers declare who may attend to what; each Stack converts that once into the kernel's form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minillm.nn.kernels.attention import ScoreMask, choose_kernel, compute_dtype
+Kernel = Literal["fused", "eager"]
+"""fused: torch's scaled_dot_product_attention. eager: matrix product, softmax, matrix product."""
+
+EAGER_MAX_KEYS = 512
+"""The eager kernel is faster up to this many keys. At 1024 its score matrices no longer fit the caches of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,11 @@ class AttentionMask:
     causal: bool = False
     """No query attends to a later key."""
     key_valid: Tensor | None = None
-    """(B, S) bool, False for padding, to which no query attends."""
+    """(B, S) bool, False for padding: no query attends to it."""
     prefix_length: Tensor | None = None
-    """(B,) every query attends to the keys before this index, causal or not (Raffel et al. 2020, section 3.2.1)."""
+    """(B,) every query attends to the keys before this index (Raffel et al. 2020, section 3.2.1)."""
     document_ids: Tensor | None = None
-    """(B, S) int, packed documents: a query attends to keys of its own document only."""
+    """(B, S) int: in packed rows, a query attends to keys of the same document only."""
 
     def dense(self, start: int, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
         """(B|1, 1, T, S) bool, True = may attend. Query t is key start + t. None: no limit."""
@@ -42,16 +45,28 @@ class AttentionMask:
         return reduce(torch.logical_and, allowed)[:, None] if allowed else None
 
 
+class ScoreMask(NamedTuple):
+    """An attention mask in the form that the attention kernel takes, and which kernel that is."""
+
+    tensor: Tensor | None = None
+    """Broadcastable to (B, H, T, S): bool (True = may attend) or float, added to the scores. None: no limit."""
+    is_causal: bool = False
+    """Use the fused kernel's causal mode, which needs no tensor."""
+    has_keys: Tensor | None = None
+    """(B, 1, T, 1) float, 0 for a query that may attend to no key; None: there is no such query."""
+    kernel: Kernel = "fused"
+
+
 def resolve_mask(
     mask: AttentionMask, bias: Tensor | None, *, start: int, num_queries: int, num_keys: int, like: Tensor
 ) -> ScoreMask:
     """Combine `mask` and the position scheme's `bias` into one ScoreMask for all layers of a stack.
 
-    `bias` is (B|1, H, T, S), added to the scores. Query t is key start + t. `like` is the stack's input, whose device
-    and compute dtype the scores will have.
+    `bias` (B|1, H, T, S) is added to the scores. Query t is key start + t. The scores have the device and compute dtype
+    of `like`, the input of the stack.
 
-    For a query that may attend to no key the softmax is 0/0: some kernels return NaN, others have NaN gradients. Such a
-    query attends to every key instead, and `has_keys` sets its result to 0.
+    For a query without any allowed key the softmax is 0/0, which gives NaN results or gradients. Such a query attends
+    to every key instead, and `has_keys` sets its result to 0.
     """
     dtype = compute_dtype(like)
     trained_bias = bias is not None and bias.requires_grad
@@ -59,7 +74,7 @@ def resolve_mask(
     only_causal = bias is None and mask.key_valid is None and mask.prefix_length is None and mask.document_ids is None
     if only_causal and (not mask.causal or (num_queries == 1 and num_keys == start + 1)):
         return ScoreMask(kernel=kernel)
-    # The fused causal mode aligns queries and keys at the top left: right only where they are the same tokens.
+    # The fused causal mode aligns queries and keys at the top left, so they must be the same tokens.
     if only_causal and kernel == "fused" and start == 0 and num_queries == num_keys:
         return ScoreMask(is_causal=True)
 
@@ -72,6 +87,20 @@ def resolve_mask(
     if bias is None:
         assert allowed is not None
         bias = torch.zeros(allowed.shape, dtype=dtype, device=like.device)
-    bias = bias.to(dtype).contiguous()  # T5 computes it heads last, a layout that is three times slower to add
+    bias = bias.to(dtype).contiguous()  # T5 computes it with heads last, a layout that is three times slower to add
     tensor = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
     return ScoreMask(tensor, has_keys=has_keys, kernel=kernel)
+
+
+def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
+    """eager for CPU training over few keys, in bf16 (the fused kernel's backward pass is four times slower there) or
+    with a trained bias such as T5's (which no fused kernel supports)."""
+    slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
+    return "eager" if slow and num_keys <= EAGER_MAX_KEYS else "fused"
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which matrix products of `x` run: that of autocast if it is on, else that of x."""
+    device = x.device.type
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the meta device has none
+    return torch.get_autocast_dtype(device) if cast else x.dtype

@@ -1,11 +1,9 @@
-"""Hashed n-gram embeddings, which tell each token which tokens precede it.
+"""Hashed n-gram embeddings (Pagnoni et al. 2024, Byte Latent Transformer, section 3.2.1).
 
-Pagnoni et al. 2024 (Byte Latent Transformer, section 3.2.1) add to the embedding of each byte those of the n-grams that
-end there, looked up by hash, so that attention need not learn short contexts first. Here the n-grams consist of 2 to
-`ngram_order` tokens. The tables cost memory but almost no arithmetic. N-grams with the same hash share a row.
+The embedding of each token includes those of the n-grams of 2 to `ngram_order` tokens that end with it, so attention
+need not learn short contexts first. N-grams with the same hash share a row of a table. The tables cost memory but
+almost no arithmetic.
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +24,10 @@ class NgramEmbedding(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(config.ngram_rows, config.d_model) for _ in range(self.reach))
 
     def forward(self, tokens: Tensor, positions: Tensor, earlier: Tensor | None = None) -> Tensor:
-        """The sum (B, T, D) over all n-grams that end at each of `tokens` (B, T), which follow `earlier` (B, S).
+        """(B, T, D) the sum over the n-grams that end at each of `tokens` (B, T), which follow `earlier` (B, S).
 
-        `positions` (T) or (B, T) count the preceding tokens of the same document. N-grams stop at its beginning: they
-        include no padding and no other document of a packed row.
+        `positions` (T) or (B, T) count the preceding tokens of the document. N-grams include neither padding nor tokens
+        of other documents in a packed row.
         """
         num_tokens = tokens.size(1)
         text = tokens if earlier is None else torch.cat((earlier[:, -self.reach :], tokens), 1)

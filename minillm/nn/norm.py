@@ -3,8 +3,6 @@
 Both compute their statistics in fp32, or fp64 for fp64 input, and return the dtype of the input.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

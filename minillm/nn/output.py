@@ -1,14 +1,12 @@
 """The result of a model's forward pass."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor
 
 
 class Output(NamedTuple):
-    """Hidden states and logits. The model alone, not the arguments, determines which heads there are."""
+    """Hidden states and the logits of all heads of the model."""
 
     hidden: Tensor
     """(B, T, D) hidden states after the final norm."""

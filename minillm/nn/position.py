@@ -1,11 +1,8 @@
 """Relative position schemes, which act inside attention; nn/embedding.py has the absolute ones.
 
-Su et al. 2021 (rotary), Raffel et al. 2020 (T5's buckets), Press et al. 2022 (ALiBi). No scheme has a buffer: each
-forward pass computes angles and slopes in fp32, so casting the model to bf16 or creating it on the meta device cannot
-change them.
+Su et al. 2021 (rotary), Raffel et al. 2020 (T5's buckets), Press et al. 2022 (ALiBi). Each forward pass computes angles
+and slopes in fp32; a buffer would change when the model is cast to bf16 or created on the meta device.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -18,7 +15,7 @@ from minillm.nn.config import ModelConfig
 
 
 class RotaryAngles(NamedTuple):
-    """Cosines and sines of rotary positions for one forward pass, broadcastable to (B, H, T, K)."""
+    """Cosines and sines of the rotary angles, broadcastable to (B, H, T, K)."""
 
     cos: Tensor
     sin: Tensor
@@ -26,16 +23,16 @@ class RotaryAngles(NamedTuple):
 
 
 def apply_rotary(heads: Tensor, angles: RotaryAngles) -> Tensor:
-    """Rotate each pair (x_i, x_{i+K/2}) of heads (B, H, T, K) by its angle."""
+    """Rotate each pair (a, b) = (x_i, x_{i+K/2}) of heads (B, H, T, K): (a cos - b sin, b cos + a sin)."""
     half = heads.size(-1) // 2
     return torch.addcmul(heads * angles.cos, heads.roll(half, -1), angles.sin)
 
 
 class RelativePosition(nn.Module):
-    """Base class, and the scheme "none". A scheme overrides `angles` or `bias`."""
+    """Base class; by itself it does nothing. A scheme overrides `angles` or `bias`."""
 
     needs_bias = False
-    """Whether `bias` returns a tensor. If not, key positions are never computed."""
+    """Whether `bias` returns a tensor."""
 
     def angles(self, positions: Tensor, dtype: torch.dtype) -> RotaryAngles | None:
         """Rotation of queries and keys at `positions` (T) or (B, T), in the dtype of the heads."""
@@ -66,7 +63,7 @@ class RotaryPosition(RelativePosition):
 
 
 class T5RelativeBias(RelativePosition):
-    """T5's learned bias: a number for each head and bucket of distances. Buckets of long distances are logarithmic."""
+    """T5's learned bias for each head and bucket of distances. Buckets of long distances are logarithmic."""
 
     needs_bias = True
 
@@ -95,7 +92,7 @@ class T5RelativeBias(RelativePosition):
 
 
 class AlibiPosition(RelativePosition):
-    """ALiBi: the bias -m_h * |q - k|, which falls linearly with distance, with a fixed slope m_h for each head.
+    """ALiBi: the bias -m_h * |q - k| with a fixed slope m_h for each head.
 
     For n heads, n a power of two, the slopes are 2^(-8/n), 2^(-16/n), ... For other n they are those of the next lower
     power, followed by every second slope of the next higher power, as in the authors' code.
@@ -142,7 +139,7 @@ def rotary_scale(config: ModelConfig) -> Callable[[Tensor], Tensor] | None:
         return frequencies / config.rope_factor
 
     def llama3(frequencies: Tensor) -> Tensor:
-        """High frequencies stay, low ones are divided by the factor, those between are interpolated."""
+        """Keep high frequencies, divide low ones by the factor, interpolate between them."""
         rotations = frequencies * config.rope_original_len / (2 * math.pi)  # within the original context
         low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
         kept = ((rotations - low) / (high - low)).clamp(0, 1)

@@ -1,6 +1,4 @@
-"""The layout of one forward pass: for each token its position, its document, and whether it is real or padding."""
-
-from __future__ import annotations
+"""The layout of one forward pass: position, document and validity of each token."""
 
 from dataclasses import dataclass
 
@@ -41,14 +39,14 @@ def layout_of(
     document_ids: Tensor | None = None,
     cache: KVCache | None = None,
 ) -> TokenLayout:
-    """The layout of `tokens` (B, T), which follow those in `cache`; ValueError for shapes that do not match them.
+    """The layout of `tokens` (B, T), which follow those in `cache`; ValueError for shapes that do not match.
 
-    The cache stores what it is given. If a later pass omits `key_valid`, its tokens count as real; if it omits
-    `document_ids`, its tokens continue the last document of their row.
+    The cache stores the arguments. If a later pass omits `key_valid`, its tokens are valid; if it omits `document_ids`,
+    its tokens continue the last document of their row.
 
     Args:
-        positions: (T) or (B, T); None: counted over the real tokens of each document, so that neither padding nor
-            packing changes the result for a document.
+        positions: (T) or (B, T); None: the number of real tokens before each token in its document, so that neither
+            padding nor packing changes the result.
         key_valid: (B, T) bool, False for padding.
         document_ids: (B, T) document ids of packed rows; the tokens of a document are adjacent.
     """
@@ -73,7 +71,7 @@ def layout_of(
 
 
 def count_positions(key_valid: Tensor | None, document_ids: Tensor | None) -> Tensor:
-    """(B, S) number of real tokens before each token in its document. At least one argument, (B, S), is given."""
+    """(B, S) number of real tokens before each token in its document; one argument may be None."""
     real = torch.ones_like(document_ids) if key_valid is None else key_valid.long()  # type: ignore[arg-type]
     before = real.cumsum(1) - real  # (B, S)
     if document_ids is None:
@@ -84,7 +82,7 @@ def count_positions(key_valid: Tensor | None, document_ids: Tensor | None) -> Te
 
 
 def _append(cache: KVCache, name: str, new: Tensor | None, shape: torch.Size) -> Tensor | None:
-    """(B, S) the column `name` including the tokens of this pass; None if it was never supplied."""
+    """(B, S) the column `name`, including the tokens of this pass; None if it was never supplied."""
     known = cache.get(name)
     if new is None:
         if known is None:

@@ -1,1 +1,1 @@
-"""What to predict: each objective makes the batch and the loss; no model ever sees a label."""
+"""Training objectives. Each makes its batches and computes its loss; models never see labels."""

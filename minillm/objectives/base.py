@@ -1,4 +1,4 @@
-"""The contract between data, model and loss: a Batch, and the Objective that makes and scores it."""
+"""The interface between data, model and loss: the Objective, which makes a Batch and computes its loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minillm.data.config import DataConfig
-from minillm.data.loader import Examples
+from minillm.data.loader import Examples, Windows
 from minillm.nn.config import ModelConfig
 from minillm.nn.kernels.cross_entropy import IGNORE_INDEX as IGNORE_INDEX
 from minillm.nn.kernels.cross_entropy import cross_entropy_sum as cross_entropy_sum
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
 RowRNG = Callable[[int], np.random.Generator]
-"""Random numbers of a row of the micro-batch; a function of (seed, step, row) alone."""
+"""Row of the micro-batch -> its random generator, which depends on (seed, step, row) alone."""
 Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: what the model reads, what it should predict, and how much that is."""
+    """One micro-batch."""
 
     inputs: dict[str, Tensor]
-    """Exactly the arguments of model.forward."""
+    """Arguments of model.forward."""
     labels: dict[str, Tensor]
-    """One tensor of target ids for each label set, IGNORE_INDEX where there is no target; or of floats."""
+    """Label set -> target ids, IGNORE_INDEX where there is no target; or floats."""
     counts: dict[str, int]
     """Targets in each label set, known before any forward pass."""
     num_tokens: int = 0
-    """Real tokens that the model reads: what "tokens/s" counts."""
+    """Tokens that the model reads, without padding, for "tokens/s"."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with `change` applied to each tensor."""
+        """A copy with `change` applied to each tensor."""
         inputs, labels = ({k: change(t) for k, t in part.items()} for part in (self.inputs, self.labels))
         return Batch(inputs, labels, self.counts, self.num_tokens)
 
@@ -50,87 +50,86 @@ class Batch:
 
 
 class Score(NamedTuple):
-    """How well a batch's targets of one label set were predicted."""
+    """How well the targets of one label set were predicted."""
 
     loss: Tensor
     """SUM over the targets, fp32; the trainer divides by the step's global count."""
     correct: Tensor | None = None
-    """How many targets were the likeliest answer; None during training, where nobody asks."""
+    """Number of targets that were the most likely prediction; None during training."""
 
 
 class Setup(NamedTuple):
-    """What an objective is built from besides its own section."""
+    """Everything besides its config section that an objective is built from."""
 
     model: ModelConfig
     tokenizer: Tokenizer
     seq_len: int
-    """Tokens of a training example."""
+    """Tokens in a training example."""
     data: DataConfig
 
 
 class Objective(Protocol):
-    """Chooses what is to be predicted. The trainer and the evaluator know no more of it than this."""
+    """Defines what to predict. The trainer and the evaluator use this interface only."""
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Heads that the model must have, as in `ModelConfig.heads`."""
+        """Heads that the model needs, as in `ModelConfig.heads`."""
         ...
 
     @property
     def targets(self) -> dict[str, str]:
-        """Label set of every batch to the head that predicts it."""
+        """Label set -> the head that predicts it, for every batch."""
         ...
 
     covers_text: ClassVar[bool]
-    """Whether the targets are the text itself, each token once; then bits per byte mean something."""
+    """Whether the targets are the tokens of the text, each once, so that bits per byte are defined."""
     primary: ClassVar[str]
-    """The figure that the best checkpoint is chosen by: "loss", or one that is better the higher it is."""
+    """The figure that selects the best checkpoint: "loss", or a figure for which higher is better."""
     prefix_prompts: ClassVar[bool]
-    """Whether a decoder has learned to read a prompt in both directions."""
+    """Whether the decoder attends to the prompt in both directions."""
 
     def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Examples:
-        """What batches are made of: `tokens` of the objective's data set, cut to examples of `length` tokens."""
+        """The tokenized data set `tokens`, cut into examples of `length` tokens."""
         ...
 
     def collate(self, examples: Sequence[Any], rng: RowRNG) -> Batch:
-        """Examples to one batch; on the CPU, with no state."""
+        """Make one batch, on the CPU and without state."""
         ...
 
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:
-        """The score of each label set."""
+        """Label set -> its score."""
         ...
 
     def prompt(self, example: Any, decode: Decode) -> str:
-        """A text that shows what the model has learned, made from a validation example; "" for none."""
+        """A prompt for previews, made from a validation example; "" for none."""
         ...
 
     def describe_cuts(self, tokens: Any) -> list[str]:
-        """What examples lose because they are too long, a phrase for each kind; none for most objectives."""
+        """One phrase for each way in which examples are truncated; usually none."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLossConfig:
-    """Settings of every objective that predicts tokens or classes by cross-entropy."""
+    """Settings of all objectives that minimize cross-entropy."""
 
     name: str
-    """The objective: a row of the table in minillm/registry.py."""
+    """The objective, a row of the table in minillm/registry.py."""
     label_smoothing: float = setting(0.0, at_least=0, below=1)
-    """Probability mass spread evenly over all answers (Szegedy et al. 2016); training only."""
+    """Probability mass spread evenly over all classes (Szegedy et al. 2016); training only."""
     z_loss: float = setting(0.0, at_least=0)
     """Weight of the squared log-partition, which keeps logits small (Chowdhery et al. 2022); training only."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with the key and its range where a value lies outside it."""
         check("objective", self)
 
 
 @dataclass(frozen=True)
 class CrossEntropyObjective:
-    """Base of objectives whose loss is the cross-entropy of each label set under its head."""
+    """Base class of objectives whose loss is the cross-entropy of each label set."""
 
     pad_id: int
-    """Fills the end of shorter rows; never a target, since the mask is made from lengths."""
+    """Padding at the end of shorter rows. The loss mask comes from lengths, so this id may also be a target."""
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
@@ -138,7 +137,7 @@ class CrossEntropyObjective:
     primary: ClassVar[str] = "loss"
     prefix_prompts: ClassVar[bool] = False
     unsmoothed: ClassVar[tuple[str, ...]] = ()
-    """Label sets that label smoothing and z-loss leave alone."""
+    """Label sets without label smoothing and z-loss."""
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -148,8 +147,12 @@ class CrossEntropyObjective:
     def targets(self) -> dict[str, str]:
         return {"lm": "lm"}
 
+    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Examples:
+        """Windows of a text."""
+        return Windows(tokens, length)
+
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:
-        """Sum of -log p(target) of each label set, in nats, and, unless training, how many were right."""
+        """Sum of -log p(target) in nats for each label set; unless `training`, the number of correct predictions."""
         scores = {}
         for name, head in self.targets.items():
             logits, wanted = output.logits[head], labels[name]
@@ -185,5 +188,5 @@ def plain_cross_entropy_sum(
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many targets are the likeliest answer. logits (..., V), labels (...), IGNORE_INDEX where there is none."""
+    """Number of correct predictions; logits (..., V), labels (...), IGNORE_INDEX where there is no target."""
     return (logits.argmax(-1) == labels).sum()

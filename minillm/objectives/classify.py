@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from minillm.data.config import DataConfig
-from minillm.data.datasets.labelled import LabelledIds, LabelledTokens
+from minillm.data.datasets.labeled import LabeledIds, LabeledTokens
 from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import pad
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(TokenLossConfig):
-    """One label for a text or a pair of texts (Devlin et al. 2019, section 4.1)."""
+    """Predict the label of a text or a pair of texts (Devlin et al. 2019, section 4.1)."""
 
     name: str = "classify"
     labels: tuple[str, ...] = ()
-    """Names of the classes; found in the training data where they are left out."""
+    """Names of the classes; by default those in the training data."""
 
 
 @dataclass(frozen=True)
 class Classify(CrossEntropyObjective):
-    """`[CLS] A [SEP]`, or `[CLS] A [SEP] B [SEP]`, to the class of the whole."""
+    """Predict the class of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`."""
 
     cls_id: int = 0
     sep_id: int = 0
     labels: tuple[str, ...] = ()
     max_len: int = 0
-    """Tokens of a sequence; of a longer one, the longer text loses its end."""
+    """Maximum tokens in a sequence. If it is longer, the end of the longer text is truncated."""
     token_types: bool = False
-    """Whether the model has token types to tell B from A."""
+    """Whether the model has token types, 0 for A and 1 for B."""
 
     primary: ClassVar[str] = "accuracy"
 
@@ -50,8 +50,8 @@ class Classify(CrossEntropyObjective):
     def targets(self) -> dict[str, str]:
         return {"class": "class"}
 
-    def examples(self, tokens: LabelledTokens, data: DataConfig, length: int, *, training: bool) -> LabelledTokens:
-        """The examples as they are; ValueError for a label that is none of the run's."""
+    def examples(self, tokens: LabeledTokens, data: DataConfig, length: int, *, training: bool) -> LabeledTokens:
+        """The examples unchanged; ValueError for a label that the run does not have."""
         for row in tokens.rows:
             if row.label not in self.labels:
                 raise ValueError(
@@ -60,8 +60,8 @@ class Classify(CrossEntropyObjective):
                 )
         return tokens
 
-    def collate(self, examples: Sequence[LabelledIds], rng: RowRNG) -> Batch:
-        """Texts to tokens (B, T), key_valid (B, T) where a row is short, token_types (B, T), and labels (B)."""
+    def collate(self, examples: Sequence[LabeledIds], rng: RowRNG) -> Batch:
+        """tokens, key_valid if any row is padded, and token_types, all (B, T); labels (B)."""
         rows, types = zip(*(self._row(example) for example in examples), strict=True)
         tokens, valid = pad(rows, self.pad_id)
         inputs = {"tokens": tokens}
@@ -72,19 +72,19 @@ class Classify(CrossEntropyObjective):
         labels = torch.tensor([self.labels.index(example.label) for example in examples])
         return Batch(inputs, {"class": labels}, {"class": len(examples)}, int(valid.sum()))
 
-    def _row(self, example: LabelledIds) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of a sequence, and 0 for the tokens of A, 1 for those of B."""
+    def _row(self, example: LabeledIds) -> tuple[np.ndarray, np.ndarray]:
+        """(T,) ids and token types of one sequence."""
         first, second = self._cut(example)
         parts = [[self.cls_id], first, [self.sep_id], *([second, [self.sep_id]] if len(second) else [])]
         tokens = np.concatenate(parts).astype(np.int64)
         return tokens, (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
 
-    def _room(self, example: LabelledIds) -> int:
-        """Tokens that the texts may have together."""
+    def _room(self, example: LabeledIds) -> int:
+        """Maximum tokens of both texts together."""
         return max(0, self.max_len - (3 if len(example.second) else 2))
 
-    def _cut(self, example: LabelledIds) -> tuple[np.ndarray, np.ndarray]:
-        """Both texts, the longer one cut until they fit."""
+    def _cut(self, example: LabeledIds) -> tuple[np.ndarray, np.ndarray]:
+        """Both texts, the longer one truncated so that they fit."""
         room = self._room(example)
         second = min(len(example.second), max(room - len(example.first), room - room // 2))
         return example.first[: room - second], example.second[:second]
@@ -92,21 +92,22 @@ class Classify(CrossEntropyObjective):
     def prompt(self, example: Any, decode: Decode) -> str:
         return ""
 
-    def describe_cuts(self, tokens: LabelledTokens) -> list[str]:
-        """Texts that are longer than what is read of them."""
+    def describe_cuts(self, tokens: LabeledTokens) -> list[str]:
+        """The number of truncated examples."""
         cut = sum(len(row.first) + len(row.second) > self._room(row) for row in tokens.rows)
-        return [f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are cut"] if cut else []
+        note = f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are truncated"
+        return [note] if cut else []
 
 
 def build(config: ClassifyConfig, setup: Setup) -> Classify:
-    """The objective of a BERT."""
+    """The objective for BERT."""
     ids, loss = setup.tokenizer, (config.label_smoothing, config.z_loss)
-    rows = (ids.cls_id, ids.sep_id, config.labels, setup.seq_len)
-    return Classify(ids.pad_id, *loss, *rows, token_types=setup.model.num_token_types > 1)
+    types = setup.model.num_token_types > 1
+    return Classify(ids.pad_id, *loss, ids.cls_id, ids.sep_id, config.labels, setup.seq_len, types)
 
 
 def name_labels(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
-    """The section with the names of its labels; ValueError where there are fewer than two."""
+    """Fill in the labels from the data; ValueError if there are fewer than two."""
     if config.labels:
         return config
     rows = [*corpus.train.rows, *(corpus.validation.rows if corpus.info.validation_source is None else ())]
@@ -117,7 +118,7 @@ def name_labels(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
 
 
 def majority_figures(measured: Any) -> dict[str, float]:
-    """Accuracy of always answering the most frequent label of the training data; takes a Measurement."""
+    """Accuracy of always predicting the most frequent training label; takes a Measurement."""
     label, _ = Counter(row.label for row in measured.train.rows).most_common(1)[0]
-    found = [row.label == label for row in measured.tokens.rows]
-    return {"most_frequent_accuracy": sum(found) / len(found)}
+    correct = [row.label == label for row in measured.tokens.rows]
+    return {"most_frequent_accuracy": sum(correct) / len(correct)}

@@ -1,15 +1,11 @@
 """Causal language modeling: predict every next token (Radford et al. 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from minillm.data.config import DataConfig
-from minillm.data.loader import Windows
 from minillm.objectives.base import Batch, CrossEntropyObjective, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import IGNORE_INDEX, pad
 
@@ -23,24 +19,21 @@ class CausalConfig(TokenLossConfig):
 
 @dataclass(frozen=True)
 class CausalLM(CrossEntropyObjective):
-    """Inputs are a row without its last token, labels the row without its first.
-
-    With `separator` documents in one row do not see each other: a document begins with the EOS before it, which stands
-    for its start, and ends with its own EOS as a target. The loss is that of separate rows.
-    """
+    """The inputs are a row without its last token; the labels are the row without its first token."""
 
     separator: int | None = None
-    """The EOS id, for packed documents that do not see each other; None: a row is read as one text."""
+    """The EOS id, if the documents of a row do not attend to each other; None: a row is one text.
+
+    Each document begins with the preceding EOS and ends with its own EOS as a target. The loss equals that of separate
+    rows.
+    """
 
     covers_text: ClassVar[bool] = True
 
-    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Windows:
-        return Windows(tokens, length)
-
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
-        """Rows of up to T + 1 ids to tokens (B, T) and labels (B, T).
+        """Rows of up to T + 1 ids -> tokens (B, T) and labels (B, T).
 
-        Padding stands at the end, where a causal model's real positions never see it, so no key mask is needed.
+        Padding is at the end, where no real token attends to it, so no key mask is needed.
         """
         rows, valid = pad(examples, self.pad_id)
         inputs = {"tokens": rows[:, :-1]}
@@ -52,7 +45,7 @@ class CausalLM(CrossEntropyObjective):
 
 
 def build(config: CausalConfig, setup: Setup) -> CausalLM:
-    """The objective of a GPT."""
+    """The objective for GPT."""
     tokenizer = setup.tokenizer
     separator = tokenizer.eos_id if setup.data.packing == "documents" else None
     return CausalLM(tokenizer.pad_id, config.label_smoothing, config.z_loss, separator)

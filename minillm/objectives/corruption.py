@@ -1,11 +1,8 @@
-"""Which tokens to predict, and what a model reads in their place: masking as in Devlin et al. 2019, section 3.1.
+"""Masking for masked language modeling (Devlin et al. 2019, section 3.1): pure functions of arrays and a generator.
 
-Pure functions of arrays and a generator. They deviate from the published code in two ways: the number of tokens chosen
-is right on average for rows of any length, where theirs is rounded and at least one; and no replacement is ever a
-special token.
+They deviate from the published code in two ways. The expected number of chosen tokens is exact for rows of any length;
+the published code rounds it and chooses at least one. Replacements are never special tokens.
 """
-
-from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
@@ -14,16 +11,13 @@ from functools import cache
 import numpy as np
 
 NEVER = -1
-"""Word number of a token that may not be chosen: a special token or padding."""
+"""Word number of special tokens and padding, which are never chosen."""
 
 
 def number_words(tokens: np.ndarray, ordinary: np.ndarray, pieces: Sequence[bytes] | None) -> np.ndarray:
-    """The number of the word that each token belongs to; NEVER for special tokens.
+    """(T,) the word number of each of `tokens` (T,); NEVER for special tokens.
 
-    Args:
-        tokens: (T,) ids.
-        ordinary: (V,) bool, True for ids that stand for text.
-        pieces: the bytes of each id; None: each token is a word.
+    `ordinary` (V,) is True for ids of text. `pieces` are the bytes of each id; None: each token is a word.
     """
     if pieces is None:
         numbers = np.arange(len(tokens))
@@ -33,16 +27,16 @@ def number_words(tokens: np.ndarray, ordinary: np.ndarray, pieces: Sequence[byte
 
 
 def word_starts(pieces: Sequence[bytes]) -> np.ndarray:
-    """(T,) bool: which of the pieces of a text, one a token, begin a word; an empty one stands by itself.
+    """(T,) bool: whether each token of a text, given as bytes, begins a word. An empty token is a word.
 
-    A word is a run of letters, digits, underscores and marks, with the one blank before it that many tokenizers glue to
-    it; an ideograph is one by itself, as in the published code. Characters are found by the offsets of the pieces in
-    the text, so that a word means the same for bytes, characters and any vocabulary.
+    A word is a run of letters, digits, underscores and marks, with the space before it if that is in the same token.
+    Each ideograph is a word, as in the published code. Words depend on the text's characters alone, so they are the
+    same for bytes, characters and any vocabulary.
     """
     text = b"".join(pieces).decode("utf-8", "surrogateescape")
     sizes = [len(char.encode("utf-8", "surrogateescape")) for char in text]
     apart = np.repeat([stands_apart(char) for char in text], sizes)  # (bytes,)
-    begins = np.zeros(len(apart) + 1, bool)  # whether a character begins at this byte; one does after the last
+    begins = np.zeros(len(apart) + 1, bool)  # whether a character begins at this byte, or the text ends
     begins[np.cumsum([0, *sizes])] = True
     ends = np.cumsum([len(piece) for piece in pieces])
     starts = np.zeros(len(pieces), bool)
@@ -56,7 +50,7 @@ def word_starts(pieces: Sequence[bytes]) -> np.ndarray:
 
 @cache
 def stands_apart(char: str) -> bool:
-    """Whether a character belongs to no word, or is one by itself; a byte that is no whole character does not."""
+    """Whether a character is outside words or is a word by itself; False for a byte of an incomplete character."""
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:
         return False
@@ -65,15 +59,11 @@ def stands_apart(char: str) -> bool:
 
 
 def choose_tokens(words: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """(T,) bool: the tokens to predict, all of a word or none.
+    """(T,) bool: the tokens to predict, for each word all of its tokens or none.
 
-    Words are taken in random order until `rate` of the tokens are reached. The word that would exceed that is taken
-    with the probability that makes the expected number exact.
-
-    Args:
-        words: (T,) word numbers in ascending order, NEVER where a token may not be chosen.
-        rate: share of the tokens that may be chosen.
-        rng: of this row.
+    `words` (T,) are word numbers in ascending order, or NEVER. Words are chosen in random order until `rate` of the
+    eligible tokens is reached. The word that would exceed it is chosen with the probability that makes the expected
+    number exact.
     """
     free = words != NEVER
     if not free.any():
@@ -98,15 +88,8 @@ def corrupt(
     replacements: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """What the model reads: of the chosen tokens some are masked, some random, and the others as they were.
-
-    Args:
-        tokens: (T,) ids.
-        chosen: (T,) bool.
-        mask_id: stands for a masked token.
-        mask_share, random_share: of the chosen ones, each drawn for itself.
-        replacements: ids that a random token is drawn from.
-        rng: of this row.
+    """(T,) the model's input: of the `chosen` (T,) tokens, `mask_share` become `mask_id`, `random_share` become one of
+    `replacements`, and the rest stay. Each token is drawn independently.
     """
     draw = rng.random(len(tokens))
     drawn = rng.choice(replacements, len(tokens))

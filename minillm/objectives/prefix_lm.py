@@ -1,45 +1,37 @@
-"""Prefix language modeling: read the beginning of a text as a whole, predict the rest (Raffel et al. 2020, 3.2.1).
+"""Prefix language modeling: attend to a prefix in both directions, predict the rest (Raffel et al. 2020, 3.2.1).
 
-Where the beginning ends is drawn uniformly for each row. One stack sees it in both directions (`PrefixLM`); an
-encoder-decoder reads it with the encoder (`EncoderPrefixLM`), EOS after it, and writes the rest and EOS.
+The length of the prefix is drawn uniformly for each row.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from minillm.data.config import DataConfig
-from minillm.data.loader import Windows
 from minillm.objectives.base import Batch, CrossEntropyObjective, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import IGNORE_INDEX, Pair, encoder_decoder_batch, pad
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixConfig(TokenLossConfig):
-    """Read the beginning of a text as a whole and predict the rest (Raffel et al. 2020, section 3.2.1)."""
+    """Attend to a prefix in both directions and predict the rest (Raffel et al. 2020, section 3.2.1)."""
 
     name: str = "prefix_lm"
 
 
 @dataclass(frozen=True)
 class PrefixLM(CrossEntropyObjective):
-    """For a decoder: tokens, how many of them are prefix, and the rest as labels."""
+    """For a decoder, which gets the length of the prefix."""
 
     prefix_prompts: ClassVar[bool] = True
 
-    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Windows:
-        return Windows(tokens, length)
-
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
-        """Rows of up to T + 1 ids to tokens (B, T), prefix_length (B,) from 1 to T, and labels (B, T).
+        """Rows of up to T + 1 ids -> tokens (B, T), prefix_length (B,) from 1 to T, and labels (B, T).
 
-        The last token of the prefix predicts the first after it; those before it predict nothing. No real token sees
-        the padding, which stands at the end, beyond every prefix.
+        The last token of the prefix predicts the next one; those before it predict nothing. Padding is at the end,
+        where no real token attends to it.
         """
         rows, valid = pad(examples, self.pad_id)
         prefix = torch.tensor([int(rng(i).integers(1, len(row))) for i, row in enumerate(examples)])  # (B)
@@ -52,17 +44,14 @@ class PrefixLM(CrossEntropyObjective):
 
 @dataclass(frozen=True)
 class EncoderPrefixLM(CrossEntropyObjective):
-    """For an encoder-decoder: the prefix and EOS on one side, the rest and EOS on the other."""
+    """For an encoder-decoder: the encoder reads the prefix and EOS, the decoder predicts the rest and EOS."""
 
     eos_id: int = 0
 
-    def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Windows:
-        return Windows(tokens, length)
-
     def collate(self, examples: Sequence[np.ndarray], rng: RowRNG) -> Batch:
-        """Rows of N + 1 ids, the first of which stands before the window and is left out.
+        """Rows of N + 1 ids; the first one precedes the window and is skipped.
 
-        Neither side gets more than N tokens and neither is without text, unless N is 1: then the encoder reads EOS.
+        Both sides have text and at most N tokens. If N is 1, the encoder reads EOS alone.
         """
         pairs = []
         for i, row in enumerate(examples):
@@ -73,11 +62,11 @@ class EncoderPrefixLM(CrossEntropyObjective):
 
 
 def build(config: PrefixConfig, setup: Setup) -> PrefixLM:
-    """The objective of a GPT."""
+    """The objective for GPT."""
     return PrefixLM(setup.tokenizer.pad_id, config.label_smoothing, config.z_loss)
 
 
 def build_encoder_decoder(config: PrefixConfig, setup: Setup) -> EncoderPrefixLM:
-    """The objective of a T5."""
+    """The objective for T5."""
     tokenizer = setup.tokenizer
     return EncoderPrefixLM(tokenizer.pad_id, config.label_smoothing, config.z_loss, tokenizer.eos_id)

@@ -1,31 +1,16 @@
-"""The composition root, the only room that sees every part: from a RunConfig to a trained run folder, and back to a
-model. Other rooms' public names stay in their rooms; these are the calls that need all of them at once.
-"""
+"""Train, load, evaluate and use runs. Only this package imports all the others."""
 
-from minillm.run.exports import export_model
-from minillm.run.folder import ABOUT, CONFIG, CURVE, METRICS, RUNS, find_run
-from minillm.run.imports import import_model
-from minillm.run.inference import LoadedRun, evaluate, fill, load_run, sample, score_harness, search
-from minillm.run.session import train, train_run
-from minillm.run.warm_start import finetune_config
-
-__all__ = [
-    "ABOUT",
-    "CONFIG",
-    "CURVE",
-    "METRICS",
-    "RUNS",
-    "LoadedRun",
-    "evaluate",
-    "export_model",
-    "fill",
-    "find_run",
-    "finetune_config",
-    "import_model",
-    "load_run",
-    "sample",
-    "score_harness",
-    "search",
-    "train",
-    "train_run",
-]
+from minillm.run.exports import export_model as export_model
+from minillm.run.folder import CONFIG as CONFIG
+from minillm.run.folder import find_run as find_run
+from minillm.run.imports import import_model as import_model
+from minillm.run.inference import LoadedRun as LoadedRun
+from minillm.run.inference import evaluate as evaluate
+from minillm.run.inference import fill as fill
+from minillm.run.inference import load_run as load_run
+from minillm.run.inference import sample as sample
+from minillm.run.inference import score_harness as score_harness
+from minillm.run.inference import search as search
+from minillm.run.session import train as train
+from minillm.run.session import train_run as train_run
+from minillm.run.warm_start import finetune_config as finetune_config

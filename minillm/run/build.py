@@ -1,6 +1,4 @@
-"""The parts of a run, each made from the RunConfig's sections that it needs."""
-
-from __future__ import annotations
+"""Builds the parts of a run from its RunConfig."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -21,19 +19,15 @@ from minillm.training.config import Recipe
 
 
 def build_recipe(config: RunConfig) -> Recipe:
-    """All that the trainer is told."""
+    """The settings of the trainer."""
     return Recipe(optim=config.optim, schedule=config.schedule, train=config.train, eval=config.eval, save=config.save)
 
 
 def prepare_corpus(config: RunConfig, tokenizer: Tokenizer | None, runtime: Runtime) -> Corpus:
-    """The tokenized data; the first rank makes it, the others then find it in the cache.
-
-    Raises:
-        ValueError: it holds less than the objective's data set needs.
-    """
+    """The tokenized data, prepared by the first rank and read from the cache by others; ValueError if too short."""
 
     def build(train: Iterable[str], validation: Iterable[str]) -> Tokenizer:
-        # merges are learned from the training text alone; a character vocabulary has to cover both
+        # merges are learned from the training text only; a character vocabulary must cover both
         return build_tokenizer(config.tokenizer, chain(train, validation) if config.tokenizer.kind == "char" else train)
 
     if not runtime.is_main:
@@ -48,13 +42,13 @@ def prepare_corpus(config: RunConfig, tokenizer: Tokenizer | None, runtime: Runt
 
 
 def read_data(config: RunConfig, source: str, tokenizer: Tokenizer) -> Any:
-    """All of another source, in the form that the run's objective reads."""
+    """Tokenize all of another source for the run's objective."""
     kind = DATASETS[objective_spec(config.objective.name).dataset]
     return load(kind.read)(source, config.data, tokenizer, progress=True)
 
 
 def seq_len(config: RunConfig) -> int:
-    """Tokens in a training example; ValueError if the model cannot read as many."""
+    """Tokens in a training example; ValueError if the model cannot read that many."""
     length = config.data.seq_len or config.model.max_seq_len
     if length > config.model.max_seq_len:
         raise ValueError(f"data.seq_len {length} is more than model.max_seq_len {config.model.max_seq_len}")
@@ -62,7 +56,7 @@ def seq_len(config: RunConfig) -> int:
 
 
 def build_objective(config: RunConfig, tokenizer: Tokenizer) -> Objective:
-    """The objective that the config names, for its model."""
+    """The objective of the run."""
     build = load(objective_spec(config.objective.name).builders[config.model.family])
     return build(config.objective, Setup(config.model, tokenizer, seq_len(config), config.data))
 
@@ -70,7 +64,7 @@ def build_objective(config: RunConfig, tokenizer: Tokenizer) -> Objective:
 def build_source(
     config: RunConfig, tokens: Any, objective: Objective, runtime: Runtime, device: torch.device
 ) -> Prefetched[Batch]:
-    """Training batches of this rank, made ahead in a thread and, for CUDA, in pinned memory."""
+    """Training batches of this rank, prefetched in a thread and, for CUDA, in pinned memory."""
     share = config.train.global_batch // runtime.world_size
     loader = Loader(
         objective.examples(tokens, config.data, seq_len(config), training=True),
@@ -88,7 +82,7 @@ def build_source(
 def validation_batches(
     config: RunConfig, tokens: Any, objective: Objective, runtime: Runtime, max_tokens: int | None = None
 ) -> Iterable[Batch]:
-    """This rank's share of the fixed validation windows; `max_tokens` None: as `eval.max_tokens` says, 0: all."""
+    """This rank's share of the validation batches; `max_tokens` None: `eval.max_tokens`, 0: all."""
     return eval_batches(
         objective.examples(tokens, config.data, seq_len(config), training=False),
         objective.collate,

@@ -1,6 +1,4 @@
-"""A run as a folder for transformers or as a GGUF file for llama.cpp."""
-
-from __future__ import annotations
+"""Exports a run as a folder for transformers or a GGUF file for llama.cpp."""
 
 import math
 import shutil
@@ -14,18 +12,11 @@ from minillm.storage import move_into_place, temporary_for
 
 
 def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], None] = print) -> Path:
-    """Write config.json, model.safetensors, the tokenizer's files and a model card; or one GGUF file.
+    """Export to the new folder `out` (config.json, model.safetensors, tokenizer, model card) or the new file out.gguf.
 
-    If transformers is installed, its outputs and token ids are compared with ours before the folder gets its name.
-
-    Args:
-        loaded: the run.
-        out: a folder that does not exist yet, or a file whose name ends in .gguf.
-        say: receives the result of the comparison, or a warning about llama.cpp.
-
-    Raises:
-        ValueError: no stock class can hold the model, or `out` exists.
-        OSError: it cannot be written.
+    If transformers is installed, its outputs and token ids are compared with ours before the folder is renamed to
+    `out`. `say` receives the result of the comparison, or a warning about llama.cpp. ValueError if the format cannot
+    represent the model or `out` exists; OSError if it cannot be written.
     """
     out = Path(out)
     if out.exists():
@@ -51,7 +42,7 @@ def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], Non
 
 
 def facts_of(loaded: LoadedRun) -> dict[str, str]:
-    """What the model was trained on, how well it did, and the versions of the software, for the model card."""
+    """Facts for the model card: data, training, loss and software versions."""
     about, config = read_about(loaded.folder), loaded.config
     versions = {"versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)}
     if "imported_from" in about:

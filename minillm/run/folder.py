@@ -1,11 +1,9 @@
-"""Run folders: what they are called, what is in them, and who may write to one.
+"""Run folders: their names, contents and locks.
 
     config.toml  tokenizer.json  run.json  metrics.jsonl  curve.png  step-000500/ ...
 
-config.toml is written last of the files that a start leaves, and in one step: a folder that has it is a run.
+When a run starts, config.toml is written last and atomically: a folder that has it is a run.
 """
-
-from __future__ import annotations
 
 import json
 import time
@@ -32,14 +30,14 @@ LOCK = ".lock"
 
 
 class TakenError(ValueError):
-    """A folder that holds something else, or that another process is training in."""
+    """The folder holds something else, or another process is training in it."""
 
 
 def require_free(folder: Path) -> None:
-    """TakenError if the folder holds anything except what a start left that was cut short before it became a run."""
+    """TakenError if the folder holds anything except files of a start that was interrupted before it became a run."""
     if (folder / CONFIG).is_file():
         raise TakenError(f"{folder} holds a run; continue it with train --resume, or choose another folder")
-    first = folder / "step-000000"  # a run that starts from weights saves them before it becomes one
+    first = folder / "step-000000"  # with --init-from, the weights are saved before config.toml
     begun = {TOKENIZER, ABOUT, LOCK, first.name}
     begun |= {temporary_for(path).name for path in (folder / TOKENIZER, folder / ABOUT, folder / CONFIG, first)}
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - begun):
@@ -48,12 +46,10 @@ def require_free(folder: Path) -> None:
 
 @contextmanager
 def claim(folder: Path, *, resume: bool) -> Iterator[Path]:
-    """Make the folder this process's own, so that no two trainings write to it; removed again if an error leaves it
-    empty.
+    """Context in which only this process may write to the folder; it is removed if an error leaves it empty.
 
-    Raises:
-        TakenError: another process is training there, or it holds something else.
-        OSError: the folder cannot be made.
+    TakenError if another process is training in it or, unless `resume`, it holds something; OSError if it cannot be
+    created.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     if not resume:
@@ -66,11 +62,11 @@ def claim(folder: Path, *, resume: bool) -> Iterator[Path]:
         raise TakenError(f"another process is training in {folder}; wait for it, or choose another --out") from None
     try:
         if not resume:
-            require_free(folder)  # again: now nothing can come between
+            require_free(folder)  # again, now that no other process can write to it
         yield folder
     except BaseException:
         if made and [path.name for path in folder.iterdir()] == [LOCK]:
-            with suppress(OSError):  # Windows deletes no open file
+            with suppress(OSError):  # Windows does not delete open files
                 (folder / LOCK).unlink()
                 for path in made:
                     path.rmdir()
@@ -81,12 +77,7 @@ def claim(folder: Path, *, resume: bool) -> Iterator[Path]:
 
 @contextmanager
 def claim_new(config: RunConfig, out: Path | None) -> Iterator[Path]:
-    """Claim `out` for a new run; None: a new folder under runs/, named after the model and the time.
-
-    Raises:
-        TakenError: `out` is not free.
-        OSError: the folder cannot be made.
-    """
+    """Claim `out` for a new run; None: a new folder under runs/, named after model and time. Errors as in `claim`."""
     with ExitStack() as stack:
         for folder in [out] if out else default_folders(config):
             try:
@@ -99,14 +90,14 @@ def claim_new(config: RunConfig, out: Path | None) -> Iterator[Path]:
 
 
 def default_folders(config: RunConfig) -> Iterator[Path]:
-    """Names for a new run, in the order in which they are tried."""
+    """Folders to try for a new run, in order."""
     name = f"{config.model.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     yield RUNS / name
     yield from (RUNS / f"{name}-{n}" for n in count(2))
 
 
 def write_start(folder: Path, config: RunConfig, tokenizer: Tokenizer, about: dict[str, Any], *, resume: bool) -> None:
-    """Write all that a run needs besides its checkpoints; a resumed run keeps what run.json says of its origin."""
+    """Write the files that a run needs besides checkpoints. When resuming, existing values in run.json stay."""
     if resume:
         with suppress(ValueError):  # a damaged one is replaced
             about = read_about(folder) | about
@@ -120,19 +111,17 @@ def read_about(folder: Path) -> dict[str, Any]:
     """The content of run.json; ValueError if the file is missing or damaged."""
     path = folder / ABOUT
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); train --resume writes it again") from None
-    if not isinstance(found, dict):
+    if not isinstance(about, dict):
         raise ValueError(f"{path} is not a JSON object; train --resume writes it again")
-    return found
+    return about
 
 
 def find_run(run: Path | None) -> Path:
-    """The run folder that `run` names, which may be one of its checkpoints too; None: the latest under runs/.
-
-    Raises:
-        FileNotFoundError: there is none.
+    """The folder of `run`, a run folder or a checkpoint in one; None: the latest under runs/. FileNotFoundError if
+    there is none.
     """
     if run is None:
         runs = sorted(RUNS.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime)
@@ -144,32 +133,25 @@ def find_run(run: Path | None) -> Path:
     for folder in (run, run.parent):
         if (folder / CONFIG).is_file():
             return folder
-    raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}; name the folder that --out named")
+    raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}; pass the folder given to --out")
 
 
 def find_run_to_resume(run: Path | None) -> Path:
-    """As `find_run`; a run continues from its last undamaged checkpoint, so no other one can be named.
-
-    Raises:
-        FileNotFoundError: there is no such run.
-        ValueError: `run` is an earlier checkpoint, or a damaged one.
-    """
+    """As `find_run`; ValueError if `run` is a checkpoint other than the last undamaged one."""
     folder = find_run(run)
     if run is not None and run.resolve() != folder.resolve():
         _named(folder, run).verify()
         last = newest_good(folder, say=lambda problem: None)
         if last is None or last.path.resolve() != run.resolve():
             raise ValueError(
-                f"--resume continues from the last checkpoint of a run, which {run} is not; "
+                f"--resume continues from the last checkpoint of a run, but {run} is not the last one; "
                 f"name {folder}, or delete the checkpoints after this one"
             )
     return folder
 
 
 def best_or_last(folder: Path, say: Say | None = None) -> Checkpoint:
-    """As `best_good`, but a run without a checkpoint is a FileNotFoundError. `say` (default: a line on standard error)
-    is told of damaged checkpoints.
-    """
+    """As `best_good`; FileNotFoundError if there is no checkpoint. By default `say` prints to standard error."""
     best = best_good(folder, say or say_on(0))
     if best is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; continue with: minillm train --resume --out {folder}")
@@ -177,11 +159,9 @@ def best_or_last(folder: Path, say: Say | None = None) -> Checkpoint:
 
 
 def find_checkpoint(run: Path | None, say: Say | None = None) -> Checkpoint:
-    """A run's best checkpoint, or the one that `run` names, undamaged; `say` as in `best_or_last`.
+    """The best checkpoint of a run folder, or the checkpoint `run`; `say` as in `best_or_last`.
 
-    Raises:
-        FileNotFoundError: no such run, or nothing saved in it yet.
-        ValueError: the checkpoint that `run` names is damaged, or every checkpoint is.
+    FileNotFoundError if there is no run or checkpoint; ValueError if the given checkpoint or every one is damaged.
     """
     folder = find_run(run)
     if run is None or run.resolve() == folder.resolve():
@@ -192,7 +172,7 @@ def find_checkpoint(run: Path | None, say: Say | None = None) -> Checkpoint:
 
 
 def _named(folder: Path, path: Path) -> Checkpoint:
-    """The checkpoint of the run `folder` that `path` names; ValueError if it is not one."""
+    """The checkpoint at `path` in the run `folder`; ValueError if there is none."""
     for checkpoint in checkpoints(folder):
         if checkpoint.path.resolve() == path.resolve():
             return checkpoint
@@ -200,19 +180,19 @@ def _named(folder: Path, path: Path) -> Checkpoint:
 
 
 def load_own_tokenizer(folder: Path, checkpoint: Checkpoint | None) -> Tokenizer:
-    """The run's tokenizer; ValueError if it is not the one that `checkpoint` was trained with."""
+    """The tokenizer of the run; ValueError if `checkpoint` was trained with another one."""
     tokenizer = load_tokenizer(folder)
     was = tokenizer.hash if checkpoint is None else checkpoint.state.tokenizer
     if tokenizer.hash != was:
         raise ValueError(
             f"{folder / TOKENIZER} is not the tokenizer that this run was trained with "
-            f"({tokenizer.hash[:12]}, the run has {was[:12]}); put the run's own back"
+            f"({tokenizer.hash[:12]}, the run has {was[:12]}); restore the original file"
         )
     return tokenizer
 
 
 def require_same_text(checkpoint: Checkpoint, fingerprint: str, source: str) -> None:
-    """ValueError if the content of the text has changed since the run was trained on it; imported runs have none."""
+    """ValueError if the text is not the one that the run was trained on; imported runs have none."""
     state = checkpoint.state
     if not state.imported and state.data != fingerprint:
         raise ValueError(

@@ -1,6 +1,4 @@
-"""Published weights as a run folder, which can then be used like a run that was trained here."""
-
-from __future__ import annotations
+"""Imports published weights as a run folder, which works like a trained run."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,22 +21,15 @@ from minillm.training.checkpoint import weights as own_weights
 from minillm.training.state import CheckpointState, TrainState
 
 WINDOW = 512
-"""Tokens in an example for evaluation and further training; published models read more than a CPU can train on."""
+"""Maximum data.seq_len of an imported run; many published models read more tokens than a CPU can train on."""
 
 
 def import_model(source: Path | str, out: Path | str) -> Path:
-    """Make a run folder from a published model.
-
-    Args:
-        source: a folder in Hugging Face's layout, a GGUF file, or the name of a model on the hub.
-        out: the run folder, which must not exist yet.
-
-    Returns:
-        The run folder.
+    """Import a folder in Hugging Face's format, a GGUF file, or a model on the hub; returns the run folder.
 
     Raises:
         OSError: the source does not exist, the hub does not answer, or the folder cannot be written.
-        ValueError: an unsupported part, which the message names; a damaged file; or the folder exists.
+        ValueError: the model has an unsupported part, a file is damaged, or the folder exists.
     """
     source, out = str(source), Path(out)
     require_free(out)
@@ -63,10 +54,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
 
 
 def assemble(config: ModelConfig, weights: dict[str, Tensor], source: str) -> nn.Module:
-    """The model with these weights, which are not copied: it is built on the meta device, where it needs no memory.
-
-    Its non-persistent buffers stay on the meta device; it is there to be saved.
-    """
+    """The model with these weights, not copied. It is only for saving: other buffers stay on the meta device."""
     with torch.device("meta"):
         model = build_model(config)
     for name, parameter in model.named_parameters():
@@ -78,7 +66,7 @@ def assemble(config: ModelConfig, weights: dict[str, Tensor], source: str) -> nn
 
 
 def require_valid(config: ModelConfig, source: str) -> None:
-    """ValueError if these values could not be loaded again from a run's config.toml."""
+    """ValueError if a run's config.toml with these values could not be loaded."""
     values = {f"model.{key}": value for key, value in asdict(config).items() if value is not None}
     try:
         override(RunConfig(), values)

@@ -1,6 +1,4 @@
-"""A trained run, loaded from its folder: it writes, fills gaps, and is measured."""
-
-from __future__ import annotations
+"""Loads a run for generation, filling gaps and evaluation."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +33,7 @@ from minillm.training.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model with all that belongs to it."""
+    """A run's model and everything that belongs to it."""
 
     folder: Path
     checkpoint: Checkpoint
@@ -46,16 +44,16 @@ class LoadedRun:
 
     @cached_property
     def objective(self) -> Objective:
-        """What the run learned."""
+        """The objective of the run."""
         return build_objective(self.config, self.tokenizer)
 
     @cached_property
     def decoder(self) -> Any:
-        """The model with its weights in the dtype that the run computes in."""
+        """The model with weights in the compute dtype."""
         return precision.for_decoding(self.model, self.compute)
 
     def require_writer(self) -> None:
-        """ValueError where the model does not write text."""
+        """ValueError unless the model writes text."""
         if self.model.writes == "nothing":
             raise ValueError(
                 f"{self.folder} is a {self.config.model.family} model, which writes no text; "
@@ -63,7 +61,7 @@ class LoadedRun:
             )
 
     def require_head(self) -> None:
-        """ValueError where the model was published as an encoder alone, without a head that predicts anything."""
+        """ValueError if the model is an imported encoder without a head that predicts anything."""
         if not set(self.model.heads) - {"pooler"}:
             raise ValueError(
                 f"{self.folder} was imported without a vocabulary head, so it predicts no tokens; "
@@ -71,7 +69,7 @@ class LoadedRun:
             )
 
     def describe(self) -> str:
-        """One line: which run, which step, how good, which tokenizer."""
+        """One line with folder, step, loss and tokenizer."""
         trained = self.checkpoint.state.train
         is_best = trained.best_step == self.checkpoint.step
         loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
@@ -82,18 +80,16 @@ class LoadedRun:
 
 
 Run = LoadedRun | Path | str | None
-"""A loaded run, or what `load_run` takes."""
+"""A loaded run, or the argument of `load_run`."""
 
 
 def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRun:
-    """A run's best checkpoint, or the one that `run` names, ready to use.
+    """Load the best checkpoint of a run folder, or a given checkpoint folder; None: the latest run under runs/.
 
-    Args:
-        run: run folder, or a checkpoint folder in it; None: the latest run under runs/.
-        device: as train.device. What the run was trained on does not matter: it may have come from another machine.
+    `device` is as train.device; it need not be the one that the run was trained on.
 
     Raises:
-        FileNotFoundError: no such run, or nothing saved in it yet.
+        FileNotFoundError: there is no such run, or it has no checkpoint yet.
         ValueError: the checkpoint is damaged, or the tokenizer is not the run's.
     """
     run = None if run is None else Path(run)
@@ -110,12 +106,12 @@ def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRu
 
 
 def _compute(config: RunConfig, device: str) -> precision.Compute:
-    """The run's precision where this device has it, else what suits the device; compiling is for training."""
-    found = precision.choose_device(device)
+    """The run's precision if this device supports it, else auto; not compiled."""
+    chosen = precision.choose_device(device)
     name = config.train.precision
-    if name == "fp16" and found.type != "cuda":
+    if name == "fp16" and chosen.type != "cuda":
         name = "auto"
-    return precision.Compute(found, precision.choose_dtype(name, found), compile=False)
+    return precision.Compute(chosen, precision.choose_dtype(name, chosen), compile=False)
 
 
 def _loaded(run: Run) -> LoadedRun:
@@ -123,35 +119,29 @@ def _loaded(run: Run) -> LoadedRun:
 
 
 def sample(run: Run, config: SampleConfig, on_text: Callable[[int, str], None] | None = None) -> list[Completion]:
-    """Continue or answer `config.prompt`; `on_text(row, piece)` sees the text as it grows.
+    """Continue or answer `config.prompt`; `on_text(row, piece)` receives the text as it is generated.
 
-    Raises:
-        ValueError: the model does not write, or the prompt cannot be encoded.
+    ValueError if the model writes no text or the prompt cannot be encoded.
     """
     loaded = _loaded(run)
     loaded.require_writer()
-    prefix = loaded.objective.prefix_prompts
-    prompt = config.prompt or ""
-    return complete(loaded.decoder, loaded.tokenizer, [prompt], config, prefix=prefix, on_text=on_text)
+    prompts, prefix = [config.prompt or ""], loaded.objective.prefix_prompts
+    return complete(loaded.decoder, loaded.tokenizer, prompts, config, prefix=prefix, on_text=on_text)
 
 
 def search(run: Run, prompt: str, config: BeamConfig) -> list[Completion]:
-    """The likeliest continuations of `prompt`, or answers to it, that a beam finds; raises as `sample`."""
+    """The most likely continuations of `prompt`, or answers to it, from beam search; errors as in `sample`."""
     loaded = _loaded(run)
     loaded.require_writer()
     return search_text(loaded.decoder, loaded.tokenizer, [prompt], config, prefix=loaded.objective.prefix_prompts)
 
 
 def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
-    """The likeliest tokens in the gaps of `text`, which are written [MASK] or <|mask|>.
-
-    Raises:
-        ValueError: the model has not learned to fill gaps, or the text has none or is too long.
-    """
+    """As `fill_gaps`; ValueError if the model cannot fill gaps, or if the text has none or is too long."""
     loaded = _loaded(run)
     if loaded.model.writes != "nothing":
         raise ValueError(
-            f"{loaded.folder} is a {loaded.config.model.family} model, which writes text and fills no gaps: "
+            f"{loaded.folder} is a {loaded.config.model.family} model, which writes text instead of filling gaps: "
             + next_command(loaded.model, loaded.folder)
         )
     loaded.require_head()
@@ -164,17 +154,15 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
 def evaluate(
     run: Run, source: Path | str | None = None, *, fields: Mapping[str, str] | None = None, thorough: bool = False
 ) -> Evaluation:
-    """The loss over the whole of `source`, or over the run's validation text, there with its baselines.
+    """Evaluate on all of `source`; None: on the validation split of the run, with baselines.
 
     Args:
-        run: a loaded run or its folder.
-        source: another text or data set; None: the run's own validation split.
         fields: keys of [data] that name the fields of `source`, such as {"field": "body"}.
-        thorough: take the objective's slow measures too, such as the score of each text-to-text task.
+        thorough: whether to run the objective's slow evaluators, such as the scores of each text-to-text task.
 
     Raises:
-        FileNotFoundError, OSError: the text is not there.
-        ValueError: the run's own text has changed since, or a character is outside the run's vocabulary.
+        OSError: the text does not exist.
+        ValueError: the text of the run has changed, or a character is outside its vocabulary.
     """
     loaded = _loaded(run)
     loaded.require_head()
@@ -190,16 +178,16 @@ def evaluate(
     batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
     parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)
     measured = Measurement(*parts, tokens, train, batches)
-    found = replace(score(measured, config, runtime), notes=notes)
+    evaluation = replace(score(measured, config, runtime), notes=notes)
     if thorough:
         more = [load(name)(measured) for name in objective_spec(config.objective.name).evaluators]
-        found = replace(found, more={key: value for figures in more for key, value in figures.items()})
-    return found
+        evaluation = replace(evaluation, more={key: value for figures in more for key, value in figures.items()})
+    return evaluation
 
 
 def score(measured: Measurement, config: RunConfig, runtime: Runtime) -> Evaluation:
-    """The evaluation of all of `measured.tokens`, shared by all ranks, and on the first with its baselines."""
-    found = evaluate_model(
+    """Evaluate on all of `measured.tokens`, shared between ranks; the first rank adds the baselines."""
+    evaluation = evaluate_model(
         measured.model,
         validation_batches(config, measured.tokens, measured.objective, runtime, max_tokens=0),
         measured.objective,
@@ -208,9 +196,9 @@ def score(measured: Measurement, config: RunConfig, runtime: Runtime) -> Evaluat
         token_bytes=bytes_of_ids(measured.tokenizer, measured.compute),
     )
     if measured.train is None or not runtime.is_main:
-        return found
+        return evaluation
     baselines = [load(name)(measured) for name in objective_spec(config.objective.name).baselines]
-    return replace(found, baselines={key: value for figures in baselines for key, value in figures.items()})
+    return replace(evaluation, baselines={key: value for figures in baselines for key, value in figures.items()})
 
 
 def bytes_of_ids(tokenizer: Tokenizer, compute: precision.Compute) -> Tensor:
@@ -219,8 +207,8 @@ def bytes_of_ids(tokenizer: Tokenizer, compute: precision.Compute) -> Tensor:
 
 
 def score_harness(run: Run, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Scores on tasks of lm-evaluation-harness, as of `run_harness`; ValueError if the model is not a decoder."""
-    from minillm.evaluation.harness import run_harness  # its package is an extra
+    """As `run_harness`; ValueError if the model is not a decoder."""
+    from minillm.evaluation.harness import run_harness  # needs an optional package
 
     loaded = _loaded(run)
     if loaded.model.writes != "continuation":

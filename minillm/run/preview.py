@@ -1,6 +1,4 @@
-"""What a model does with a prompt, to be looked at while it trains, and the command that shows more."""
-
-from __future__ import annotations
+"""Previews of a model's output during training, and the command that shows more."""
 
 import shlex
 from dataclasses import replace
@@ -14,13 +12,9 @@ from minillm.tokenizers.base import Tokenizer
 
 
 def preview(model: Any, tokenizer: Tokenizer, config: SampleConfig, *, prefix: bool) -> str:
-    """The prompt with its continuation or answer, or with its gaps filled; empty where the model does neither.
+    """The prompt with its continuation or answer, or with its gaps filled; empty if the model does neither.
 
-    Args:
-        model: any of the package's.
-        tokenizer: the model's.
-        config: the prompt, and how to decode.
-        prefix: the model reads its prompt in both directions.
+    `prefix` is as in `generate`.
     """
     prompt = config.prompt or ""
     if model.writes == "nothing":
@@ -31,7 +25,7 @@ def preview(model: Any, tokenizer: Tokenizer, config: SampleConfig, *, prefix: b
 
 
 def next_command(model: Any, folder: Path) -> str:
-    """What to type to see more of what the run in `folder` can do."""
+    """The command that shows what the run in `folder` can do."""
     run = shlex.quote(str(folder))
     if model.writes != "nothing":
         return f"minillm sample {run}"

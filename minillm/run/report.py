@@ -1,6 +1,4 @@
-"""What a run says of itself: the line that tells what was chosen, run.json, and the closing lines."""
-
-from __future__ import annotations
+"""What a run prints at its start and end, and the content of run.json."""
 
 import os
 import platform
@@ -25,15 +23,15 @@ from minillm.training.state import Outcome
 
 Say = Callable[[str], None]
 XZ_LIMIT = 32_000_000
-"""Bytes of validation text above which xz, at about a megabyte a second, is not asked."""
+"""Larger validation texts, in bytes, are not compared with xz, which compresses about a megabyte per second."""
 
 
 def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime) -> None:
-    """Say what is about to happen: the text, the model, and what was chosen for this machine."""
+    """Print text, model, device and run folder."""
     train, validation = corpus.info.train, corpus.info.validation
     say(
         f"text: {corpus.info.source}, {size(train.bytes)} in {train.tokens:,} tokens to train on "
-        f"({train.bytes / train.tokens:.2f} bytes a token), {size(validation.bytes)} to validate on"
+        f"({train.bytes / train.tokens:.2f} bytes per token), {size(validation.bytes)} to validate on"
     )
     for note in corpus.notes:
         say(f"note: {note}")
@@ -43,7 +41,7 @@ def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: 
 
 
 def about_run(corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime) -> dict[str, Any]:
-    """What run.json holds: the text, the machine, versions and the state of the source."""
+    """The content of run.json: text, machine, versions and git commit."""
     return {
         "text": asdict(corpus.info),
         "compute": compute.describe(),
@@ -53,7 +51,7 @@ def about_run(corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runti
 
 
 def about_program(model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What run.json holds of a run that was trained here as of one that was imported."""
+    """The part of run.json that trained and imported runs have in common."""
     packages = ("minillm", "torch", "numpy", "tiktoken", "tokenizers", "safetensors")
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -68,7 +66,7 @@ def about_program(model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
 def conclude(
     say: Say, folder: Path, corpus: Corpus, outcome: Outcome, best_step: int, whole: Evaluation, more: str
 ) -> None:
-    """Say how good the best checkpoint is, beside what it has to beat; `more` is the command to see more of it."""
+    """Print the evaluation of the best checkpoint with baselines; `more` is the command that shows more."""
     state = outcome.state
     why = " (stopped early: no better validation loss)" if outcome.reason == "early" else ""
     say(
@@ -89,30 +87,28 @@ def conclude(
 
 
 def xz_bits_per_byte(text: bytes) -> float | None:
-    """What `xz -9e` makes of `text`; None for no text, or where Python was built without lzma."""
+    """Bits per byte of `text` compressed by `xz -9e`; None if it is empty or Python has no lzma."""
     try:
         import lzma  # absent from some Python builds
     except ImportError:
         return None
-    if not text:
-        return None
-    return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
+    return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text) if text else None
 
 
 def size(num_bytes: int) -> str:
-    """A number of bytes in the unit that suits it."""
+    """A number of bytes in a readable unit."""
     if num_bytes < 1000:
         return f"{num_bytes} bytes"
     return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Parameters of `model`, tied ones counted once."""
+    """Number of parameters, tied ones counted once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def installed(package: str) -> str | None:
-    """Version of an installed package; None where it is not, as a checkout may not be."""
+    """Version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -120,7 +116,7 @@ def installed(package: str) -> str | None:
 
 
 def git_state() -> str | None:
-    """Commit of the package's own checkout, `-dirty` where it has changes; None where it is installed otherwise."""
+    """Git commit of this package, `-dirty` if it has changes; None if it is not in a git checkout."""
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5)
@@ -130,5 +126,5 @@ def git_state() -> str | None:
 
 
 def indent(text: str) -> str:
-    """A sample, set off from the lines around it."""
+    """Indent a preview."""
     return textwrap.indent(printable(text).strip("\n"), "  | ", lambda _: True)

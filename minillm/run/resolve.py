@@ -1,10 +1,6 @@
-"""From what a user wrote to the config that decides a run: what only the tokenizer, the data or the machine tell is
-filled in once, and what contradicts itself is refused before anything is trained.
-"""
+"""Completes a config with values that depend on tokenizer and data, and rejects contradictions before training."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 from minillm.config import RunConfig
@@ -13,12 +9,11 @@ from minillm.models.presets import PRESETS
 from minillm.objectives.base import Objective
 from minillm.registry import OBJECTIVES, load, objective_spec
 from minillm.run.build import build_objective, seq_len
-from minillm.settings import unread_by_dataset
 from minillm.tokenizers.base import Tokenizer
 
 
 def require_family(config: RunConfig) -> None:
-    """ValueError where the model is of a family that cannot learn the objective."""
+    """ValueError if the model family cannot be trained with the objective."""
     name, family = config.objective.name, config.model.family
     spec = objective_spec(name)
     if family not in spec.builders:
@@ -29,38 +24,13 @@ def require_family(config: RunConfig) -> None:
         )
 
 
-def require_read(given: Collection[str], config: RunConfig) -> None:
-    """ValueError for a key of [data] that somebody gave for this run although its objective does not read it."""
-    name = config.objective.name
-    for key in (key for key in given if key.startswith("data.")):
-        readers = [other for other in OBJECTIVES if _reads(other, config, key)]
-        if name not in readers:
-            raise ValueError(
-                f"{key} has no effect with objective.name {name}, only with {' or '.join(readers)}; leave it out"
-            )
-
-
-def _reads(objective: str, config: RunConfig, key: str) -> bool:
-    """Whether an objective reads a key of [data]: its data set does, and no other objective has it for itself."""
-    spec = objective_spec(objective)
-    owned = any(key in row.reads for row in OBJECTIVES.values())
-    by_dataset = not unread_by_dataset(type(config.data), [key.removeprefix("data.")], spec.dataset)
-    return key in spec.reads if owned else by_dataset
-
-
 def resolve(
     config: RunConfig, corpus: Corpus, *, inherited: bool, say: Callable[[str], None]
 ) -> tuple[RunConfig, Objective]:
-    """The final config, and the objective that it names.
+    """The final config and its objective. `say` receives notes about truncated examples.
 
-    Args:
-        config: as the user wrote it.
-        corpus: with its tokenizer.
-        inherited: the shape comes with the weights of another run, whose table may be larger than its tokenizer.
-        say: told what examples lose because they are too long.
-
-    Raises:
-        ValueError: settings that contradict the tokenizer or the data, or a prompt that cannot be encoded.
+    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary.
+    ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
     if config.sample.prompt is not None:
@@ -82,9 +52,9 @@ def resolve(
 
 
 def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
-    """The tokenizer's vocabulary size, unless another was chosen; ValueError if that is too small.
+    """The tokenizer's vocabulary size, unless the user set another one; ValueError if that is too small.
 
-    A preset's published size is no choice: it belongs to the tokenizer that its paper used.
+    The published size in a preset does not count: it belongs to the tokenizer of its paper.
     """
     size = config.model.vocab_size
     if size is None or size == PRESETS.get(config.model.preset, {}).get("vocab_size"):
@@ -98,7 +68,7 @@ def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
 
 
 def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
-    """Refuse a prompt that cannot be encoded before training, not at the first evaluation."""
+    """ValueError if the prompt cannot be encoded, now instead of at the first evaluation."""
     try:
         tokenizer.encode(prompt)
     except ValueError as error:
@@ -106,13 +76,13 @@ def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
 
 
 CONTENT = {"source", "validation", "cache"}
-"""Keys of [data] that a resumed run may change: the data is compared by its content."""
+"""Keys of [data] that may change in a resumed run, because the data is compared by content."""
 LOSS = {"label_smoothing", "z_loss"}
-"""Keys of [objective] that it may change: they are no part of what is predicted, nor of the validation loss."""
+"""Keys of [objective] that may change: they affect neither targets nor validation loss."""
 
 
 def require_same_run(saved: RunConfig, config: RunConfig, where: object) -> None:
-    """ValueError that names a key of a resumed run whose change would make it another run."""
+    """ValueError if a resumed run changes a key that must stay the same."""
     compared = {"model": set(), "tokenizer": set(), "data": CONTENT, "objective": LOSS}
     keys = [(section, f.name) for section in compared for f in fields(getattr(saved, section))]
     keys = [(section, key) for section, key in keys if key not in compared[section]] + [("train", "seed")]

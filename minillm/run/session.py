@@ -1,6 +1,4 @@
-"""Training as one call: from a RunConfig to a run folder."""
-
-from __future__ import annotations
+"""Training: from a RunConfig to a run folder."""
 
 import shlex
 from contextlib import AbstractContextManager, nullcontext
@@ -55,10 +53,8 @@ def train(
     init_from: Path | str | None = None,
     fresh: bool = False,
 ) -> Path:
-    """Train like `train_run`, and return the run folder."""
-    folder = train_run(config, out, resume=resume, init_from=init_from, fresh=fresh).folder
-    assert folder is not None, "the session knows it"
-    return folder
+    """As `train_run`; returns the run folder."""
+    return train_run(config, out, resume=resume, init_from=init_from, fresh=fresh).folder
 
 
 def train_run(
@@ -69,36 +65,31 @@ def train_run(
     init_from: Path | str | None = None,
     fresh: bool = False,
 ) -> Outcome:
-    """Train as `config` says, and leave a run folder.
+    """Train a run.
 
     Args:
-        config: everything; with `resume` it must describe the run's own model, tokenizer and text.
+        config: with `resume`, it must have the model, tokenizer and text of the run.
         out: the run folder; None: a new one under runs/, or with `resume` the latest one.
-        resume: continue from the folder's last checkpoint.
-        init_from: a run, or a checkpoint in it, whose weights and tokenizer a new run starts with;
-            `warm_start.inherit` makes the config for it.
-        fresh: take shape and tokenizer of `init_from` but new weights: the control that shows what its weights are
-            worth.
-
-    Returns:
-        How it ended, and in which folder.
+        resume: continue from the last checkpoint of the run.
+        init_from: a run or checkpoint that provides weights and tokenizer; `finetune_config` makes the config.
+        fresh: use shape and tokenizer of `init_from`, but new weights, as a control experiment.
 
     Raises:
-        ValueError: the folder holds another run, or the run cannot be resumed with this config; TrainingDiverged:
+        ValueError: the folder holds another run, the run cannot be resumed with this config, or (TrainingDiverged)
             loss or gradients stayed non-finite.
-        OSError: the text cannot be read, or the folder not be written.
+        OSError: the text cannot be read or the folder cannot be written.
     """
     out, init_from = (None if path is None else Path(path) for path in (out, init_from))
-    require_family(config)  # a contradiction in the config answers before the text is read
+    require_family(config)  # before the text is read
     compute = precision.choose(config.train)
     runtime = start(config.parallel, compute.device)
     try:
-        # what `auto` chose goes into the run's config: another rank or a resumed run must not choose anew
+        # the config stores the choice of `auto`, so that other ranks and resumed runs use the same
         config = replace(config, train=replace(config.train, precision=runtime.broadcast(compute.precision)))
         compute = precision.choose(config.train).on(runtime.device)
         say = say_on(runtime.rank)
         parent = None if init_from is None else find_checkpoint(init_from, say)
-        # claimed before the text is read, so that of two runs that start at once neither works in vain
+        # claimed before the text is read, so that two runs that start at once use different folders
         with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
             folder = runtime.broadcast(claimed)
             assert folder is not None, "the first rank has claimed it"
@@ -113,7 +104,7 @@ def _claim(config: RunConfig, out: Path | None, *, resume: bool) -> AbstractCont
 
 @dataclass(frozen=True)
 class _Session:
-    """One training, from a claimed folder to its end."""
+    """One training run in a claimed folder."""
 
     folder: Path
     compute: precision.Compute
@@ -124,7 +115,7 @@ class _Session:
     fresh: bool
 
     def run(self, config: RunConfig) -> Outcome:
-        """Prepare the data, resolve the config, build all parts, train."""
+        """Prepare the data, resolve the config, build all parts, train, evaluate."""
         last = _last(self.folder, self.say) if self.resume else None
         known = self.parent or last
         home = known.path.parent if known else self.folder
@@ -136,7 +127,7 @@ class _Session:
         if self.resume:
             self._restore(trainer, config, corpus, last)
         if self.parent is not None:
-            trainer.save()  # before it is a run, which then goes on from these weights wherever it is stopped
+            trainer.save()  # before config.toml, so that the run can be resumed from these weights at any time
         if self.runtime.is_main:
             about = report.about_run(corpus, model, self.compute, self.runtime)
             if self.parent is not None and not self.fresh:
@@ -157,7 +148,7 @@ class _Session:
         return replace(outcome, folder=self.folder)
 
     def _model(self, config: RunConfig) -> Any:
-        """The model, spread over the ranks and filled: with new weights, or over them with its parent's."""
+        """The model on this rank, initialized, then with the parent's weights if there is a parent."""
         with torch.device("meta"):
             model = build_model(config.model)
         mesh = build_mesh(self.runtime)
@@ -188,7 +179,7 @@ class _Session:
         )
 
     def _restore(self, trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None) -> None:
-        """Continue from the last checkpoint, if the run is still about the same model and text."""
+        """Continue from the last checkpoint; ValueError if model, tokenizer or text have changed."""
         saved = load_config(self.folder / CONFIG)
         require_same_run(saved, config, self.folder / CONFIG)
         if last is None:
@@ -204,14 +195,14 @@ class _Session:
         before, now = (_lr(run, last.step + 1) for run in (saved, config))
         if abs(now - before) > 0.05 * max(now, before):
             self.say(
-                f"the learning rate is {now:.2e} from here; as the run was begun it would be {before:.2e} "
+                f"the learning rate is {now:.2e} from here; with the original config it would be {before:.2e} "
                 "(train.steps, [schedule] or optim.lr has changed)"
             )
 
     def _conclude(
         self, trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome
     ) -> None:
-        """Measure the best checkpoint on the whole validation text, and show what it does with the prompt."""
+        """Evaluate the best checkpoint on the whole validation text, and print a preview."""
         best = best_or_last(self.folder, self.say)
         best.load_model(trainer.model)
         batches = partial(validation_batches, config, corpus.validation, objective, Runtime(), max_tokens=0)
@@ -226,19 +217,19 @@ class _Session:
         try:
             with self.compute.autocast():
                 shown = preview(model, corpus.tokenizer, config.sample, prefix=objective.prefix_prompts)
-        except ValueError as error:  # a prompt that is too long; no reason to end a training
+        except ValueError as error:  # a prompt that is too long must not end training
             shown = f"sample.prompt cannot be shown: {error}"
         if shown:
             self.say(report.indent(shown))
 
 
 def _lr(config: RunConfig, step: int) -> float:
-    """The learning rate of a step; of the last one for a step after it."""
+    """The learning rate of a step, at most the last one."""
     return lr_scale(min(step, config.train.steps), config.schedule, config.train.steps) * config.optim.lr
 
 
 def _last(folder: Path, say: Say) -> Checkpoint | None:
-    """The checkpoint that a run continues from; None before the first."""
+    """The checkpoint to resume from; None before the first."""
     last = newest_good(folder, say)
     if last is not None and last.state.imported:
         raise ValueError(

@@ -1,6 +1,4 @@
-"""A run that starts from the weights of another, its parent, which was trained here or imported."""
-
-from __future__ import annotations
+"""Runs that start from the weights of another run, the parent, which was trained here or imported."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,18 +13,16 @@ from minillm.training.checkpoint import MODEL, Checkpoint, load_weights, weights
 
 POOLER = re.compile(r"^heads\.\w+\.(?=pooler\.)")
 HEADS = "heads."
-"""What the names of weights begin with that a new run may have where its parent has none, or the other way round."""
+"""Weights whose names begin with this may exist in only one of the two runs."""
 
 
 def finetune_config(
     parent: Path | str, overrides: Mapping[str, object] | None = None, *, config: Path | str | None = None
 ) -> RunConfig:
-    """The config of a run that starts from the weights of `parent`, as `minillm train --init-from` makes it.
+    """The config of a run that starts from the weights of `parent`, as in `minillm train --init-from`.
 
-    Args:
-        parent: a run, or a checkpoint in it.
-        overrides: as of `load_config`, over what is inherited.
-        config: as of `load_config`; None: configs/finetune.toml with the parent's objective.
+    `overrides` are as in `load_config` and take precedence over inherited values. `config` is as in `load_config`;
+    None: configs/finetune.toml with the parent's objective.
     """
     keys = flatten(overrides or {})
     # without a config, the overrides modify the parent's objective, so they are applied to that in `inherit`
@@ -37,15 +33,13 @@ def finetune_config(
 def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object], *, own_objective: bool) -> RunConfig:
     """The config of a run that starts from the weights of another.
 
-    Shape and tokenizer are the parent's, the length of examples too where none is chosen, and the objective unless
-    `own_objective` or the overrides name another; everything else is `config`'s. `overrides` are applied over all that.
-
-    Raises:
-        ValueError: an override of the tokenizer or the preset, which the weights have decided.
+    Model and tokenizer are the parent's; so is data.seq_len if not set, and the objective unless `own_objective` or the
+    overrides change it. The rest comes from `config`. `overrides` take precedence over everything. ValueError if they
+    change the tokenizer or the preset, which the weights determine.
     """
     for key in overrides:
         if key in ("model.preset", "model.tie_embeddings") or key.startswith("tokenizer."):
-            raise ValueError(f"{key} comes with the weights that --init-from names; leave it out")
+            raise ValueError(f"{key} is determined by the weights of --init-from; leave it out")
     data = config.data if config.data.seq_len else replace(config.data, seq_len=parent.data.seq_len)
     own_objective |= overrides.get("objective.name", parent.objective.name) != parent.objective.name
     objective = config.objective if own_objective else parent.objective
@@ -57,13 +51,12 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
 
 
 def adopt_weights(model: Any, parent: Checkpoint, say: Callable[[str], None]) -> None:
-    """Fill `model` from another run's checkpoint; heads that the parent lacks keep their new weights, and are named.
+    """Copy the weights of another run into `model`; heads that the parent lacks keep their initial weights.
 
-    Raises:
-        ValueError: anything but a head is missing, left over or of another shape.
+    ValueError if another weight than a head's is missing or left over, or if a shape differs.
     """
     own, given = weights(model), parent.model_weights()
-    for name in own:  # every pooled head has the same pooler, whichever it was trained with
+    for name in own:  # all pooled heads can share a pooler, whatever its head in the parent is called
         donor = next((other for other in given if POOLER.sub("", other) == POOLER.sub("", name) != name), name)
         if name not in given and donor in given:
             given[name] = given.pop(donor)
@@ -73,6 +66,6 @@ def adopt_weights(model: Any, parent: Checkpoint, say: Callable[[str], None]) ->
         raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
     load_weights(model, {name: given.get(name, tensor) for name, tensor in own.items()}, where=where)
     say(f"starting from the weights of {parent.path}")
-    for names, what in ((new, "not there, so these start anew"), (left, "not needed for this objective")):
+    for names, what in ((new, "not in the checkpoint, newly initialized"), (left, "not needed for this objective")):
         if names:
             say(f"  {what}: {', '.join(names)}")

@@ -1,1 +1,1 @@
-"""Byte, character, trained BPE and stock encodings behind one Tokenizer."""
+"""Byte, character, BPE, published and imported tokenizers."""

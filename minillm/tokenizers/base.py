@@ -1,12 +1,9 @@
-"""What every tokenizer is: a table from ids to bytes, special tokens behind it, and a hash that names both.
+"""The base class of all tokenizers: a table from ids to bytes, special tokens, and a hash of both.
 
-An ordinary id stands for one or more bytes of UTF-8, a special token for none, and no text produces it: a document that
-quotes "<|eos|>" becomes the seven characters' ordinary ids. In a tokenizer of this package the ordinary ids come first
-and its own special tokens follow. An imported one keeps the ids it was published with, wherever its special tokens are,
-and `roles` say which of them serve as which of ours.
+An ordinary id stands for one or more bytes of UTF-8, a special token for none. Text never produces special tokens: the
+characters "<|eos|>" in a document get ordinary ids. In our own tokenizers, the ordinary ids come first, then the
+special tokens. Imported tokenizers keep their published ids, and `roles` maps our special tokens to theirs.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -21,35 +18,36 @@ from minillm.storage import write_text
 
 FILE_NAME = "tokenizer.json"
 VERSION = 1
-"""Of the file; files from before there was a version have none, and count as version 1."""
+"""Of the file. Files without a version count as version 1."""
 NUM_EXTRA_IDS = 100
 SPECIAL_TOKENS = (
     *("<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>", "<|cls|>", "<|sep|>"),
     *(f"<|extra_id_{i}|>" for i in range(NUM_EXTRA_IDS)),
 )
-"""BERT's mask, classification and separator tokens (Devlin et al. 2019), T5's sentinels (Raffel et al. 2020), and an
-end, a beginning and a padding token that never share an id."""
+"""Beginning, end and padding, BERT's mask, classification and separator tokens (Devlin et al. 2019), and T5's sentinels
+(Raffel et al. 2020). This list never changes: a tokenizer with other special tokens saves its own list, so that no
+saved hash changes."""
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
+    """Converts text to ids and back.
 
     Attributes:
-        kind: the name under which `TokenizerConfig.kind` asks for it.
-        vocab_size: the highest id and one; a model's embedding needs as many rows.
-        specials: id of each special token by its name.
-        roles: id of each of `SPECIAL_TOKENS` that there is; an imported tokenizer may lack some.
-        special_ids: every id that stands for no bytes: special tokens, and holes in a published table.
-        extra_ids: T5's sentinels, in their order; none where there are none.
-        num_bytes: (vocab_size,) bytes of UTF-8 that each id stands for, 0 for the ids in `special_ids`.
+        kind: its name in `TokenizerConfig.kind`.
+        vocab_size: the highest id + 1; the number of rows that a model's embedding needs.
+        specials: name -> id of each special token.
+        roles: name in `SPECIAL_TOKENS` -> id; an imported tokenizer may lack some.
+        special_ids: ids without bytes: special tokens, and unused ids of a published vocabulary.
+        extra_ids: T5's sentinels in order; may be empty.
+        num_bytes: (vocab_size,) number of UTF-8 bytes of each id, 0 for `special_ids`.
         num_ordinary: number of ids that stand for bytes.
-        prefix_ids: what a text to be continued begins with; only imported tokenizers have it.
+        prefix_ids: ids before a prompt; only imported tokenizers have them.
         hash: SHA-256, in hex, of the canonical JSON of `to_dict()`; equal hashes mean equal ids for equal text.
     """
 
     prefix_ids: tuple[int, ...] = ()
     first_blank: bool = False
-    """Whether the blank of a text's first token belongs to the token alone, as in SentencePiece's vocabularies."""
+    """Whether decoding drops the space of a text's first token, as SentencePiece does."""
 
     def __init__(
         self,
@@ -58,19 +56,20 @@ class Tokenizer(ABC):
         *,
         published_specials: Mapping[str, int] | None = None,
         roles: Mapping[str, int] | None = None,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
     ):
-        """`tokens[i]` are the bytes of id i, none where it is special. `published_specials` keep their ids.
+        """`tokens[i]` are the bytes of id i, empty for a special token. `published_specials` keep their ids.
 
-        Without `roles` the package's own special tokens follow. With them, as imported weights need it, nothing is
-        added, and each name of `SPECIAL_TOKENS` that they hold stands for the id given.
+        Without `roles`, `special_tokens` are added at the end. With `roles`, as for imported weights, none are added.
         """
+        self.special_tokens = tuple(special_tokens)
         self.kind = kind
         self.published_specials = dict(published_specials or {})
         self.vocab_size = max((len(tokens) - 1, *self.published_specials.values())) + 1
         self.imported = roles is not None
         self.specials = dict(self.published_specials)
         if roles is None:
-            roles = {name: self.vocab_size + i for i, name in enumerate(SPECIAL_TOKENS)}
+            roles = {name: self.vocab_size + i for i, name in enumerate(self.special_tokens)}
             self.specials |= roles
             self.vocab_size += len(roles)
         self.roles = dict(roles)
@@ -80,94 +79,95 @@ class Tokenizer(ABC):
         self.special_ids = frozenset(np.flatnonzero(self.num_bytes == 0).tolist())
         self.num_ordinary = self.vocab_size - len(self.special_ids)
         for name, i in self.roles.items():
-            if name not in SPECIAL_TOKENS or i not in self.special_ids:
-                raise ValueError(f"the role {name!r} of token id {i} is unknown, or its id is no special token's")
+            if name not in {*SPECIAL_TOKENS, *self.special_tokens} or i not in self.special_ids:
+                raise ValueError(f"the role {name!r} of token id {i} is unknown, or its id is not a special token")
         self.hash = hash_of(self.to_dict())
 
     @property
     def bos_id(self) -> int:
-        """Begins a text; where an imported tokenizer has no such token, what begins a BERT input, or EOS."""
+        """Begins a text; the fallback is CLS, then EOS."""
         return self._role("<|bos|>", "<|cls|>", "<|eos|>")
 
     @property
     def start_id(self) -> int:
-        """What the first token of a document follows in training: here the EOS of the one before, elsewhere its BOS."""
+        """The token before a document in training: EOS of the previous document, or BOS for imported tokenizers."""
         return self.bos_id if self.imported else self.eos_id
 
     @property
     def eos_id(self) -> int:
-        """Ends a text; in a tokenizer of BERT's kind its separator does."""
+        """Ends a text; the fallback is SEP, as in BERT."""
         return self._role("<|eos|>", "<|sep|>")
 
     @property
     def pad_id(self) -> int:
-        """Fills up short rows; any id serves, since padding is masked by length, so that EOS or 0 can stand in."""
+        """Pads short rows. Padding is masked by length, so any id works; the fallback is EOS, then SEP, then 0."""
         return next((self.roles[name] for name in ("<|pad|>", "<|eos|>", "<|sep|>") if name in self.roles), 0)
 
     @property
     def mask_id(self) -> int:
-        """Stands for a masked token; nothing can stand in for it."""
+        """Replaces a masked token; there is no fallback."""
         return self._role("<|mask|>")
 
     @property
     def cls_id(self) -> int:
-        """Begins a BERT input; a beginning or an end of text can stand in."""
+        """Begins a BERT input; the fallback is BOS, then EOS."""
         return self._role("<|cls|>", "<|bos|>", "<|eos|>")
 
     @property
     def sep_id(self) -> int:
-        """Ends a passage of a BERT input, or an input before its target; padding or EOS can stand in."""
+        """Ends a passage of a BERT input, or an input before its target; the fallback is PAD, then EOS."""
         return self._role("<|sep|>", "<|pad|>", "<|eos|>")
 
     @property
     def name(self) -> str:
-        """Kind, size and the start of the hash, for messages: `bpe-4096-1f3a9c02`."""
+        """For messages, such as `bpe-4096-1f3a9c02`: kind, size and start of the hash."""
         return f"{self.kind}-{self.vocab_size}-{self.hash[:8]}"
 
     @abstractmethod
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Ids of `text`, never one of `special_ids`, but for the unknown token of an imported vocabulary with holes.
+        """Ids of `text`, none of them in `special_ids`, except the unknown token of an imported vocabulary.
 
         ValueError for a lone surrogate, or a character that the vocabulary lacks.
         """
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """`encode` of each text."""
         return [self.encode(text) for text in texts]
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
-        """The exact bytes of `ids` (a sequence, array or CPU tensor of integers); special tokens are skipped."""
+        """The bytes of `ids` (a sequence, array or CPU tensor of integers); special tokens are skipped."""
         return b"".join([self._bytes[i] for i in self._checked(ids)])
 
     def decode(self, ids: ArrayLike, *, keep_special: bool = False) -> str:
-        """The text of `ids`, special tokens skipped or by name; bytes that are not valid UTF-8 become U+FFFD."""
+        """The text of `ids`; special tokens are skipped or shown by name, and invalid UTF-8 becomes U+FFFD."""
         names = {i: name.encode() for name, i in self.specials.items()} if keep_special else {}
         return b"".join([names.get(i, self._bytes[i]) for i in self._checked(ids)]).decode("utf-8", "replace")
 
     def to_dict(self) -> dict[str, object]:
-        """Everything that decides the ids, as plain JSON values; `load.from_dict` is its inverse."""
+        """Everything that the ids depend on, as JSON values; `load.from_dict` is the inverse."""
         body: dict[str, object] = {"kind": self.kind, "specials": self.specials}
+        if self.special_tokens != SPECIAL_TOKENS:
+            body["special_tokens"] = list(self.special_tokens)
         return {**body, "roles": self.roles} if self.imported else body
 
     def save(self, folder: Path) -> Path:
-        """Write `tokenizer.json` into `folder`, in one step, and return its path. The file needs no other."""
+        """Write `tokenizer.json` into `folder` atomically and return its path."""
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"version": VERSION, "hash": self.hash, "tokenizer": self.to_dict()}))
         return path
 
     def _role(self, name: str, *stand_ins: str) -> int:
-        """The id of the first of these that there is, or ValueError that names the tokenizer and what it lacks."""
+        """The id of the first of these roles that exists; ValueError if none does."""
         for role in (name, *stand_ins):
             if role in self.roles:
                 return self.roles[role]
         raise ValueError(
-            f"the tokenizer {self.name} has no {name} token, nor one that could stand in for it; "
-            "it was imported without one, so take a model whose tokenizer has it"
+            f"the imported tokenizer {self.name} has no {name} token, and none that can replace it; "
+            "use a model whose tokenizer has one"
         )
 
     def _checked(self, ids: ArrayLike) -> list[int]:
-        """`ids` as a list of int, or ValueError naming the first that is no id of this vocabulary."""
+        """`ids` as a list of int; ValueError for ids outside the vocabulary."""
         array = np.asarray(ids).reshape(-1)
         if array.size and not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"token ids must be integers, got {array.dtype}")
@@ -184,11 +184,11 @@ def hash_of(body: Mapping[str, object]) -> str:
 
 
 def utf8(text: str) -> bytes:
-    """`text` in UTF-8, or ValueError naming the lone surrogate that has no such form."""
+    """`text` in UTF-8; ValueError for a lone surrogate."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at index {error.start}, "
-            "which is no Unicode character; read the text as UTF-8 with errors='replace'"
+            f"the text has a lone surrogate U+{ord(text[error.start]):04X} at index {error.start}, "
+            "which is not a Unicode character; read the text as UTF-8 with errors='replace'"
         ) from None

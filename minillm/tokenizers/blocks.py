@@ -1,10 +1,8 @@
-"""Cuts long text where every pattern of this package ends a piece anyway, so that the ids stay those of the whole.
+"""Splits long text into blocks at positions that no token crosses, so that the ids do not change.
 
-Blocks serve two ends. They bound the backtracking of the regular expression engine, which gives up with a stack
-overflow on some hundred thousand blanks in a row, and they let threads share one long document.
+Blocks limit the backtracking of the regular expression engine, whose stack overflows on a few hundred thousand
+consecutive spaces, and they let threads share a long document.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -18,22 +16,22 @@ from numpy.typing import NDArray
 from minillm.tokenizers.base import utf8
 
 BLOCK = 1 << 15
-"""Characters after which a cut is looked for; a block has at most twice as many."""
+"""Minimum characters in a block; the maximum is twice as many."""
 TASK = 1 << 19
-"""Characters that one thread takes at a time: handing over short documents one by one would cost more than it gains."""
+"""Characters that a thread takes at a time; smaller tasks would cost more than they save."""
 
 NO_IDS = np.empty(0, np.uint32)
 
 _CUT = re.compile(r"\S(?= )|[^\W_](?=[\s.,;!?。、])")
-"""A cut follows a visible character before a space, or a letter or digit before white space or a mark that no
-contraction starts with. No piece of the GPT-2, cl100k, o200k, trained-BPE or imported patterns spans these, and the
-look-ahead of their white space rules is never at the end of the first block."""
+"""A cut is between a visible character and a space, or between a letter or digit and white space or a mark that starts
+no contraction. No piece of the GPT-2, cl100k, o200k, trained-BPE or imported patterns crosses these positions, and the
+look-ahead of their white-space rules is never at the end of the first block."""
 
 
 def valid_blocks(text: str, size: int = BLOCK) -> Iterator[str]:
     """Consecutive parts of `text`, none longer than 2 · `size` characters; ValueError for a lone surrogate.
 
-    Where `size` characters offer no place to cut (a run of blanks or letters that long), the cut falls regardless.
+    If `size` characters have no valid position for a cut (a run of spaces or letters), the text is cut anyway.
     """
     utf8(text)
     start = 0
@@ -47,7 +45,7 @@ def valid_blocks(text: str, size: int = BLOCK) -> Iterator[str]:
 
 
 def tasks(parts: Iterable[str], size: int = TASK) -> Iterator[list[str]]:
-    """Groups consecutive `parts` until a group reaches `size` characters."""
+    """Groups of consecutive `parts` with at least `size` characters each."""
     group: list[str] = []
     total = 0
     for part in parts:
@@ -61,10 +59,10 @@ def tasks(parts: Iterable[str], size: int = TASK) -> Iterator[list[str]]:
 
 
 def map_blocks(encode: Callable[[str], NDArray[np.uint32]], texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-    """`encode` of each text, long ones in blocks, on all cores: an encoder that releases the interpreter's lock."""
+    """`encode` of each text on all cores, long ones in blocks; `encode` should release the interpreter's lock."""
     if len(texts) == 1 and len(texts[0]) <= BLOCK:
         utf8(texts[0])
-        return [encode(texts[0]).copy()]  # writable, as torch.from_numpy asks
+        return [encode(texts[0]).copy()]  # writable, for torch.from_numpy
     parts = [list(valid_blocks(text)) for text in texts]
     flat = [block for part in parts for block in part]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

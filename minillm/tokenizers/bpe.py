@@ -1,8 +1,8 @@
-"""Byte-level byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019), trained on the user's own text.
+"""Byte-level byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019), trained on the user's text.
 
-The `tokenizers` library learns the merges, `tiktoken` applies them: the first is the faster trainer, the second the
-faster encoder by some factor of five. Both read the same merges and give the same ids. Text is first cut into pieces
-by a pattern, and no merge crosses from one piece into the next.
+The `tokenizers` library learns the merges, because it is the faster trainer. `tiktoken` applies them, because it is the
+faster encoder, by a factor of about five; the ids are the same. A pattern first splits the text into pieces, and merges
+never cross pieces.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ PATTERN = (
     r"|\s+(?!\S)"
     r"|\s+"
 )
-"""GPT-4's pattern with three changes: combining marks belong to their word, so that accents and Indic vowels do not cut
-it; numbers go by two digits, which suits vocabularies of a few thousand; and no possessive quantifier, which the
-trainer's regular expression engine lacks."""
+"""GPT-4's pattern with three changes: combining marks belong to words, so that accents and Indic vowels do not split
+them; numbers are split into groups of two digits, which suits vocabularies of a few thousand; and there are no
+possessive quantifiers, which the trainer's regular expression engine lacks."""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 MIN_PAIR_COUNT = 2
 MAX_TOKEN_BYTES = 64
-"""Bytes of the longest token to learn; longer ones come of ruled lines only."""
+"""Maximum length of a learned token; longer ones only come from ruled lines."""
 LEARN_BLOCK = 512
-"""Characters: the trainer rereads a whole piece for each merge in it, so a piece of a million letters must be cut."""
+"""Characters per block in training: the trainer rereads a whole piece for each merge, so long pieces must be cut."""
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-pair encoding by ranks; also what runs the published encodings."""
+    """Byte-pair encoding by ranks, trained or published."""
 
     def __init__(
         self,
@@ -51,24 +51,21 @@ class BPETokenizer(Tokenizer):
         kind: str = "bpe",
         pattern: str = PATTERN,
         published_specials: Mapping[str, int] | None = None,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
     ):
-        """`tokens[i]`: bytes of id i; of two possible merges, the one whose result has the lower id comes first."""
+        """`tokens[i]`: bytes of id i; merges with lower ids are applied first."""
         ranks = {token: i for i, token in enumerate(tokens)}
         if len(ranks) != len(tokens) or not all(bytes([value]) in ranks for value in range(256)):
-            raise ValueError("a BPE vocabulary needs distinct tokens, all 256 single bytes among them")
+            raise ValueError("a BPE vocabulary needs distinct tokens, all 256 single bytes included")
         self.pattern, self._tokens = pattern, list(tokens)
         self._encoding = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        super().__init__(kind, tokens, published_specials=published_specials)
+        super().__init__(kind, tokens, published_specials=published_specials, special_tokens=special_tokens)
 
     @classmethod
     def train(cls, documents: Iterable[str], vocab_size: int, *, max_bytes: int = 100_000_000) -> BPETokenizer:
-        """Learns merges from `documents`; the same documents in the same order give the same tokenizer.
+        """Learn merges from `documents`, which are read once, up to `max_bytes` of UTF-8.
 
-        Args:
-            documents: text to learn from, read once.
-            vocab_size: ids to use, special tokens included. Text too small to fill it (every pair left occurs less
-                than twice) gives a smaller vocabulary; the result's `vocab_size` says which.
-            max_bytes: how much of the documents to read, in bytes of UTF-8.
+        `vocab_size` includes the special tokens. The result is smaller if the text has too few pairs that occur twice.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
@@ -81,7 +78,6 @@ class BPETokenizer(Tokenizer):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """`encode` of each text, long ones in blocks, on all cores."""
         return map_blocks(lambda block: self._encoding.encode_to_numpy(block, disallowed_special=()), texts)
 
     def to_dict(self) -> dict[str, object]:
@@ -90,7 +86,7 @@ class BPETokenizer(Tokenizer):
 
 
 def learn_merges(blocks: Iterable[str], num_merges: int) -> tokenizers.Tokenizer:
-    """A `tokenizers` BPE with at most `num_merges` merges, learnt on `blocks` of text cut into pieces by `PATTERN`."""
+    """A `tokenizers` BPE with at most `num_merges` merges, learned from `blocks` of text split by `PATTERN`."""
     learner = tokenizers.Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [
@@ -101,7 +97,7 @@ def learn_merges(blocks: Iterable[str], num_merges: int) -> tokenizers.Tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=256 + num_merges,
         min_frequency=MIN_PAIR_COUNT,
-        max_token_length=MAX_TOKEN_BYTES + 1,  # the trainer stays below it
+        max_token_length=MAX_TOKEN_BYTES + 1,  # exclusive
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -110,7 +106,7 @@ def learn_merges(blocks: Iterable[str], num_merges: int) -> tokenizers.Tokenizer
 
 
 def token_table(learner: tokenizers.Tokenizer) -> list[bytes]:
-    """Bytes of each id: the 256 bytes, then what each merge makes, in the order learnt."""
+    """Bytes of each id: the 256 bytes, then the result of each merge, in the order learned."""
     byte_of = byte_alphabet()
     merges = json.loads(learner.to_str())["model"]["merges"]
     made = [bytes(byte_of[character] for character in left + right) for left, right in merges]
@@ -118,14 +114,14 @@ def token_table(learner: tokenizers.Tokenizer) -> list[bytes]:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The byte that each character of GPT-2's printable alphabet stands for (Radford et al. 2019, their encoder.py)."""
+    """Character of GPT-2's printable alphabet -> byte (Radford et al. 2019, their encoder.py)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [value for value in range(256) if value not in printable]
     return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
 
 
 def first_bytes(documents: Iterable[str], max_bytes: int) -> Iterator[str]:
-    """Blocks of the documents, in order, until they hold `max_bytes` of UTF-8; the last one may go past it."""
+    """Blocks of the documents until they have `max_bytes` of UTF-8; the last one may exceed it."""
     taken = 0
     for document in documents:
         for block in valid_blocks(document, LEARN_BLOCK):

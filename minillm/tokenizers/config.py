@@ -1,6 +1,4 @@
-"""Which tokenizer a run uses. Imports nothing heavy."""
-
-from __future__ import annotations
+"""Settings of a run's tokenizer."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +13,7 @@ class TokenizerConfig:
     """How text is converted to token ids."""
 
     kind: Literal["byte", "char", "bpe", "gpt2", "cl100k_base", "o200k_base", "imported"] = setting("bpe")
-    """bpe is trained on the run's own text; byte and char need no training; imported belongs to imported weights; the
+    """bpe is trained on the run's text; byte and char need no training; imported is only for imported weights; the
     others are OpenAI's published vocabularies."""
     vocab_size: int = setting(4096, at_least=1, only=_BPE)
     """Vocabulary size of bpe, including special tokens; the other kinds have a fixed size."""

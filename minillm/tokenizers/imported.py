@@ -1,12 +1,11 @@
-"""Published tokenizers, kept as they were published: the content of a `tokenizer.json` of the `tokenizers` library.
+"""Published tokenizers in the form of a `tokenizer.json` of the `tokenizers` library.
 
-Byte-level BPE (Radford et al. 2019) came with GPT-2 and Llama 3, WordPiece (Wu et al. 2016) with BERT, Unigram (Kudo
-2018) with T5. The library runs them all. A byte-level BPE whose ids tiktoken is proved to give too (see `merges.py`)
-runs there, several times faster, but for texts that hold something the proof does not cover.
+GPT-2 and Llama 3 use byte-level BPE (Radford et al. 2019), BERT uses WordPiece (Wu et al. 2016), T5 Unigram (Kudo
+2018). The library can run all of them. A byte-level BPE for which tiktoken provably gives the same ids (see
+`merges.py`) runs in tiktoken, which is several times faster, except for texts that the proof does not cover.
 
-WordPiece and Unigram may change a text before they cut it: case, accents, blanks. So the text that comes back is what
-the vocabulary can spell, not always what went in. A token's bytes are what it adds to a text that goes on: the blank
-before a word is the word's. The unknown token stands for no bytes; text outside the vocabulary becomes it.
+WordPiece and Unigram normalize case, accents and spaces, so decoding does not always restore a text. A token's bytes
+are those that it adds in the middle of a text, including the space before a word. The unknown token has no bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from minillm.tokenizers.merges import ByteMerges, byte_merges
 
 KINDS = ("BPE", "Unigram", "WordLevel", "WordPiece")
 LAYOUT = {"truncation": None, "padding": None, "post_processor": None}
-"""Parts that lay out a model's input; here the objectives and generation do that."""
+"""Parts that add special tokens or change the length; objectives and generation do that here."""
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _BYTES = {character: bytes([value]) for character, value in byte_alphabet().items()}
 
@@ -43,7 +42,7 @@ class ImportedTokenizer(Tokenizer):
     def __init__(
         self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
     ):
-        """`model` is the content of a `tokenizer.json`; `prefix` begins a text to be continued, as Llama's <s>."""
+        """`model` is the content of a `tokenizer.json`; `prefix` are ids before a prompt, such as Llama's <s>."""
         self.model, self.prefix_ids = dict(model), tuple(prefix)
         self._runner = runner(self.model)
         self.first_blank = not is_byte_level(self.model)
@@ -51,7 +50,6 @@ class ImportedTokenizer(Tokenizer):
 
     @cached_property
     def quick(self) -> QuickBPE | None:
-        """The fast way to the same ids, where there is one."""
         merges = byte_merges(self.model)
         return None if merges is None else QuickBPE(self.model, merges)
 
@@ -59,7 +57,6 @@ class ImportedTokenizer(Tokenizer):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """`encode` of each text, on all cores."""
         for text in texts:
             utf8(text)
         if self.quick is None:
@@ -74,7 +71,7 @@ class ImportedTokenizer(Tokenizer):
         return np.array(self._runner.encode(text, add_special_tokens=False).ids, np.uint32)
 
     def decode(self, ids: ArrayLike, *, keep_special: bool = False) -> str:
-        """The text of `ids` as the library writes it: no blank before the first word, for one."""
+        """The text of `ids` as the library decodes it, for example without a space before the first word."""
         if is_byte_level(self.model):
             return super().decode(ids, keep_special=keep_special)
         shown = [i for i in self._checked(ids) if keep_special or i not in self.special_ids]
@@ -85,7 +82,7 @@ class ImportedTokenizer(Tokenizer):
 
 
 class QuickBPE:
-    """tiktoken with a published vocabulary: bytes and merges in the order of their ranks, ids by a table."""
+    """tiktoken with a published vocabulary; a table maps ranks to published ids."""
 
     def __init__(self, model: Mapping[str, Any], merges: ByteMerges):
         ranks = {token: rank for rank, token in enumerate(merges.tokens)}
@@ -96,40 +93,39 @@ class QuickBPE:
         self._normalize = normalizers.NFC().normalize_str if model["normalizer"] else None
 
     def prepare(self, text: str) -> str | None:
-        """The text as it is cut, or None where it holds an added word or a byte that the vocabulary lacks."""
+        """The normalized text, or None if it contains an added token or a byte that the vocabulary lacks."""
         plain = text if self._normalize is None or text.isascii() else self._normalize(text)
         added = any(word in text or word in plain for word in self._words)
         lacking = self._missing and not self._missing.isdisjoint(plain.encode("utf-8"))
         return None if added or lacking else plain
 
     def encode(self, block: str) -> NDArray[np.uint32]:
-        """The ids of a prepared text."""
         return self._ids[self._encoding.encode_to_numpy(block, disallowed_special=())]
 
 
 def runner(model: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The library's tokenizer for the content of a `tokenizer.json`; ValueError where it cannot be one."""
+    """The library's tokenizer for the content of a `tokenizer.json`; ValueError if it is not supported."""
     kind = model["model"].get("type") if isinstance(model.get("model"), dict) else None
     if kind not in KINDS:
-        raise ValueError(f"its model is of type {kind!r}; {', '.join(KINDS)} are known")
+        raise ValueError(f"its model has type {kind!r}; supported are {', '.join(KINDS)}")
     try:
         made = tokenizers.Tokenizer.from_str(json.dumps({**model, **LAYOUT}))
-    except Exception as error:  # the library raises nothing more exact
+    except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"the tokenizers library cannot read it: {error}") from None
     made.encode_special_tokens = True  # a special token's name in a text is text
     return made
 
 
 def is_byte_level(model: Mapping[str, Any]) -> bool:
-    """Whether its tokens are strings of bytes, so that any ids decode by themselves."""
+    """Whether each token decodes to the same bytes in any context."""
     return (model["decoder"] or {}).get("type") == "ByteLevel"
 
 
 def token_bytes(model: Mapping[str, Any], specials: Mapping[str, int]) -> list[bytes]:
-    """The bytes that each id adds to a decoded text; none for special tokens and holes."""
+    """The bytes that each id adds to a decoded text; empty for special tokens and unused ids."""
     vocabulary = runner(model).get_vocab(with_added_tokens=True)
     added = {token["content"] for token in model["added_tokens"]}
-    # without a decoder, a blank stands between tokens
+    # without a decoder, tokens are joined with spaces
     decoder: dict[str, Any] = model["decoder"] or {"type": "WordPiece", "prefix": ""}
     steps = decoder.get("decoders", [decoder])
     table = [b""] * (max(vocabulary.values()) + 1)
@@ -141,7 +137,7 @@ def token_bytes(model: Mapping[str, Any], specials: Mapping[str, int]) -> list[b
 
 
 def _spell(token: str, steps: Sequence[Mapping[str, Any]]) -> bytes:
-    """What the library's decoder, step by step, makes of a token that does not begin a text."""
+    """The library decoder's output for a token that is not the first of a text."""
     for step in steps:
         match step["type"]:
             case "ByteLevel":

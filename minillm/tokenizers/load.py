@@ -1,6 +1,4 @@
-"""A tokenizer from a config, or from the folder of a run."""
-
-from __future__ import annotations
+"""Builds a tokenizer from a config, or loads that of a run."""
 
 import base64
 import json
@@ -19,9 +17,9 @@ from minillm.tokenizers.stock import stock_tokenizer
 
 
 def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokenizer:
-    """The tokenizer that `config` asks for; `documents` are read only by the kinds that learn from them, char and bpe.
+    """The tokenizer for `config`; only char and bpe read the `documents`.
 
-    OSError for a published encoding whose table is neither on this machine nor reachable.
+    OSError for a published encoding whose table can neither be found on this machine nor downloaded.
     """
     match config.kind:
         case "byte":
@@ -32,7 +30,7 @@ def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
             return BPETokenizer.train(documents, config.vocab_size, max_bytes=config.train_bytes)
         case "imported":
             raise ValueError(
-                "tokenizer.kind imported comes with imported weights: start with --init-from a run that "
+                "tokenizer.kind imported is only for imported weights: use --init-from with a run that "
                 "minillm import made, or choose bpe, byte or char"
             )
         case _:
@@ -40,10 +38,10 @@ def build_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `Tokenizer.save` wrote into `folder`; ValueError for a file that is damaged or another's."""
+    """The tokenizer that `Tokenizer.save` wrote into `folder`; ValueError for a damaged or foreign file."""
     path = Path(folder) / FILE_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a run folder holds its tokenizer under this name")
+        raise FileNotFoundError(f"{path} does not exist; every run folder has this file")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         body, expected = stored["tokenizer"], stored["hash"]
@@ -55,22 +53,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = from_dict(body)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no tokenizer that this version of minillm knows ({error})") from error
+        raise ValueError(f"{path} has no tokenizer that this version of minillm supports ({error})") from error
     if tokenizer.hash != expected:
-        raise ValueError(f"{path} was written by another version of minillm: its special tokens are not this one's")
+        raise ValueError(f"{path} was written by a version of minillm with other special tokens")
     return tokenizer
 
 
 def from_dict(body: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer whose `to_dict()` is `body`."""
+    names = tuple(dict(body).get("special_tokens", SPECIAL_TOKENS))
     match body["kind"]:
         case "byte":
-            return ByteTokenizer()
+            return ByteTokenizer(names)
         case "char":
-            return CharTokenizer(body["characters"])
+            return CharTokenizer(body["characters"], names)
         case "imported":
             return ImportedTokenizer(body["model"], **{key: body[key] for key in ("specials", "roles", "prefix")})
         case kind:
-            published = {name: i for name, i in body["specials"].items() if name not in SPECIAL_TOKENS}
+            published = {name: i for name, i in body["specials"].items() if name not in names}
             tokens = [base64.b64decode(token, validate=True) for token in body["tokens"]]
-            return BPETokenizer(tokens, kind=kind, pattern=body["pattern"], published_specials=published)
+            own: dict[str, Any] = {"pattern": body["pattern"], "special_tokens": names}
+            return BPETokenizer(tokens, kind=kind, published_specials=published, **own)

@@ -1,13 +1,11 @@
-"""When tiktoken gives the ids of a published byte-level BPE: the proof, and the patterns of the published cuts.
+"""Decides whether tiktoken gives the same ids as a published byte-level BPE; patterns of published pre-tokenizers.
 
-A published BPE lists its merges; tiktoken joins any two neighbours whose union is a token, the lowest rank first. Let
-ranks follow the order of the merges. If every token, taken by itself, is last made by tiktoken of the very pair that
-its merge lists, both come to the same ids for any text: as long as all ranks below r are used up and nothing has
-crossed a token's ends, what lies between them is as it would be by itself, so the pair of rank r that tiktoken finds is
-the listed one.
+A published BPE applies a list of merges. tiktoken merges any two neighbors whose concatenation is a token, lowest rank
+first. Let a token's rank be the position of its merge. If, for every token alone, tiktoken's last merge is the listed
+pair, then the ids are equal for any text. Proof: when all ranks below r are done and no merge has crossed a token's
+boundaries, the parts inside are the same as for the token alone. So the pair of rank r that tiktoken finds is the
+listed one.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,32 +16,32 @@ from minillm.tokenizers.bpe import PATTERN, byte_alphabet
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SINGLE_DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-"""GPT-2's cut of what lies between digits, each of which is a piece, as SmolLM's; blanks before one stay together."""
+"""SmolLM's: every digit is a piece, the rest is split as by GPT-2; spaces before a digit stay together."""
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 SPLITS = (PATTERN, LLAMA3, QWEN2)
-"""Patterns that both regular expression engines are tested to cut by alike."""
+"""Patterns for which tests show that both regular expression engines give the same pieces."""
 
 _BYTE_OF = byte_alphabet()
 
 
 class ByteMerges(NamedTuple):
-    """A byte-level BPE as tiktoken takes it."""
+    """A byte-level BPE for tiktoken."""
 
     pattern: str
     tokens: list[bytes]
-    """The 256 bytes and what each merge makes, by rank."""
+    """The 256 bytes and the result of each merge, by rank."""
     ids: list[int]
     """The published id of each; 0 for a missing byte."""
     missing_bytes: frozenset[int]
-    """Single bytes that the vocabulary lacks; a text that has one cannot be run here."""
+    """Single bytes that the vocabulary lacks; texts with one of them need the slow path."""
 
 
 def byte_merges(model: Mapping[str, Any]) -> ByteMerges | None:
-    """The content of a `tokenizer.json` for tiktoken; None where equal ids are not proved."""
+    """The content of a `tokenizer.json` for tiktoken; None if the ids may differ."""
     bpe, pattern = model["model"], cut_pattern(model["pre_tokenizer"])
     plain = not any(bpe.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     composed = model["normalizer"] is None or model["normalizer"] == {"type": "NFC"}
@@ -66,10 +64,7 @@ def byte_merges(model: Mapping[str, Any]) -> ByteMerges | None:
 
 
 def last_merge(token: str, ranks: Mapping[str, int]) -> tuple[str, str] | None:
-    """The two parts that are joined last to make `token`, of all merges below its own rank the lowest first.
-
-    None where those merges do not lead to two parts.
-    """
+    """The last pair merged to form `token`; None if the merges below its rank leave more than two parts."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
         found = [ranks.get(left + right, math.inf) for left, right in pairwise(parts)]
@@ -82,7 +77,7 @@ def last_merge(token: str, ranks: Mapping[str, int]) -> tuple[str, str] | None:
 
 
 def _is_proved(merges: Sequence[tuple[str, ...]]) -> bool:
-    """Whether every token is last made of the pair that its merge lists."""
+    """Whether every token's last merge is the listed pair."""
     if any(character not in _BYTE_OF for pair in merges for part in pair for character in part):
         return False
     ranks = {left + right: rank for rank, (left, right) in enumerate(merges)}
@@ -90,7 +85,7 @@ def _is_proved(merges: Sequence[tuple[str, ...]]) -> bool:
 
 
 def cut_pattern(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
-    """The pattern that cuts as the published pre-tokenizer does; None for one that is not known."""
+    """The pattern equivalent to a published pre-tokenizer; None if it is not supported."""
     if pre_tokenizer is None:
         return None
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])

@@ -1,10 +1,8 @@
 """OpenAI's published encodings: gpt2 (Radford et al. 2019), cl100k_base (GPT-4), o200k_base (GPT-4o).
 
-tiktoken fetches their tables on first use and keeps them in a folder of its own. Where there is neither a kept table
-nor a network, the error says which file to put where, within two seconds.
+tiktoken downloads their tables on first use and caches them. If a table is not cached and cannot be downloaded, the
+error comes within two seconds and says which file to put where.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -23,14 +21,12 @@ _GPT2_FILES = f"{_HOST}/gpt-2/encodings/main"
 
 
 class Table(NamedTuple):
-    """One published file of ranks."""
-
     url: str
     sha256: str
 
 
 class EncodingSource(NamedTuple):
-    """A way to get an encoding: tiktoken's name for it and the files that it reads."""
+    """tiktoken's name for an encoding, and the files that it reads."""
 
     constructor: str
     tables: tuple[Table, ...]
@@ -56,7 +52,7 @@ SOURCES: dict[str, tuple[EncodingSource, ...]] = {
 
 
 def stock_tokenizer(kind: str) -> BPETokenizer:
-    """The published encoding `kind`, its own special tokens at their published ids, this package's after them."""
+    """The published encoding `kind`; our special tokens come after the published ones."""
     sources = SOURCES[kind]
     kept = next((source for source in sources if all(map(is_kept, source.tables))), None)
     if kept is None and not reachable(sources[0].tables[0].url):
@@ -75,7 +71,7 @@ def stock_tokenizer(kind: str) -> BPETokenizer:
 
 
 def kept_path(table: Table) -> Path:
-    """Where tiktoken keeps `table`: a file named by the SHA-1 of its address."""
+    """tiktoken's cache file for `table`, named by the SHA-1 of its URL."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder == "":
         raise OSError("TIKTOKEN_CACHE_DIR is empty, which turns tiktoken's cache off; set it to a folder")
@@ -84,14 +80,13 @@ def kept_path(table: Table) -> Path:
 
 
 def is_kept(table: Table) -> bool:
-    """Whether the file is there and undamaged."""
     path = kept_path(table)
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == table.sha256
 
 
 def reachable(url: str) -> bool:
-    """Whether the host of `url` answers within `CONNECT_SECONDS`, name look-up included."""
-    import requests  # tiktoken's own client, with its certificates and proxies; slow to import, seldom needed
+    """Whether the host of `url` answers within `CONNECT_SECONDS`, including the DNS lookup."""
+    import requests  # tiktoken's client, with its certificates and proxies; slow to import
 
     answered = threading.Event()
 
@@ -102,7 +97,7 @@ def reachable(url: str) -> bool:
             return
         answered.set()
 
-    thread = threading.Thread(target=ask, daemon=True)  # a name look-up cannot be timed out, only left behind
+    thread = threading.Thread(target=ask, daemon=True)  # a DNS lookup has no timeout
     thread.start()
     thread.join(CONNECT_SECONDS)
     return answered.is_set()

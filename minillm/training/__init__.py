@@ -1,1 +1,1 @@
-"""One training loop, and its optimizers, schedules, checkpoints and metrics."""
+"""The training loop with its optimizers, schedules, checkpoints and metrics."""

@@ -1,11 +1,9 @@
-"""Checkpoints that survive a crash at any instant and never run code when they are read.
+"""Checkpoints that survive a crash at any time. Loading one never runs code, because nothing is pickled.
 
-`step-000500/` holds model.safetensors, optimizer.safetensors and state.json. It is written under another name,
-its manifest (sizes and SHA-256) last, everything is forced to disk, and only then is the folder renamed into
-place: a folder with this name is whole. It is renamed again before it is deleted. Nothing is pickled.
+`step-000500/` holds model.safetensors, optimizer.safetensors and state.json. It is written under a temporary name, its
+manifest (sizes and SHA-256) last. The folder is renamed only after everything is on disk, so a folder with this name is
+complete. Before deletion it is renamed again.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -29,28 +27,24 @@ _NAME = re.compile(rf"({re.escape(_REPLACED)})?step-(\d{{6,}})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk, which may be damaged."""
+    """A checkpoint on disk; it may be damaged."""
 
     path: Path
     step: int
 
     @property
     def state(self) -> CheckpointState:
-        """Everything small: counters, the best validation loss, hashes; ValueError if the file is damaged."""
+        """Counters, best validation loss and hashes; ValueError if the file is damaged."""
         self.verify(STATE)
         return CheckpointState.read(self.path / STATE)
 
     def verify(self, *names: str) -> None:
-        """Compare the named files, or all of them, with the manifest.
-
-        Raises:
-            ValueError: a file is missing, cut short, or has other bytes than were written.
-        """
+        """ValueError unless the named files, by default all, match the manifest."""
         if damage := find_damage(self.path, *(names or FILES)):
             raise ValueError(f"{damage}; name {self.path.parent} to use its newest undamaged checkpoint")
 
     def damage(self) -> str | None:
-        """What is wrong with the checkpoint; None if all of it is as it was written and can be read."""
+        """What is wrong with the checkpoint; None if it is undamaged."""
         damage = find_damage(self.path, *FILES)
         if damage is None:
             try:
@@ -60,15 +54,11 @@ class Checkpoint:
         return damage
 
     def load_model(self, model: nn.Module) -> None:
-        """Fill `model` from this checkpoint; every parameter exactly once.
-
-        Raises:
-            ValueError: the names or shapes are not the model's.
-        """
+        """Copy the weights into `model`; ValueError if names or shapes differ."""
         load_weights(model, self.model_weights(), where=self.path / MODEL)
 
     def model_weights(self) -> dict[str, Tensor]:
-        """The model's weights by name, tied ones once."""
+        """Weights by name, tied ones once."""
         return current_names(load_file(self.path / MODEL))
 
     def load_optimizer(self) -> dict[str, Tensor]:
@@ -77,7 +67,7 @@ class Checkpoint:
 
 
 def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under today's names of parameters; checkpoints of format 1 had their heads elsewhere."""
+    """Rename parameters from checkpoints of format 1, whose heads and token types had other names."""
     pooled = "heads.pair." if any(name.startswith("pair_head.proj.") for name in tensors) else "heads.pooler."
     old = {"head.": "heads.lm.", "pair_head.": pooled, "embed.types.": "embed.token_types."}
 
@@ -89,33 +79,29 @@ def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name; tied ones once, under their first name."""
+    """Parameters and persistent buffers by name; tied ones once, under the first name."""
     shared = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     shared -= {name for name, _ in model.named_parameters()}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: Path) -> None:
-    """Copy `tensors` into `model`, strictly.
-
-    Raises:
-        ValueError: a name is missing or unknown, or a shape differs.
-    """
+    """Copy `tensors` into `model`; ValueError if a name is missing or unknown, or a shape differs."""
     own = weights(model)
     if wrong := sorted(own.keys() ^ tensors.keys()):
         raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
     with torch.no_grad():
         for name, tensor in own.items():
             if tensor.shape != tensors[name].shape:
-                found, expected = list(tensors[name].shape), list(tensor.shape)
-                raise ValueError(f"{where}: {name} has shape {found}, the model needs {expected}")
+                shape, expected = list(tensors[name].shape), list(tensor.shape)
+                raise ValueError(f"{where}: {name} has shape {shape}, the model needs {expected}")
             tensor.copy_(tensors[name])
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
     """All checkpoints of a run folder, oldest first, damaged ones included."""
     found: dict[int, Checkpoint] = {}
-    # one that was being replaced comes first, and gives way to the one that has the step's own name
+    # `.replaced-step-*` sorts before `step-*`, which takes its place in the dictionary
     for path in sorted(run.glob("*step-*")):
         match = _NAME.fullmatch(path.name)
         if match and path.is_dir() and (not match[1] or (path / MANIFEST).is_file()):
@@ -124,10 +110,9 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def newest_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest undamaged checkpoint of a run folder; None if it has no checkpoint. Damage goes to `say`.
+    """The newest undamaged checkpoint of a run folder, or None if it has no checkpoints; damage is reported to `say`.
 
-    Raises:
-        ValueError: every checkpoint is damaged.
+    ValueError if all checkpoints are damaged.
     """
     problems = []
     for checkpoint in reversed(checkpoints(run)):
@@ -142,10 +127,9 @@ def newest_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def best_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint of the best evaluation; the newest if none was evaluated or the best is damaged or deleted.
+    """The checkpoint with the best evaluation, or the newest one if that is damaged, deleted or does not exist.
 
-    Raises:
-        ValueError: every checkpoint is damaged.
+    None and ValueError as in `newest_good`.
     """
     newest = newest_good(run, say)
     if newest is None:
@@ -161,10 +145,9 @@ def best_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 def save_checkpoint(
     run: Path, step: int, *, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: CheckpointState
 ) -> Checkpoint:
-    """Write `step-{step}/` so that a crash at any instant leaves either the whole checkpoint or none.
+    """Write `step-{step}/`. After a crash at any time, the checkpoint is either complete or absent.
 
-    Raises:
-        OSError: it cannot be written; what was written of it is deleted, and all other checkpoints are as they were.
+    If writing fails, the partial checkpoint is deleted, other checkpoints stay, and OSError is raised.
     """
     final, temporary = run / f"step-{step:06d}", temporary_for(run / f"step-{step:06d}")
     try:
@@ -175,7 +158,7 @@ def save_checkpoint(
         (temporary / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         seal(temporary)
         replaced = run / f"{_REPLACED}{final.name}"
-        if final.exists():  # the same step again: the old one is renamed until the new one is in place
+        if final.exists():  # the step was saved before: rename the old folder until the new one is in place
             shutil.rmtree(replaced, ignore_errors=True)
             final.rename(replaced)
         temporary.rename(final)
@@ -190,8 +173,9 @@ def save_checkpoint(
 
 
 def remove_old(run: Path, *, keep: int, best_step: int | None, step: int) -> None:
-    """Delete the checkpoints before `step`, the current one, except for the best and the newest `keep` in all; and
-    what crashes leave half written. Checkpoints after `step`, and those that lack a file, are damaged and stay.
+    """Delete old checkpoints except the best one and the newest `keep`, and partial files left by crashes.
+
+    Checkpoints after the current `step` and incomplete ones stay.
     """
     found = checkpoints(run)
     for leftover in (*run.glob(f"{TEMPORARY}*"), *run.glob(f"{_REPLACED}*")):

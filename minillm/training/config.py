@@ -1,6 +1,4 @@
-"""How a run trains, evaluates and saves. Imports nothing heavy."""
-
-from __future__ import annotations
+"""Settings of training, evaluation and checkpoints. Does not import torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,10 +10,10 @@ _MUON: Only = {"name": ("muon",)}
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The update rule."""
+    """The optimizer."""
 
     name: Literal["adamw", "muon"] = setting("adamw")
-    """adamw for everything, or muon (Jordan et al. 2024) for hidden matrices and AdamW for the rest."""
+    """adamw for all parameters, or muon (Jordan et al. 2024) for hidden matrices and AdamW for the rest."""
     lr: float = setting(1e-3, above=0)
     """Peak learning rate of AdamW."""
     muon_lr: float = setting(0.02, above=0, only=_MUON)
@@ -39,16 +37,16 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The learning rate at each step, as a factor on its peak."""
+    """The learning-rate schedule."""
 
     name: Literal["constant", "cosine", "linear", "wsd", "inverse_sqrt"] = setting("cosine")
     """Shape after warm-up; wsd: warm-up, stable, decay (Hu et al. 2024)."""
     warmup_steps: int = setting(0, at_least=0)
     """Steps of linear warm-up; a run with fewer steps ends before it reaches the peak."""
     final_ratio: float = setting(0.1, at_least=0, at_most=1, only={"name": ("cosine", "linear", "wsd")})
-    """Factor at the last step of cosine, linear and wsd."""
+    """Learning rate at the last step of cosine, linear and wsd, divided by the peak."""
     decay_fraction: float = setting(0.2, above=0, at_most=1, only={"name": ("wsd",)})
-    """Fraction of all steps in which wsd decays, at most those after the warm-up."""
+    """Fraction of all steps in which wsd decays, at most those after warm-up."""
 
     def __post_init__(self) -> None:
         check("schedule", self)
@@ -60,22 +58,22 @@ class TrainConfig:
 
     steps: int = setting(1000, at_least=1)
     """Optimizer steps of the whole run."""
-    global_batch: int = setting(32, at_least=1)
+    global_batch: int = setting(32, at_least=1, at_most=2**20)
     """Sequences in one optimizer step, over all accumulation steps and ranks."""
     micro_batch: int | None = setting(None, at_least=1)
-    """Sequences in one forward pass of one rank; None: the rank's whole share at once."""
+    """Sequences in one forward pass of one rank; None: the whole share of the rank."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto")
-    """Precision of matrix products; weights and optimizer state stay fp32. auto: bf16 where it is fast."""
+    """Precision of matrix products; weights and optimizer state are fp32. auto: bf16 if the device is fast at it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto")
     """Device to train on; auto: cuda, then mps, then cpu."""
     compile: Literal["auto", "on", "off"] = setting("auto")
-    """Use torch.compile for each block; auto: on for CUDA, off elsewhere, where it rarely pays off."""
+    """Use torch.compile for each block; auto: on for CUDA, off elsewhere."""
     seed: int = setting(1337, at_least=0, at_most=2**63 - 1)
     """Seed of the initial weights, the order of the data and dropout."""
     log_every: int = setting(10, at_least=1)
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl."""
     patience: int = setting(0, at_least=0, note="0 never stops early")
-    """Evaluations without a better validation loss after which training stops; 0: never stops early."""
+    """Stop after this many evaluations without a better validation loss; 0: never."""
 
     def __post_init__(self) -> None:
         check("train", self)
@@ -86,11 +84,11 @@ class EvalConfig:
     """Evaluation on the validation text."""
 
     every: int = setting(250, at_least=0, note="0 evaluates only at the end")
-    """Steps between two evaluations; 0: only at the end."""
+    """Steps between evaluations; 0: only at the end."""
     at_start: bool = setting(False)
-    """Also evaluate before the first step, as a run that starts from another run's weights does."""
+    """Also evaluate before the first step; always on with --init-from."""
     max_tokens: int = setting(200_000, at_least=0, note="0 reads all")
-    """Validation tokens read in each evaluation during training, always the same ones; 0: all."""
+    """Validation tokens read in each evaluation during training, the same ones each time; 0: all."""
     batch: int = setting(32, at_least=1)
     """Sequences in one forward pass."""
 
@@ -103,9 +101,9 @@ class SaveConfig:
     """Checkpoints."""
 
     every: int = setting(250, at_least=0, note="0 saves only at the end")
-    """Steps between two checkpoints; 0: only at the end. The best checkpoint is saved in addition."""
+    """Steps between checkpoints; 0: only at the end. The best checkpoint is always saved."""
     keep: int = setting(2, at_least=1)
-    """Number of newest checkpoints to keep, in addition to the best one."""
+    """Number of newest checkpoints to keep besides the best one."""
 
     def __post_init__(self) -> None:
         check("save", self)

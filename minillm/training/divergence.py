@@ -1,6 +1,4 @@
-"""Steps whose loss or gradient is not finite: they are never applied; each is named, and several in a row end a run."""
-
-from __future__ import annotations
+"""Steps whose loss or gradient is not finite. They are reported and not applied; several in a row end the run."""
 
 import math
 from pathlib import Path
@@ -11,26 +9,26 @@ from minillm.training.state import TrainState
 from minillm.training.step import StepResult
 
 OVERFIT = 0.7
-"""Training loss as a share of the validation loss below which the model recites rather than generalizes."""
+"""The model overfits if its training loss is below this fraction of the validation loss."""
 IN_A_ROW = 5
-"""Steps in a row that are not finite after which training stops."""
+"""Training stops after this many non-finite steps in a row."""
 
 
 class TrainingDiverged(ValueError):
-    """Loss or gradient stayed non-finite; nothing of it was applied."""
+    """Loss or gradient was not finite for several steps in a row."""
 
 
 class DivergenceWatch:
-    """Counts the steps in a row that were not finite."""
+    """Counts non-finite steps in a row."""
 
     def __init__(self, scaler: torch.amp.GradScaler) -> None:
-        """`scaler` scales the loss of an fp16 run: too high a scale is no divergence."""
-        self.scaler = scaler
-        self.in_a_row = 0
+        """`scaler` scales the loss in fp16; an overflow because of its scale is not divergence."""
+        self.scaler, self.in_a_row = scaler, 0
 
     def is_bad(self, result: StepResult) -> bool:
-        """Count a step; whether it was not finite. One that fp16's loss scale explains is not counted: every such run
-        has some, the scale has just been lowered, and below 1 it explains nothing.
+        """Update the count; True if the step was not finite.
+
+        fp16 overflows do not count while the loss scale, which each of them lowers, is at least 1.
         """
         if result.applied:
             self.in_a_row = 0
@@ -40,12 +38,12 @@ class DivergenceWatch:
         return False
 
     def give_up(self, step: int, saved_step: int | None, folder: Path) -> None:
-        """Raise TrainingDiverged if `step` was one too many; `saved_step` is the last that has a checkpoint."""
+        """Raise TrainingDiverged after IN_A_ROW bad steps; `saved_step` is the last one with a checkpoint."""
         if self.in_a_row < IN_A_ROW:
             return
         again = "there is no checkpoint yet: start again"
         if saved_step is not None:
-            again = f"the last checkpoint is step {saved_step} in {folder}: go on from it"
+            again = f"the last checkpoint is step {saved_step} in {folder}: continue"
         raise TrainingDiverged(
             f"{IN_A_ROW} steps in a row up to step {step} were not finite, and none was applied; "
             f"{again} with --resume and a lower optim.lr, or with train.precision fp32"
@@ -53,7 +51,7 @@ class DivergenceWatch:
 
 
 def name_bad_step(step: int, result: StepResult, data: str, skipped: int) -> str:
-    """The line that names a bad step and its data."""
+    """The message about a non-finite step and its data."""
     return (
         f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}; not applied ({skipped} so far). "
         f"It read the {data}"
@@ -61,10 +59,10 @@ def name_bad_step(step: int, result: StepResult, data: str, skipped: int) -> str
 
 
 def warning(state: TrainState, val_loss: float) -> str | None:
-    """What to say of an evaluation that was not the best: that the model overfits or diverges, if it does."""
+    """A warning if the model overfits or training diverges, after an evaluation that was not the best."""
     if not state.train_loss < state.start_loss and math.isfinite(state.start_loss):
         return (
-            f"warning: the training loss is {state.train_loss:.3f}, and it began at {state.start_loss:.3f}: training "
+            f"warning: the training loss is {state.train_loss:.3f}; it started at {state.start_loss:.3f}: training "
             "diverges. Lower optim.lr, set optim.clip to 1, or raise schedule.warmup_steps"
         )
     if state.train_loss < OVERFIT * val_loss:

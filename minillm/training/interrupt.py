@@ -1,43 +1,52 @@
-"""Ctrl-C and SIGTERM: training stops between two steps with everything saved, anything else ends at once."""
+"""Ctrl-C and SIGTERM: training stops after the current step and saves; everything else stops immediately."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt, it runs every `finally` on its way up."""
+    """SIGTERM was received. Not an Exception, like KeyboardInterrupt."""
 
 
 @contextmanager
-def raise_on_sigterm() -> Iterator[None]:
-    """Context in which the first SIGTERM raises Terminated; a second one kills the process, as it would without us."""
+def raise_on_signals() -> Iterator[None]:
+    """Context in which Ctrl-C raises KeyboardInterrupt and a first SIGTERM Terminated; a second kills the process.
 
-    def terminate(number: int, frame: FrameType | None) -> None:
+    While torch is being imported both end the process: an exception there would abort it.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+            os.write(2, b"minillm: interrupted\n" if number == signal.SIGINT else b"minillm: terminated\n")
+            os._exit(128 + number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():  # Python delivers signals to no other thread
         yield
         return
-    previous = signal.signal(signal.SIGTERM, terminate)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a command in the background ignores Ctrl-C
+        numbers.append(signal.SIGINT)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:
-    """Context in which the first Ctrl-C or SIGTERM sets `requested`, and a second Ctrl-C interrupts at once.
-
-    Attributes:
-        requested: whether training should stop after this step.
-        signal: number of the signal that asked for it.
-    """
+    """Context in which the first Ctrl-C or SIGTERM sets `requested` and `signal`; a second Ctrl-C interrupts."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -50,9 +59,7 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 

@@ -1,10 +1,8 @@
-"""Memory that a training step frees is kept for the next one.
+"""Keep the memory that a training step frees for the next step.
 
-glibc gives large blocks back to the system when they are freed, so every step has their pages faulted in again, 4 KiB
-at a time. On two cores that is a tenth of a step of a small model.
+glibc returns large freed blocks to the system, so each step page-faults them in again, 4 KiB at a time. With two cores
+and a small model, that takes a tenth of each step.
 """
-
-from __future__ import annotations
 
 import ctypes
 import os
@@ -14,26 +12,25 @@ from contextlib import contextmanager
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
-NEVER, MMAP_MAX = 2**31 - 1, 65_536  # the second is what malloc begins with
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # from malloc.h
+NEVER, MMAP_MAX = 2**31 - 1, 65_536  # the second is malloc's default
 MMAP_THRESHOLD, TRIM_THRESHOLD = 32 * 2**20, 64 * 2**20
-"""Where malloc's own rule takes these thresholds as blocks of that size are freed. Setting any ends the rule."""
+"""The highest values to which malloc adapts these thresholds; setting any of them ends the adaptation."""
 
 
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
-    """Context in which freed memory stays with this process, up to 2 GiB at the end of its heap; it goes back after,
-    and blocks of up to 32 MiB come from the heap as they would have without.
+    """Context in which the process keeps freed memory, up to 2 GiB at the end of its heap.
 
-    It does nothing for a device other than the CPU, whose memory torch does not keep by itself, without glibc, and
-    where the environment has its own settings for malloc.
+    It does nothing on devices other than the CPU (torch caches their memory), without glibc, or if environment
+    variables configure malloc.
     """
-    own = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or own:
+    configured = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or configured:
         yield
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0)  # blocks come from the heap, whose free parts are found again
+    libc.mallopt(M_MMAP_MAX, 0)  # allocate all blocks from the heap, which reuses freed ones
     libc.mallopt(M_TRIM_THRESHOLD, NEVER)
     try:
         yield

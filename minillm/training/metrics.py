@@ -1,6 +1,4 @@
-"""What a run writes down: metrics.jsonl, one object a line, and the picture of its loss."""
-
-from __future__ import annotations
+"""metrics.jsonl, one JSON object per line, and the plot of the loss curve."""
 
 import json
 import math
@@ -12,47 +10,46 @@ from minillm.storage import force_to_disk, move_into_place, temporary_for, write
 
 
 class MetricsLog:
-    """Append-only metrics.jsonl; each line reaches the file at once."""
+    """Append-only metrics.jsonl, flushed after each line."""
 
     def __init__(self, file: Path, *, resume_step: int = 0) -> None:
-        """Open `file`; lines after `resume_step` belong to work that is about to be done again and are dropped."""
+        """Open `file` and drop lines after `resume_step`, whose steps will be repeated."""
         kept = [line for line in read_metrics(file) if line["step"] <= resume_step] if resume_step else []
         write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
         self._file, self._stream = file, file.open("a", encoding="utf-8", buffering=1)
 
     def write(self, **values: float) -> None:
-        """Add a line; a number that is not finite becomes null, since JSON has no other form for it."""
+        """Add a line. Numbers that are not finite become null, because JSON has no other form for them."""
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         with writing(self._file):
             self._stream.write(json.dumps(finite) + "\n")
 
     def force_to_disk(self) -> None:
-        """Make sure that the lines up to a saved step survive a power cut."""
+        """Make all lines survive a power failure."""
         with writing(self._file):
             force_to_disk(self._file)
 
     def close(self) -> None:
-        """Close the file."""
         with writing(self._file):
             self._stream.close()
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a metrics.jsonl, without a line that a crash cut short or that is none of ours."""
+    """The objects of metrics.jsonl; skips lines that a crash truncated or that another program wrote."""
     if not file.is_file():
         return
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            found = json.loads(line)
+            values = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(found, dict) and isinstance(found.get("step"), int):
-            yield found
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            yield values
 
 
 def plot_curve(metrics: Path, picture: Path, *, title: str) -> None:
-    """Draw training and validation loss over steps to a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and needed once a run
+    """Plot training and validation loss over steps as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed once per run
     from matplotlib.figure import Figure
 
     lines = list(read_metrics(metrics))

@@ -1,14 +1,11 @@
 """AdamW for everything, or Muon for hidden matrices and AdamW for the rest.
 
-AdamW: Loshchilov and Hutter 2019. Muon: Jordan et al. 2024, "Muon: an optimizer for hidden layers"; here all
-matrices of one shape go through the Newton-Schulz iteration as one batch, which on small models is several
-times faster than one by one.
+AdamW: Loshchilov and Hutter 2019. Muon: Jordan et al. 2024, "Muon: an optimizer for hidden layers"; here the
+Newton-Schulz iteration runs on all matrices of one shape as a batch, which is several times faster for small models.
 """
 
 # pyright: reportPrivateImportUsage=false
-# the _foreach functions, of which torch's own optimizers are made, are not among its public names
-
-from __future__ import annotations
+# torch's _foreach functions are not public
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,19 +15,14 @@ from torch import Tensor, nn
 
 from minillm.training.config import OptimConfig
 
-# A quintic whose slope at zero is steep: singular values reach 1 +- 0.3 in five rounds (Jordan et al. 2024).
+# A quintic with a steep slope at zero: singular values reach 1 +- 0.3 in five rounds (Jordan et al. 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, *, rounds: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly: U V^T of each U S V^T.
+    """Approximate the nearest semi-orthogonal matrix U V^T of each of the `matrices` U S V^T, (N, R, C) -> (N, R, C).
 
-    Args:
-        matrices: (N, R, C).
-        rounds: Newton-Schulz iterations.
-
-    Returns:
-        (N, R, C); in bf16, whose precision the iteration is made for, on accelerators, and in fp32 on CPUs.
+    Runs `rounds` Newton-Schulz iterations, in bf16 on accelerators and in fp32 on CPUs.
     """
     tall = matrices.size(-2) > matrices.size(-1)
     x = (matrices.mT if tall else matrices).to(torch.float32 if matrices.is_cpu else torch.bfloat16)
@@ -43,7 +35,7 @@ def orthogonalize(matrices: Tensor, *, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised, for matrices inside the network (Jordan et al. 2024).
+    """Momentum with orthogonalized updates, for matrices inside the network (Jordan et al. 2024).
 
     The step of a matrix of R rows and C columns is scaled by sqrt(max(1, R / C)), as in the paper.
     """
@@ -55,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
@@ -80,13 +72,13 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizer:
-    """The one or two optimizers of a run as one, with its state by parameter name."""
+    """Combines AdamW and Muon; stores their state by parameter name."""
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        """Sort every trainable parameter into exactly one group.
+        """Put every trainable parameter into exactly one group.
 
-        Decayed: everything with two or more dimensions. Not decayed: norms and biases. With `muon`, matrices of
-        linear layers other than the vocabulary head leave AdamW for Muon; embeddings and the head stay.
+        Parameters with two or more dimensions decay; norms and biases do not. With `muon`, Muon trains the matrices of
+        linear layers; AdamW trains embeddings and the vocabulary head.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         hidden = hidden_matrices(model) if config.name == "muon" else []
@@ -124,12 +116,11 @@ class Optimizer:
             optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State as `parameter name/state name`, never by position, so that no reordering can mix it up."""
+        """State by `parameter name/state name`, so that it does not depend on the order of parameters."""
         return {
             f"{self.names[p]}/{key}": value
             for optimizer in self.optimizers
@@ -138,35 +129,30 @@ class Optimizer:
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
-
-        Raises:
-            ValueError: it is not the state of these parameters in this optimizer. No state at all is fine: no step
-                has been taken.
-        """
+        """Restore a `state_dict`, which is empty before the first step; ValueError if it is another optimizer's."""
         by_name = {name: p for p, name in self.names.items()}
         owner = {p: o for o in self.optimizers for g in o.param_groups for p in g["params"]}
         expected = {f"{name}/{key}" for p, name in self.names.items() for key in STATE[type(owner[p])]}
         if wrong := sorted(expected ^ tensors.keys()) if tensors else []:
             raise ValueError(
                 f"the checkpoint's optimizer state is not this optimizer's: {len(wrong)} names differ, such as "
-                f"{wrong[0]}; go on with the optim.name that the run was trained with"
+                f"{wrong[0]}; use the optim.name that the run was trained with"
             )
         for key, value in tensors.items():
             name, _, state_name = key.rpartition("/")
             p = by_name[name]
             if value.ndim and value.shape != p.shape:
                 raise ValueError(f"optimizer state {key} has shape {list(value.shape)}, {name} has {list(p.shape)}")
-            # AdamW's step counter is on the CPU, on CUDA for its fused kernel; moments follow the parameter
+            # AdamW's step counter is on the CPU, or on CUDA for its fused kernel; moments are with the parameter
             device = p.device if value.ndim or p.device.type == "cuda" else value.device
-            # a copy: tensors that were read from a file may still be backed by it, and its checkpoint will be deleted
+            # copied, because tensors read from a file may be backed by it, and the checkpoint will be deleted
             owner[p].state[p][state_name] = value.to(device, copy=True)
 
 
 VOCABULARY = "heads.lm"
-"""Where a model's vocabulary head is."""
+"""Name of the vocabulary head."""
 STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
-"""What each optimizer remembers of a parameter."""
+"""State of a parameter in each optimizer."""
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:

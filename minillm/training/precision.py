@@ -1,7 +1,7 @@
-"""Where and in which arithmetic a run computes, chosen once and said in one line.
+"""Device, precision and compilation of a run.
 
-Weights, gradients and optimizer state are fp32; autocast runs the matrix products in bf16 or fp16
-(Micikevicius et al. 2018). fp16 needs its loss scaled, bf16 does not.
+Weights, gradients and optimizer state are fp32; autocast runs matrix products in bf16 or fp16 (Micikevicius et al.
+2018). fp16 needs loss scaling.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from minillm.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Compute:
-    """The choice."""
+    """Where and in which precision a run computes."""
 
     device: torch.device
     dtype: torch.dtype
     compile: bool
 
     def on(self, device: torch.device) -> Compute:
-        """The same choice on another device, such as a rank's own."""
+        """The same on another device, such as that of a rank."""
         return replace(self, device=device)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Context of a forward pass."""
+        """Context for a forward pass."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, switched on for fp16 alone."""
+        """Loss scaling, enabled only for fp16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     @property
     def precision(self) -> str:
-        """The choice as a value of train.precision."""
+        """The dtype as a value of train.precision."""
         return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
     def describe(self) -> str:
-        """For the line that says what was chosen: `cpu (2 threads), bf16 autocast, eager`."""
+        """Such as `cpu (2 threads), bf16 autocast, eager`."""
         if self.device.type == "cpu":
             where = f"cpu ({torch.get_num_threads()} threads)"
         elif self.device.type == "cuda":
@@ -60,24 +60,19 @@ class Compute:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; auto: the first there is of cuda, mps, cpu.
-
-    Raises:
-        ValueError: the machine has no such device.
-    """
+    """The device of that name; auto: the first available of cuda, mps and cpu. ValueError if there is none."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device, there in available.items() if there)
+        name = next(device for device, is_available in available.items() if is_available)
     if not available[name]:
         raise ValueError(f"train.device is {name}, but this machine has none; use train.device auto or cpu")
     return torch.device(name)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; auto: bf16 where the device is fast at it, else fp16 on a GPU, else fp32.
+    """The dtype of that name; auto: bf16 if the device is fast at it, else fp16 on a GPU, else fp32.
 
-    Raises:
-        ValueError: the device cannot train in it.
+    ValueError if the device cannot train in it.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -90,11 +85,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def cpu_is_fast_at_bf16() -> bool:
-    """Whether this processor multiplies bf16 matrices well faster than fp32 ones, measured in 20 to 200 ms.
+    """Whether this CPU multiplies bf16 matrices much faster than fp32 matrices, measured in 20 to 200 ms.
 
-    What the processor says it supports does not tell: with AMX units bf16 is four times as fast as fp32, while with
-    AVX-512 BF16 alone it can be half as fast. Another process slows some rounds down, so the fastest of each kind
-    count, and a doubtful answer is asked again. A resumed run does not measure: the choice is in its config.
+    CPU features do not tell: with AMX units bf16 is four times as fast as fp32, with AVX-512 BF16 alone it can be half
+    as fast. Other processes slow some rounds down, so the fastest of each dtype are compared, and more rounds follow
+    until bf16 is faster. A resumed run does not measure: the choice is in its config.
     """
     if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return False  # emulated
@@ -115,10 +110,9 @@ def cpu_is_fast_at_bf16() -> bool:
 
 
 def choose_compile(name: str, device: torch.device) -> bool:
-    """auto: on CUDA; on a CPU the start-up of 20 s gains 10 % at most, so there only on request.
+    """Whether to compile. auto: on CUDA only; on a CPU compilation takes 20 s and gains 10 % at most.
 
-    Raises:
-        ValueError: `on` where no C++ compiler is found, without which torch.compile cannot work on a CPU.
+    ValueError for `on` without a C++ compiler, which torch.compile needs on a CPU.
     """
     if name == "auto":
         return device.type == "cuda" and has_triton()
@@ -134,8 +128,9 @@ def choose(config: TrainConfig) -> Compute:
 
 
 def for_decoding(model: nn.Module, compute: Compute) -> nn.Module:
-    """`model` with its weights in the compute dtype: decoding reads every weight for every token, so half the bytes
-    are nearly twice the speed. A copy where the dtype is another; `model` itself stays as it is.
+    """`model` if its weights have the compute dtype, else a copy in that dtype.
+
+    Decoding reads every weight for every token, so half the bytes nearly double the speed.
     """
     if all(p.dtype == compute.dtype for p in model.parameters()):
         return model
@@ -143,5 +138,5 @@ def for_decoding(model: nn.Module, compute: Compute) -> nn.Module:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed; on a CPU torch says so by its message alone."""
+    """Whether an allocation failed; on a CPU only torch's message tells."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

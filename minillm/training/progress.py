@@ -1,6 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, a plain line now and then elsewhere."""
-
-from __future__ import annotations
+"""Training progress: a bar on a terminal, otherwise a plain line from time to time."""
 
 import sys
 import time
@@ -9,11 +7,11 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 PLAIN_INTERVAL = 10.0
-"""Seconds between two plain lines."""
+"""Seconds between plain lines."""
 
 
 def say_on(rank: int) -> Callable[[str], None]:
-    """What prints a line on standard error, above a bar if there is one; on ranks other than the first, nothing."""
+    """A function that prints a line on standard error, above the bar; on other ranks than the first it does nothing."""
     return _print if rank == 0 else lambda text: None
 
 
@@ -22,7 +20,7 @@ def _print(text: str) -> None:
 
 
 class Progress:
-    """Shows steps, loss, tokens per second and the time left; silent on ranks other than the first."""
+    """Shows steps, loss, tokens per second and the time left."""
 
     def __init__(self, *, total: int, start: int, silent: bool = False) -> None:
         """`total` and `start` are steps."""
@@ -33,7 +31,7 @@ class Progress:
         self._printed = time.perf_counter()
 
     def update(self, step: int, *, loss: float, tokens_per_second: float, seconds_left: float) -> None:
-        """Report a finished step."""
+        """Show a finished step."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
@@ -52,6 +50,5 @@ class Progress:
             _print(text)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()

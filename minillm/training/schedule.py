@@ -1,23 +1,14 @@
 """Learning-rate schedules: pure functions of the step, so that a resumed run needs no scheduler state."""
 
-from __future__ import annotations
-
 import math
 
 from minillm.training.config import ScheduleConfig
 
 
 def lr_scale(step: int, config: ScheduleConfig, total_steps: int) -> float:
-    """Factor on the peak learning rate for the update that ends step `step`.
+    """Learning rate of `step`, counted from 1, as a fraction of the peak, in [0, 1].
 
-    Args:
-        step: 1 for the first update, `total_steps` for the last.
-        config: shape, warm-up and final ratio.
-        total_steps: updates of the whole run.
-
-    Returns:
-        A number in [0, 1]; 0 only where a schedule with `final_ratio` 0 has ended. During warm-up it rises linearly
-        and reaches 1 at `warmup_steps`.
+    It rises linearly to 1 at `warmup_steps`.
     """
     warmup = config.warmup_steps
     if step <= warmup:

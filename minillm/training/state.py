@@ -1,4 +1,4 @@
-"""What a run counts while it trains, what its checkpoints say, and how it ends."""
+"""The counters of a training run, the state stored in checkpoints, and the outcome."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from minillm.storage import require_version
 
 VERSION = 2
-"""Of a checkpoint's state.json; 1 had no version and no `imported`, and fewer counters."""
+"""Version of state.json; version 1 had no `version`, no `imported`, and fewer counters."""
 
 
 @dataclass
 class TrainState:
-    """Counters that a checkpoint carries; everything random is a function of (seed, step) and needs no state."""
+    """Counters in a checkpoint. Random numbers are functions of (seed, step) and need no state."""
 
     step: int = 0
     tokens: int = 0
@@ -26,7 +26,7 @@ class TrainState:
     seconds: float = 0.0
     """Training time so far, without evaluation and saving."""
     skipped: int = 0
-    """Steps that were not finite and not applied."""
+    """Steps that were not finite and therefore not applied."""
     best_loss: float = math.inf
     best_value: float | None = None
     """Primary figure of the best evaluation; None before the first, and in checkpoints of version 1."""
@@ -35,19 +35,19 @@ class TrainState:
     stale: int = 0
     """Evaluations since the best one."""
     train_loss: float = math.inf
-    """Running mean of the training loss, for the warning about overfitting."""
+    """Running mean of the training loss."""
     start_loss: float = math.inf
     """Training loss of the first step."""
 
     @property
     def best(self) -> float | None:
-        """Primary figure of the best evaluation; older versions knew the loss alone."""
+        """Primary figure of the best evaluation; in checkpoints of version 1, its loss."""
         return self.best_value if self.best_value is not None or self.best_step is None else self.best_loss
 
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """The content of a checkpoint's state.json: everything small."""
+    """The content of a checkpoint's state.json."""
 
     train: TrainState
     scaler: dict[str, Any]
@@ -57,16 +57,12 @@ class CheckpointState:
     data: str | None
     """Fingerprint of the training text; None for imported weights."""
     imported: bool = False
-    """Whether the weights were imported and not trained here."""
+    """Whether the weights were imported."""
     version: int = VERSION
 
     @classmethod
     def read(cls, file: Path) -> CheckpointState:
-        """The state that `file` holds, the JSON of `asdict(state)`.
-
-        Raises:
-            ValueError: a field is missing or unknown, or the file was written by a newer version.
-        """
+        """Read `file`; ValueError if it is damaged, lacks a field, has an unknown field, or its version is newer."""
         try:
             content = _require_object(json.loads(file.read_text(encoding="utf-8")), file)
         except (JSONDecodeError, UnicodeDecodeError) as error:
@@ -101,8 +97,8 @@ class Outcome:
 
     state: TrainState
     reason: str
-    """finished, interrupted, or early (no better validation loss for train.patience evaluations)."""
+    """finished, interrupted, or early (train.patience ended the run)."""
     signal: int | None
-    """Number of the signal that asked for the stop, if one did."""
+    """Number of the signal that stopped training, if any."""
     folder: Path
     """The run folder."""

@@ -1,14 +1,12 @@
-"""One optimizer step: the gradient of a global batch, whatever way it was cut into micro-batches and ranks.
+"""One optimizer step. Its gradient does not depend on how the global batch is split into micro-batches and ranks.
 
-The loss of a step is sum / count for each label set, where the count runs over all micro-batches of all ranks
-and is known before the first forward pass. A mean of per-micro-batch means would weigh a target by how few
-others share its micro-batch.
+The loss of a step is sum / count for each label set. The count includes all micro-batches of all ranks and is known
+before the first forward pass. A mean of micro-batch means would give targets in small micro-batches more weight.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +22,18 @@ from minillm.training.precision import Compute
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did."""
+    """The result of one step."""
 
     loss: float
     """Nats per target over the global batch, before the update."""
     grad_norm: float
     """Global norm before clipping."""
     applied: bool
-    """False where loss or gradient was not finite: then no weight has changed."""
+    """False if loss or gradient was not finite; then no weight has changed."""
 
 
 class StepFunction:
-    """Computes and applies one step; holds the model and its optimizer, and no counters."""
+    """Computes and applies one step."""
 
     def __init__(
         self,
@@ -48,7 +46,7 @@ class StepFunction:
         clip: float,
         seed: int,
     ) -> None:
-        """`model` is the module to call: the plain one or its data-parallel wrapper."""
+        """`model` is the plain module or its data-parallel wrapper."""
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.compute, self.runtime = compute, runtime
         self.max_norm = clip or math.inf
@@ -61,22 +59,17 @@ class StepFunction:
         return self.update(self.gradient(step, batches, counts=counts), lr_scale=lr_scale)
 
     def gradient(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float]) -> Tensor:
-        """Fill the gradients from this rank's micro-batches; done again, it gives the same.
+        """Compute the gradients of this rank's micro-batches; returns this rank's part of the loss. Can be repeated.
 
-        Args:
-            step: seeds dropout, together with the micro-batch's number and the rank.
-            batches: this rank's share of the global batch.
-            counts: targets of each label set over all micro-batches of all ranks.
-
-        Returns:
-            This rank's part of the step's loss.
+        `counts` are the targets of each label set over all micro-batches of all ranks. The dropout of a micro-batch
+        depends on seed, step, its number and the rank.
         """
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.compute.device)
         for i, batch in enumerate(batches):
             torch.manual_seed(self._dropout_seed(step, i))
             batch = batch.to(self.compute.device)
-            with self._sync(last=i == len(batches) - 1):
+            with without_sync(self.model) if i + 1 < len(batches) else nullcontext():
                 with self.compute.autocast():
                     output = self.model(**batch.inputs)
                 scores = self.objective.loss(output, batch.labels, training=True)
@@ -87,12 +80,7 @@ class StepFunction:
         return total
 
     def update(self, total: Tensor, *, lr_scale: float) -> StepResult:
-        """Clip and apply the gradients, unless something is not finite.
-
-        Args:
-            total: what `gradient` returned.
-            lr_scale: learning rate as a factor on its peak.
-        """
+        """Clip and apply the gradients if they and the loss are finite; `total` is the result of `gradient`."""
         loss = self.runtime.sum([total.item()])[0]
         for optimizer in self.optimizer.optimizers:
             self.scaler.unscale_(optimizer)
@@ -103,9 +91,6 @@ class StepFunction:
         if self.scaler.is_enabled():
             self.scaler.update()
         return StepResult(loss, norm, applied)
-
-    def _sync(self, *, last: bool):
-        return without_sync(self.model) if not last else torch.enable_grad()
 
     def _dropout_seed(self, step: int, micro: int) -> int:
         key = [self.seed, step, micro, self.runtime.rank]

@@ -1,6 +1,4 @@
-"""The training loop, for any model, objective, device and number of ranks; it knows none of them by name."""
-
-from __future__ import annotations
+"""The training loop for any model, objective, device and number of ranks."""
 
 import math
 import signal
@@ -32,7 +30,7 @@ from minillm.training.step import StepFunction, StepResult
 
 
 class Trainer:
-    """Trains `model` on `source` as `recipe` says, and keeps metrics and checkpoints in `folder`."""
+    """Trains `model` on `source`; writes metrics and checkpoints to `folder`."""
 
     def __init__(
         self,
@@ -48,9 +46,7 @@ class Trainer:
         identity: dict[str, Any],
         on_evaluation: Callable[[], None] | None = None,
     ) -> None:
-        """`identity` (hashes) is stored with each checkpoint; `on_evaluation` is called after each evaluation, on the
-        first rank.
-        """
+        """`identity` (hashes) is stored in each checkpoint; the first rank calls `on_evaluation` after evaluations."""
         self.model, self.source, self.evaluator = model, source, evaluator
         self.recipe, self.compute, self.runtime, self.folder = recipe, compute, runtime, folder
         self.identity, self.on_evaluation = identity, on_evaluation
@@ -71,19 +67,17 @@ class Trainer:
         self.watch = DivergenceWatch(self.take_step.scaler)
 
     def restore(self, checkpoint: Checkpoint, *, global_batch: int | None = None) -> None:
-        """Continue from `checkpoint` as if there had been no stop, with the example after the last that was read.
+        """Continue from `checkpoint`, with the example after the last one that was read.
 
-        `global_batch` is the run's so far, from which a checkpoint of an older version tells how many were read.
-
-        Raises:
-            ValueError: the checkpoint is damaged, or is not of this model and optimizer.
+        Checkpoints of version 1 do not store the number of examples; it is step * `global_batch`, the run's setting
+        until now. ValueError if the checkpoint is damaged or belongs to another model or optimizer.
         """
         checkpoint.verify()
         checkpoint.load_model(self.model)
         self.optimizer.load_state_dict(checkpoint.load_optimizer())
         saved = checkpoint.state
         self.state = saved.train
-        if saved.scaler:  # empty unless the run was in fp16 so far
+        if saved.scaler:  # empty unless the run was in fp16
             self.take_step.scaler.load_state_dict(saved.scaler)
         if self.state.examples is None and global_batch is not None:
             self.state.examples = self.state.step * global_batch
@@ -92,12 +86,10 @@ class Trainer:
         self._saved_step = self.state.step
 
     def fit(self) -> Outcome:
-        """Train to the last step, a stop request, or the end of patience.
+        """Train until the last step, a stop request, or the end of patience.
 
-        Raises:
-            TrainingDiverged: several steps in a row were not finite.
-            ValueError: not even one sequence at a time fits into memory.
-            OSError: metrics or a checkpoint cannot be written.
+        TrainingDiverged if several steps in a row were not finite; ValueError if not even one sequence fits into
+        memory; OSError if metrics or a checkpoint cannot be written.
         """
         main = self.runtime.is_main
         self.log = MetricsLog(self.folder / "metrics.jsonl", resume_step=self.state.step) if main else None
@@ -115,13 +107,13 @@ class Trainer:
         return Outcome(self.state, reason, number, self.folder)
 
     def _reason_and_signal(self, reason: str, stop: StopRequest) -> tuple[str, int | None]:
-        """Why training ended, the same on every rank; a stop that came after the last step counts too."""
-        asked = self.runtime.sum([stop.requested, stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
-        number = signal.SIGINT if asked[1] else signal.SIGTERM if asked[2] else None
-        return "interrupted" if asked[0] else reason, number
+        """Why training ended, the same on every rank. A signal after the last step counts too."""
+        signals = self.runtime.sum([stop.requested, stop.signal == signal.SIGINT, stop.signal == signal.SIGTERM])
+        number = signal.SIGINT if signals[1] else signal.SIGTERM if signals[2] else None
+        return "interrupted" if signals[0] else reason, number
 
     def _train_to_the_end(self, stop: StopRequest) -> str:
-        """Returns the reason why it ends, as in `Outcome`."""
+        """Returns `Outcome.reason`."""
         last = self.recipe.train.steps
         if self.state.step == 0 and self.recipe.eval.at_start:
             self._evaluate_and_keep_best()
@@ -137,7 +129,7 @@ class Trainer:
         return "finished"
 
     def _train_one(self, stop: StopRequest) -> bool:
-        """Take the next step; False, and no step, where a stop is requested on any rank."""
+        """Take the next step; False, without a step, if any rank received a stop request."""
         began = time.perf_counter()
         state = self.state
         step = state.step + 1
@@ -159,7 +151,7 @@ class Trainer:
         return True
 
     def _gradient_within_memory(self, step: int, batches: list[Batch], counts: dict[str, float]) -> Tensor:
-        """The step's gradient; where memory does not suffice, in smaller micro-batches: the same gradient."""
+        """The gradient of the step. If memory runs out, micro-batches are halved; the gradient stays the same."""
         while True:
             try:
                 return self.take_step.gradient(step, batches, counts=counts)
@@ -180,7 +172,7 @@ class Trainer:
             batches = self.source.batches(step - 1)
 
     def _note(self, result: StepResult, *, lr: float) -> None:
-        """Log and show a step that was taken; TrainingDiverged where it was one bad step too many."""
+        """Log and show a step; TrainingDiverged after too many bad steps in a row."""
         state = self.state
         if self.watch.is_bad(result):
             state.skipped += 1
@@ -226,7 +218,7 @@ class Trainer:
             self.on_evaluation()
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless there is one, and delete those no longer kept; all ranks call it."""
+        """Save a checkpoint unless this step has one, and delete old ones. Collective: all ranks call it."""
         step = self.state.step
         if self._saved_step == step:
             return

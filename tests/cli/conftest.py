@@ -13,6 +13,7 @@ import pytest
 from minillm import run
 from minillm.cli import main
 from minillm.config import RunConfig, load_config
+from minillm.tokenizers.char import CharTokenizer
 from minillm.training.state import Outcome as Ended
 from minillm.training.state import TrainState
 
@@ -54,6 +55,7 @@ class FakeRun:
     signal: int | None = None
     model: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(writes="continuation"))
     text: tuple[str, ...] = (" upon", " a time")
+    tokenizer: CharTokenizer = field(default_factory=lambda: CharTokenizer.train(map(chr, range(128))))
     cut: int = 0
 
     def require_writer(self) -> None:
@@ -83,7 +85,9 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     config = replace(config, sample=replace(config.sample, prompt="Once", top_k=5))
     fake = FakeRun(tmp_path / "runs" / "fake", config, {})
 
-    def train_run(config: RunConfig, out: Path | None = None, *, resume: bool = False) -> Ended:
+    def train_run(
+        config: RunConfig, out: Path | None = None, *, resume: bool = False, init_from: Path | None = None
+    ) -> Ended:
         fake.asked |= {"config": config, "out": out, "resume": resume}
         return Ended(TrainState(), "interrupted" if fake.signal else "finished", fake.signal, fake.folder)
 

@@ -49,6 +49,11 @@ def test_sampling_flags_refine_the_runs_own_section(command, fake_run):
     assert fake_run.asked["folder"] == Path("some/run")
 
 
+def test_a_prompt_that_cannot_be_encoded_is_refused_before_it_is_printed(command, fake_run):
+    outcome = command("sample", "--prompt", "天")
+    assert (outcome.code, outcome.out) == (2, "") and outcome.err.startswith("minillm: error: character '天'")
+
+
 def test_several_samples_are_told_apart(command, fake_run):
     out = command("sample", "--num-samples", 2).out
     assert out == "--- 1 of 2\nOnce upon a time\n--- 2 of 2\nOnce upon a time\n"
@@ -94,7 +99,7 @@ def test_a_streamed_control_character_is_escaped(command, fake_run):
 def test_what_is_cut_from_a_long_prompt_is_said(command, fake_run, flags):
     fake_run.cut = 704
     context = fake_run.config.model.max_seq_len
-    said = f"the prompt has 900 tokens and the model reads {context}: its first 704 are not read\n"
+    said = f"the prompt has 900 tokens and the model reads {context}: its first 704 are ignored\n"
     assert command("sample", *flags).err.endswith(said)
     found = command("sample", *flags, "--json")
     assert json.loads(found.out)["prompt_tokens_cut"] == 704 and found.err.endswith(said)
@@ -158,9 +163,10 @@ def test_data_shows_control_characters_as_escapes(command, tmp_path: Path):
     assert "\x1b" not in outcome.out and "a\\x1b[2Jb" in outcome.out
 
 
-def test_data_reads_the_named_field(command, tmp_path: Path):
+@pytest.mark.parametrize("flag", ["--field", "--data.field"])  # the second is what messages call it
+def test_data_reads_the_named_field(command, tmp_path: Path, flag: str):
     (tmp_path / "my.jsonl").write_text('{"body": "abc"}\n{"body": "de"}\n', encoding="utf-8")
-    found = json.loads(command("data", "my.jsonl", "--field", "body", "--tokenizer.kind", "char", "--json").out)
+    found = json.loads(command("data", "my.jsonl", flag, "body", "--tokenizer.kind", "char", "--json").out)
     assert (found["documents"], found["bytes"]) == (2, 5)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from minillm import cli, run
 from minillm.cli.flags import objective_texts, section_texts
@@ -126,13 +127,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, arguments: list[str], wo
         (FileNotFoundError("no run here"), 2, "minillm: error: no run here"),
         (KeyboardInterrupt(), 130, "minillm: interrupted"),
         (Terminated(), 143, "minillm: terminated"),
-        (MemoryError("9 TB"), 2, "minillm: error: out of memory: 9 TB; ask for less, or for a smaller model"),
+        (MemoryError("9 TB"), 2, "minillm: error: out of memory: 9 TB; use smaller settings or a smaller model"),
     ],
 )
 def test_an_exception_becomes_a_line_and_an_exit_code(command, fake_run, monkeypatch, error, code: int, line: str):
     monkeypatch.setattr(run, "train_run", lambda *_, **__: (_ for _ in ()).throw(error))
     outcome = command("train")
     assert (outcome.code, outcome.err.strip()) == (code, line)
+
+
+@pytest.mark.parametrize("size", [10**15, 10**18, 10**20])
+def test_a_tensor_that_no_memory_holds_is_a_line(command, fake_run, monkeypatch, size: int):
+    monkeypatch.setattr(run, "train_run", lambda *_, **__: torch.empty(size, 16))
+    outcome = command("train")
+    assert outcome.code == 2 and outcome.err.startswith("minillm: error: out of memory: ")
+    assert outcome.err.count("\n") == 1 and "frame #" not in outcome.err
 
 
 @pytest.mark.parametrize(("signal", "code"), [(None, 0), (2, 130), (15, 143)])

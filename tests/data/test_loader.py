@@ -86,7 +86,7 @@ def test_loading_leaves_global_randomness_alone():
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
-    with pytest.raises(ValueError, match=r"train.global_batch 12 does not split evenly over 5 ranks"):
+    with pytest.raises(ValueError, match=r"train.global_batch is 12; it must be a multiple of 5"):
         loader(world_size=5)
 
 

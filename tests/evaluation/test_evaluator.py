@@ -92,6 +92,7 @@ def test_no_gradient_is_left_behind_and_the_model_can_train_after_it(make_gpt: C
 
 def test_a_hopeless_loss_has_infinite_perplexity_and_no_overflow():
     assert Evaluation({"lm": 1e6}, {"lm": 10}, {"lm": 0}, 10).perplexity == math.inf
+    assert "perplexity 5.22e+173, " in Evaluation({"lm": 4000}, {"lm": 10}, {"lm": 0}, 10).describe()
 
 
 def test_nothing_to_evaluate_is_an_error(make_gpt: Callable):

@@ -129,7 +129,7 @@ def test_a_key_that_the_config_lacks_is_named(saved):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("gpt-nano", {"vocab_size": 61}, r"ngram_order is \d: no stock class has n-gram embeddings"),
+        ("gpt-nano", {"vocab_size": 61}, r"ngram_order is \d: no transformers class has n-gram embeddings"),
         (
             "gpt2",
             {"position": "alibi", "vocab_size": 61},
@@ -155,7 +155,7 @@ def test_a_key_that_the_config_lacks_is_named(saved):
         (
             "t5-mini",
             {"vocab_size": 61, "ngram_order": 3},
-            "model.ngram_order is 3: no stock class has n-gram embeddings",
+            "model.ngram_order is 3: no transformers class has n-gram embeddings",
         ),
         ("t5-v1.1-small", {"activation": "gelu"}, "model.activation is 'gelu' with model.gated"),
     ],
@@ -181,9 +181,9 @@ def test_shards_and_a_pickled_file_of_weights_are_read_alike(foreign, saved, tmp
 
 
 def test_a_damaged_or_missing_file_is_named(saved, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         read_config(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no weights"):
+    with pytest.raises(FileNotFoundError, match="has no weights"):
         read_weights(tmp_path)
     folder = saved("gpt2", max_shard_size="20KB")
     first = min(folder.glob("*.safetensors"))
@@ -199,7 +199,7 @@ def test_a_damaged_or_missing_file_is_named(saved, tmp_path):
     with pytest.raises(ValueError, match="is not a file in the same folder"):
         read_weights(folder)
     (folder / "config.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"config\.json holds no JSON object"):
+    with pytest.raises(ValueError, match=r"config\.json is not a JSON object"):
         read_config(folder)
 
 
@@ -213,6 +213,6 @@ class Payload:
 def test_code_in_a_pickled_file_is_never_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Payload()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="holds more than weights"):
+    with pytest.raises(ValueError, match="has more than weights"):
         read_weights(tmp_path)
     assert not (tmp_path / "planted").exists()

@@ -117,7 +117,7 @@ def test_a_trained_bpe_is_written_whole_with_a_warning_about_its_pattern(saved, 
 
 def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path):
     write(tmp_path / "x.gguf", saved("llama-llama3"), ByteTokenizer())
-    with pytest.raises(ValueError, match=r"rope_freqs\.weight holds a scaling other than Llama 3's"):
+    with pytest.raises(ValueError, match=r"rope_freqs\.weight has a scaling other than Llama 3's"):
         read_gguf(tmp_path / "x.gguf")
 
 
@@ -169,7 +169,7 @@ def altered(monkeypatch) -> Any:
         ("llama__block_count", None, "lacks 'llama.block_count', which a llama model needs"),
         ("llama__block_count", "two", "cannot be read as a llama model"),
         ("llama__attention__head_count", 0, "cannot be read as a llama model"),
-        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, which is not an id of its \d+ tokens"),
+        ("tokenizer__ggml__eos_token_id", 10**6, r"eos_token_id is 1000000, not an id of its \d+ tokens"),
         ("tokenizer__ggml__merges", "none", "cannot be read as a llama model"),
     ],
 )

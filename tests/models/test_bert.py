@@ -22,7 +22,7 @@ def make_bert(**changes: Any) -> BERT:
 @pytest.mark.parametrize(("norm_order", "ngram_order"), [("pre", 1), ("post", 1), ("post", 3)])
 @pytest.mark.parametrize("position", POSITIONS)
 @torch.no_grad()
-def test_padding_changes_nothing_whatever_stands_in_it(position, norm_order, ngram_order):
+def test_padding_does_not_change_the_output(position, norm_order, ngram_order):
     std = 0.5 / ngram_order  # three vectors are added up: larger numbers round more
     model = make_bert(
         position=position, norm_order=norm_order, heads=("lm", "pair"), ngram_order=ngram_order, init_std=std
@@ -37,7 +37,7 @@ def test_padding_changes_nothing_whatever_stands_in_it(position, norm_order, ngr
 
 
 @torch.no_grad()
-def test_every_token_is_read_from_both_sides():
+def test_predictions_depend_on_tokens_on_both_sides():
     model = make_bert()
     before = model(TOKENS).logits["lm"]
     for j in range(7):
@@ -47,7 +47,7 @@ def test_every_token_is_read_from_both_sides():
 
 
 @torch.no_grad()
-def test_packed_documents_do_not_see_each_other():
+def test_packed_documents_do_not_attend_to_each_other():
     model = make_bert()
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 1]]).expand(2, 7)
     packed = model(TOKENS, document_ids=documents).logits["lm"]
@@ -68,19 +68,19 @@ def test_the_vocabulary_head_runs_at_the_predicted_positions_alone():
 
 
 @torch.no_grad()
-def test_segment_ids_are_zero_unless_given():
+def test_token_types_are_zero_by_default():
     model = make_bert()
     assert torch.equal(model(TOKENS).logits["lm"], model(TOKENS, token_types=torch.zeros_like(TOKENS)).logits["lm"])
     assert not torch.equal(model(TOKENS).logits["lm"], model(TOKENS, token_types=torch.ones_like(TOKENS)).logits["lm"])
 
 
-def test_pooler_and_pair_head_exist_only_where_wanted():
+def test_pooler_and_pair_head_exist_only_if_configured():
     assert not [name for name in make_bert().state_dict() if "pair" in name]
     assert "pair" not in make_bert()(TOKENS).logits
     assert make_bert(heads=("lm", "pair"))(TOKENS).logits["pair"].shape == (2, 2)
 
 
-def test_a_sequence_longer_than_the_positions_is_refused():
+def test_a_sequence_longer_than_the_position_table_raises():
     with pytest.raises(ValueError, match=r"10 tokens are more than model\.max_seq_len 9"):
         make_bert()(torch.zeros(1, 10, dtype=torch.long))
 

@@ -38,7 +38,7 @@ def model(request: pytest.FixtureRequest) -> GPT:
 
 
 @torch.no_grad()
-def test_changing_a_token_moves_nothing_before_it_and_something_after(model):
+def test_changing_a_token_affects_only_later_predictions(model):
     ids = tokens(2)
     for j in range(T):
         changed = ids.clone()
@@ -49,7 +49,7 @@ def test_changing_a_token_moves_nothing_before_it_and_something_after(model):
 
 
 @torch.no_grad()
-def test_cached_and_chunked_passes_equal_the_full_one(model):
+def test_cached_and_chunked_passes_equal_the_full_pass(model):
     ids = tokens(2)
     full = model(ids).logits["lm"]
     for sizes in ([1] * T, [T], [5, 1, 1, 5], [3, 4, 5]):
@@ -59,7 +59,7 @@ def test_cached_and_chunked_passes_equal_the_full_one(model):
 
 
 @torch.no_grad()
-def test_a_left_padded_batch_answers_as_its_prompts_alone(model):
+def test_a_left_padded_batch_equals_its_prompts_one_by_one(model):
     prompts = [tokens(1, n, seed=n) for n in (3, 8, 1)]
     ids, valid = torch.zeros(3, 8, dtype=torch.long), torch.zeros(3, 8, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
@@ -81,13 +81,13 @@ def test_a_left_padded_batch_answers_as_its_prompts_alone(model):
 
 
 @torch.no_grad()
-def test_right_padding_changes_no_real_token(model):
+def test_right_padding_does_not_change_real_tokens(model):
     ids, valid = tokens(2), torch.arange(T) < torch.tensor([[7], [T]])
     assert close(model(ids, key_valid=valid).logits["lm"][0, :7], model(ids[:1, :7]).logits["lm"][0])
 
 
 @torch.no_grad()
-def test_packed_documents_answer_as_if_separate_and_nothing_leaks(model):
+def test_packed_documents_equal_separate_rows(model):
     lengths = [5, 1, 6]
     documents = [tokens(1, n, seed=n) for n in lengths]
     packed, document_ids = (
@@ -106,7 +106,7 @@ def test_packed_documents_answer_as_if_separate_and_nothing_leaks(model):
 
 
 @torch.no_grad()
-def test_prefix_tokens_see_each_other_both_ways_and_the_rest_stays_causal(model):
+def test_prefix_tokens_attend_in_both_directions_and_the_rest_is_causal(model):
     ids, prefix = tokens(2), torch.tensor([5, 0])
     plain, answer = model(ids).logits["lm"], model(ids, prefix_length=prefix).logits["lm"]
     assert close(answer[1], plain[1])
@@ -121,7 +121,7 @@ def test_prefix_tokens_see_each_other_both_ways_and_the_rest_stays_causal(model)
 
 
 @torch.no_grad()
-def test_past_the_window_a_new_prefill_of_the_newest_tokens_equals_the_uncached_window(model):
+def test_beyond_the_context_a_new_prefill_equals_an_uncached_pass(model):
     text = tokens(1, T + 6)
     cache, logits = model.start(text[:, :T], max_len=T)
     with pytest.raises(ValueError, match="max_seq_len"):
@@ -177,7 +177,7 @@ def test_bf16_training_with_the_eager_kernel_stays_near_fp32(model):
     assert torch.cosine_similarity(*grads, dim=0) > 0.99
 
 
-def test_more_tokens_than_the_window_or_the_cache_holds_are_refused():
+def test_more_tokens_than_the_context_or_the_cache_can_hold_raise():
     model = gpt()
     with pytest.raises(ValueError, match=r"13 tokens are more than model\.max_seq_len 12"):
         model(tokens(1, 13))
@@ -185,7 +185,7 @@ def test_more_tokens_than_the_window_or_the_cache_holds_are_refused():
         model.start(tokens(1, 4), max_len=3)
 
 
-def test_a_step_continues_a_bf16_model_and_keeps_its_cache_in_bf16():
+def test_a_bf16_model_has_a_bf16_cache():
     model = gpt().bfloat16()
     cache, logits = model.start(tokens(2, 5), max_len=T)
     assert model.step(logits.argmax(-1, keepdim=True), cache).shape == (2, 1, V)
@@ -193,7 +193,7 @@ def test_a_step_continues_a_bf16_model_and_keeps_its_cache_in_bf16():
     assert keys.dtype == torch.bfloat16 and keys.shape == (2, 2, T, 6) and cache.length == 6
 
 
-def test_segment_types_reach_the_embedding():
+def test_token_types_reach_the_embedding():
     model, ids = gpt(num_token_types=2), tokens(1)
     assert not close(model(ids, token_types=torch.ones_like(ids)).logits["lm"], model(ids).logits["lm"])
 

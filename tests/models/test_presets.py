@@ -57,17 +57,17 @@ def test_every_published_size_is_that_of_a_preset():
     assert PUBLISHED.keys() <= PRESETS.keys()
 
 
-def test_overrides_win_over_the_preset():
+def test_overrides_take_precedence_over_the_preset():
     config = preset("gpt-nano", num_layers=2, vocab_size=7)
     assert (config.num_layers, config.vocab_size, config.d_model) == (2, 7, 192)
 
 
-def test_an_unknown_preset_is_answered_with_the_nearest_name():
+def test_an_unknown_preset_raises_with_the_closest_name():
     with pytest.raises(ValueError, match=r"'gpt2-xxl' does not exist; did you mean 'gpt2-xl'"):
         preset("gpt2-xxl")
 
 
-def test_a_model_needs_a_vocabulary_size_and_a_family_that_exists():
+def test_a_model_needs_a_vocabulary_size_and_a_known_family():
     with pytest.raises(ValueError, match=r"model\.vocab_size is not set"):
         build_model(ModelConfig())
     with pytest.raises(ValueError, match=r"model\.family is 'opt'; it must be one of gpt"):
@@ -78,6 +78,6 @@ def test_the_default_preset_exists():
     assert ModelConfig().preset in PRESETS
 
 
-def test_shapes_are_data_that_import_no_torch():
+def test_presets_do_not_import_torch():
     program = "import sys, minillm.models.presets as p; p.preset('gpt2'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

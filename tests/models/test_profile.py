@@ -29,17 +29,17 @@ def test_gpt2_has_its_published_size_part_by_part():
     assert counted.training_bytes == 16 * 124_439_808
 
 
-def test_arithmetic_follows_palms_formula():
+def test_flops_follow_palms_formula():
     counted = profile(preset("gpt2"))
     products = 12 * (4 * 768 * 768 + 2 * 768 * 3072) + 50257 * 768
     assert counted.flops_per_token == 6 * products + 12 * 12 * 768 * 1024
 
 
-def test_grouped_heads_shrink_the_cache():
+def test_grouped_query_attention_shrinks_the_cache():
     assert profile(replace(TINY, num_kv_heads=1)).kv_bytes_per_token * 4 == profile(TINY).kv_bytes_per_token
 
 
-def test_only_a_decoders_own_tokens_grow_its_cache():
+def test_the_cache_grows_with_decoder_tokens_only():
     kept = profile(TINY).kv_bytes_per_token
     assert profile(replace(TINY, family="bert")).kv_bytes_per_token == 0
     assert profile(replace(TINY, family="t5")).kv_bytes_per_token == kept
@@ -59,6 +59,6 @@ def test_the_parts_of_every_preset_add_up(name: str):
     assert sum(count_parameters(model).values()) == sum(p.numel() for p in model.parameters())
 
 
-def test_a_shape_without_a_vocabulary_cannot_be_counted():
+def test_a_config_without_vocab_size_raises():
     with pytest.raises(ValueError, match=r"model\.vocab_size"):
         profile(ModelConfig())

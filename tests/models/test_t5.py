@@ -26,7 +26,7 @@ def make_t5(**changes: Any) -> T5:
 
 @pytest.mark.parametrize("position", POSITIONS)
 @torch.no_grad()
-def test_no_prediction_sees_a_later_target_token_and_each_sees_the_whole_source(position):
+def test_predictions_depend_on_the_whole_source_but_not_on_later_target_tokens(position):
     model = make_t5(position=position)
     before = model(SOURCE, TARGET).logits["lm"]
     for j in range(TARGET.size(1)):
@@ -105,13 +105,13 @@ def test_the_vocabulary_head_runs_at_the_predicted_positions_alone():
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_sequence_longer_than_the_model_may_see_is_refused(side):
+def test_a_sequence_longer_than_max_seq_len_raises(side):
     long, short = torch.zeros(1, 10, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long)
     with pytest.raises(ValueError, match=r"10 tokens are more than model\.max_seq_len 9"):
         make_t5()(*((long, short) if side == "source" else (short, long)))
 
 
-def test_decoding_without_a_source_is_refused():
+def test_decoding_without_a_source_raises():
     with pytest.raises(ValueError, match="encoder_output"):
         make_t5().decode(TARGET)
 
@@ -127,7 +127,7 @@ def test_logits_start_with_variance_one(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo does so itself
-def test_a_traced_training_pass_has_the_gradients_of_a_plain_one(monkeypatch):
+def test_a_compiled_training_pass_has_the_same_gradients(monkeypatch):
     """The kernels that work out their own gradients, attention's and RMSNorm's, under torch.compile."""
     model = make_t5().train()
 

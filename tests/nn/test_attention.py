@@ -8,8 +8,8 @@ from torch import Tensor
 from minillm.nn.attention import Attention, AttentionInputs, plain_attention
 from minillm.nn.cache import LayerKVCache
 from minillm.nn.config import ModelConfig
-from minillm.nn.kernels.attention import ScoreMask, attend
-from minillm.nn.mask import AttentionMask, resolve_mask
+from minillm.nn.kernels.attention import attend
+from minillm.nn.mask import AttentionMask, ScoreMask, resolve_mask
 from minillm.nn.position import RotaryPosition
 
 B, T, S, D = 2, 7, 5, 24
@@ -81,7 +81,7 @@ SHAPES = [
 @pytest.mark.parametrize("changes", SHAPES)
 @pytest.mark.parametrize("causal", [True, False])
 @torch.no_grad()
-def test_self_attention_equals_the_loop_over_heads_queries_and_keys(changes, causal):
+def test_self_attention_equals_a_loop_over_heads_queries_and_keys(changes, causal):
     module, x = attention(**changes), torch.randn(B, T, D)
     allowed = torch.ones(B, T, T, dtype=torch.bool).tril() if causal else torch.ones(B, T, T, dtype=torch.bool)
     y = module(x, AttentionInputs(unmasked(T, T, causal=causal)))
@@ -89,7 +89,7 @@ def test_self_attention_equals_the_loop_over_heads_queries_and_keys(changes, cau
 
 
 @torch.no_grad()
-def test_rotary_attention_equals_the_loop_with_complex_numbers():
+def test_rotary_attention_equals_a_loop_with_complex_numbers():
     module, x = attention(num_kv_heads=2, qk_norm=True), torch.randn(B, T, D)
     angles = RotaryPosition(module.head_dim, theta=50.0).angles(torch.arange(T), x.dtype)
     y = module(x, AttentionInputs(unmasked(T, T, causal=True), angles))
@@ -98,7 +98,7 @@ def test_rotary_attention_equals_the_loop_with_complex_numbers():
 
 
 @torch.no_grad()
-def test_cross_attention_equals_the_loop_and_reads_only_valid_keys():
+def test_cross_attention_equals_a_loop_over_valid_keys():
     module, x, source = attention(num_kv_heads=2), torch.randn(B, T, D), torch.randn(B, S, D)
     valid = torch.tensor([[True] * S, [True, False, True, False, False]])
     y = module(x, AttentionInputs(unmasked(T, S, key_valid=valid), encoder_output=source))
@@ -106,7 +106,7 @@ def test_cross_attention_equals_the_loop_and_reads_only_valid_keys():
 
 
 @torch.no_grad()
-def test_the_cache_of_cross_attention_is_written_once_and_then_read():
+def test_the_cache_of_cross_attention_is_written_once():
     module, x, source = attention(), torch.randn(B, T, D), torch.randn(B, S, D)
     inputs = AttentionInputs(unmasked(T, S), encoder_output=source, layer_cache=LayerKVCache(S, fixed=True))
     first = module(x, inputs)
@@ -168,7 +168,7 @@ def test_every_kernel_equals_plain_attention(monkeypatch, name, groups, biased, 
         assert torch.allclose(ours.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
 
 
-def test_plain_attention_is_the_equation():
+def test_plain_attention_equals_the_equation():
     q, k, v = (x.detach()[0, 0] for x in random_heads(1, torch.float64))
     y = plain_attention(q[None, None], k[None, None], v[None, None], scale=0.3)[0, 0]
     for t in range(T):
@@ -178,7 +178,7 @@ def test_plain_attention_is_the_equation():
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("bias_size", [None, (1, 2, 3, 4), (2, 1, 1, 4)])
-def test_the_eager_kernels_backward_pass_is_the_derivative(bias_size, dropout):
+def test_the_eager_kernel_has_correct_gradients(bias_size, dropout):
     generator = torch.Generator().manual_seed(0)
     sizes = [(2, 2, 3, 5), (2, 2, 4, 5), (2, 2, 4, 5), *([bias_size] if bias_size else [])]
     q, k, v, *bias = (torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes)
@@ -203,7 +203,7 @@ def test_the_eager_kernel_trains_heads_in_fp32_under_autocast():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
+def test_a_query_without_allowed_keys_gives_zero_with_zero_gradient(dtype):
     q, k, v = random_heads(1, dtype)
     mask = AttentionMask(causal=True, key_valid=torch.tensor([[False] * 2 + [True] * 5, [False] * 7]))
     y = attend(q, k, v, resolve_mask(mask, None, start=0, num_queries=T, num_keys=T, like=q), scale=0.3)
@@ -216,7 +216,7 @@ def test_a_query_that_may_read_nothing_answers_zero_with_zero_gradient(dtype):
     assert torch.count_nonzero(grad(v)[0, :, :2]) == 0
 
 
-def test_the_eager_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
+def test_the_eager_kernel_stores_scores_in_bf16_under_autocast(monkeypatch):
     seen = []
     softmax = torch.softmax
     monkeypatch.setattr(torch, "softmax", lambda x, dim, out: seen.append(x.dtype) or softmax(x, dim, out=out))
@@ -228,7 +228,7 @@ def test_the_eager_kernel_keeps_its_scores_in_bf16_under_autocast(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_falls_on_the_weights_in_training_only(dtype):
+def test_dropout_applies_to_attention_weights_in_training_only(dtype):
     module = attention(dropout=0.0, attention_dropout=0.5).to(dtype)
     x = torch.randn(B, T, D, dtype=dtype)
     mask = resolve_mask(AttentionMask(), None, start=0, num_queries=T, num_keys=T, like=x)

@@ -32,7 +32,7 @@ def run(module: Stack, x: Tensor, **arguments: Any) -> Tensor:
 
 
 @torch.no_grad()
-def test_pre_and_post_norm_are_the_two_equations():
+def test_pre_and_post_norm_follow_their_equations():
     x, double = torch.randn(B, T, D), nn.Linear(D, D)
     pre, post = SublayerConnection(double, config()), SublayerConnection(double, config(norm_order="post"))
     assert torch.equal(pre(x), x + double(pre.norm(x)))
@@ -40,7 +40,7 @@ def test_pre_and_post_norm_are_the_two_equations():
 
 
 @pytest.mark.parametrize("order", ["pre", "post"])
-def test_residual_dropout_falls_on_the_sublayer_and_never_on_the_stream(order):
+def test_residual_dropout_applies_to_the_sublayer_output_only(order):
     x = torch.randn(B, T, D)
     residual = SublayerConnection(nn.Identity(), config(dropout=0.5, norm_order=order))
     assert not torch.equal(residual(x), residual(x))
@@ -75,7 +75,7 @@ def test_a_decoder_stack_is_causal_and_an_encoder_stack_is_not(position):
     assert (run(encoder, x) - run(encoder, changed)).abs().amax(-1).gt(1e-6).all()
 
 
-def test_an_encoders_buckets_tell_before_from_after_and_a_decoders_all_look_back():
+def test_encoder_buckets_distinguish_directions_and_decoder_buckets_cover_the_past_only():
     for causal in (False, True):
         position = stack(config(position="t5"), causal=causal).position
         assert isinstance(position, T5RelativeBias) and position.bidirectional is not causal
@@ -83,7 +83,7 @@ def test_an_encoders_buckets_tell_before_from_after_and_a_decoders_all_look_back
 
 @pytest.mark.parametrize("position", ["rotary", "t5", "alibi", "none"])
 @torch.no_grad()
-def test_padding_on_either_side_leaves_an_encoders_answer_as_it_is(position):
+def test_padding_on_either_side_does_not_change_an_encoders_output(position):
     encoder, x = stack(config(position=position), causal=False), torch.randn(1, 4, D)
     alone = run(encoder, x)
     for before, after in ((2, 0), (0, 2), (1, 1)):
@@ -111,7 +111,7 @@ def test_cross_attention_reads_the_encoder_output_with_and_without_a_cache(order
 
 
 @torch.no_grad()
-def test_a_cache_keeps_the_encoder_output_for_later_passes():
+def test_a_cache_stores_the_encoder_output_for_later_passes():
     shape = config(position="t5")
     decoder, x, source = stack(shape, causal=True, cross=True), torch.randn(B, T, D), torch.randn(B, S, D)
     valid = torch.arange(S) < torch.tensor([[S], [2]])
@@ -123,7 +123,7 @@ def test_a_cache_keeps_the_encoder_output_for_later_passes():
 
 
 @torch.no_grad()
-def test_dropout_falls_after_the_last_norm_where_the_config_says_so():
+def test_final_dropout_applies_after_the_final_norm():
     x = torch.randn(B, T, D)
     for final in (True, False):
         module = stack(config(dropout=0.5, final_dropout=final), causal=False)
@@ -134,7 +134,7 @@ def test_dropout_falls_after_the_last_norm_where_the_config_says_so():
         assert not (run(module.eval(), x) == 0).any()
 
 
-def test_an_encoder_output_goes_with_cross_attention_only():
+def test_an_encoder_output_requires_cross_attention():
     x, source = torch.randn(B, T, D), torch.randn(B, S, D)
     with pytest.raises(ValueError, match="cross=False"):
         run(stack(config(), causal=True), x, encoder_output=source)
@@ -143,7 +143,7 @@ def test_an_encoder_output_goes_with_cross_attention_only():
 
 
 @torch.no_grad()
-def test_the_last_norm_belongs_to_pre_norm_stacks_only():
+def test_only_pre_norm_stacks_have_a_final_norm():
     assert isinstance(stack(config(), causal=True).final_norm, nn.LayerNorm)
     assert isinstance(stack(config(norm_order="post"), causal=True).final_norm, nn.Identity)
 

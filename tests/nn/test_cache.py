@@ -4,7 +4,7 @@ import torch
 from minillm.nn.cache import KVCache, LayerKVCache
 
 
-def test_a_layer_takes_batch_heads_and_dtype_from_its_first_write_and_returns_all_so_far():
+def test_a_layer_cache_takes_its_shape_and_dtype_from_the_first_write():
     layer_cache, k, v = LayerKVCache(5), torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 4, 6).double()
     layer_cache.write(k[:, :, :3], v[:, :, :3], 0)
     keys, values = layer_cache.write(k[:, :, 3:], v[:, :, 3:], 3)
@@ -12,7 +12,7 @@ def test_a_layer_takes_batch_heads_and_dtype_from_its_first_write_and_returns_al
     assert layer_cache.k is not None and layer_cache.k.shape == (2, 3, 5, 6) and layer_cache.k.dtype == torch.float64
 
 
-def test_overflow_names_what_is_held_and_what_is_needed():
+def test_overflow_names_capacity_and_required_length():
     cache = KVCache(1, 4)
     cache.length = 3
     cache.require(1)
@@ -22,7 +22,7 @@ def test_overflow_names_what_is_held_and_what_is_needed():
         KVCache(1, 0)
 
 
-def test_columns_grow_with_the_cache_and_backfill_what_came_before_them():
+def test_new_columns_have_the_given_value_for_earlier_tokens():
     cache = KVCache(1, 6)
     cache.length = 2
     assert cache.get("key_valid") is None
@@ -33,7 +33,7 @@ def test_columns_grow_with_the_cache_and_backfill_what_came_before_them():
     assert known is not None and known.tolist() == [[True, True, False, True]]
 
 
-def test_reset_forgets_tokens_columns_and_batch_size():
+def test_reset_clears_tokens_columns_and_batch_size():
     cache = KVCache(2, 4, encoder_len=3)
     cache.self_layers[0].write(torch.ones(2, 1, 2, 4), torch.ones(2, 1, 2, 4), 0)
     cache.remember("document_ids", torch.zeros(2, 2, dtype=torch.long), before=0)
@@ -70,20 +70,20 @@ def rows_of(cache: KVCache) -> list[list[int]]:
     return [tensor.flatten(1)[:, 0].long().tolist() for tensor in tensors]
 
 
-def test_repeat_turns_each_row_into_copies_side_by_side():
+def test_repeat_makes_adjacent_copies_of_each_row():
     cache = filled_cache()
     cache.repeat(3)
     assert rows_of(cache) == [[1, 1, 1, 2, 2, 2]] * 7
 
 
-def test_reorder_moves_tokens_and_leaves_the_encoder_output():
+def test_reorder_moves_tokens_but_not_the_encoder_output():
     cache = filled_cache()
     cache.reorder(torch.tensor([1, 1]))
     tokens, columns, encoder = [[2, 2]] * 2, [[2, 2]], [[1, 2]] * 2
     assert rows_of(cache) == tokens + encoder + columns + encoder
 
 
-def test_the_encoder_output_is_kept_until_another_one_comes():
+def test_the_encoder_output_is_stored_until_a_new_one_is_given():
     cache = filled_cache()
     output, valid = cache.recall(None, None)
     assert output is cache.encoder_output and valid is cache.encoder_valid and output is not None

@@ -22,7 +22,7 @@ from minillm.nn.config import ModelConfig
         ({"position": "t5", "relative_max_distance": 16}, r"model\.relative_max_distance is 16; it must be above 16"),
     ],
 )
-def test_what_a_family_or_a_position_scheme_cannot_honour_is_refused_by_key(wrong: dict[str, Any], message: str):
+def test_unsupported_settings_raise_naming_the_key(wrong: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**wrong)
 
@@ -36,11 +36,11 @@ def test_what_a_family_or_a_position_scheme_cannot_honour_is_refused_by_key(wron
         {"position": "t5", "relative_buckets": 4, "relative_max_distance": 3},
     ],
 )
-def test_what_can_be_honoured_is_accepted(right: dict[str, Any]):
+def test_supported_settings_are_accepted(right: dict[str, Any]):
     ModelConfig(**right)
 
 
-def test_a_length_that_the_model_may_not_see_is_refused():
+def test_too_long_inputs_raise():
     config = ModelConfig(max_seq_len=7)
     config.require_length(7)
     with pytest.raises(ValueError, match=r"8 tokens are more than model\.max_seq_len 7"):

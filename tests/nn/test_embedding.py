@@ -16,7 +16,7 @@ def config(**changes: Any) -> ModelConfig:
 
 
 @torch.no_grad()
-def test_token_segment_and_position_vectors_are_summed_then_normalised():
+def test_token_segment_and_position_embeddings_are_summed_then_normalized():
     embed = InputEmbedding(config(num_token_types=2, input_norm=True))
     token_types = torch.tensor([[0, 1, 1], [0, 0, 1]])
     x = embed(TOKENS, POSITIONS, token_types)
@@ -32,12 +32,12 @@ def test_token_segment_and_position_vectors_are_summed_then_normalised():
     assert torch.equal(embed(TOKENS, POSITIONS), embed(TOKENS, POSITIONS, torch.zeros_like(TOKENS)))
 
 
-def test_segment_ids_without_a_segment_table_are_refused():
+def test_token_types_without_a_table_raise():
     with pytest.raises(ValueError, match=r"model\.num_token_types is 0"):
         InputEmbedding(config())(TOKENS, POSITIONS, torch.zeros_like(TOKENS))
 
 
-def test_dropout_falls_in_training_only():
+def test_dropout_applies_in_training_only():
     embed = InputEmbedding(config(dropout=0.5))
     assert not torch.equal(embed(TOKENS, POSITIONS), embed(TOKENS, POSITIONS))
     embed.eval()
@@ -45,7 +45,7 @@ def test_dropout_falls_in_training_only():
 
 
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
-def test_the_stream_has_the_compute_dtype(position):
+def test_the_residual_stream_has_the_compute_dtype(position):
     embed = InputEmbedding(config(position=position))
     with torch.autocast("cpu", torch.bfloat16):
         assert embed(TOKENS, POSITIONS).dtype == torch.bfloat16
@@ -54,7 +54,7 @@ def test_the_stream_has_the_compute_dtype(position):
 
 
 @torch.no_grad()
-def test_the_head_scales_hidden_states_and_bounds_logits():
+def test_the_head_scales_hidden_states_and_softcaps_logits():
     head, hidden = LMHead(config(head_scale=0.25, logit_softcap=3.0)), torch.randn(2, 3, 8) * 50
     expected = 3 * torch.tanh((hidden * 0.25) @ head.proj.weight.T / 3)
     assert torch.allclose(head(hidden), expected, atol=1e-5)
@@ -62,7 +62,7 @@ def test_the_head_scales_hidden_states_and_bounds_logits():
 
 
 @torch.no_grad()
-def test_token_vectors_are_scaled_before_the_position_is_added():
+def test_token_embeddings_are_scaled_before_positions_are_added():
     embed = InputEmbedding(config(embed_scale=3.0))
     assert embed.position is not None
     expected = 3 * embed.tokens.weight[TOKENS] + embed.position(POSITIONS)
@@ -70,7 +70,7 @@ def test_token_vectors_are_scaled_before_the_position_is_added():
 
 
 @torch.no_grad()
-def test_berts_head_transforms_first_and_has_a_bias():
+def test_berts_head_transforms_hidden_states_and_has_a_bias():
     head, hidden = LMHead(config(activation="relu"), transform=True), torch.randn(2, 3, 8)
     assert head.dense is not None and head.norm is not None
     head.proj.bias.copy_(torch.arange(5))
@@ -78,7 +78,7 @@ def test_berts_head_transforms_first_and_has_a_bias():
     assert torch.allclose(head(hidden), expected, atol=1e-5)
 
 
-def test_the_head_scores_the_chosen_positions_of_each_row():
+def test_the_head_computes_logits_at_the_chosen_positions_of_each_row():
     head, hidden, at = LMHead(config()), torch.randn(2, 4, 8), torch.tensor([[3, 0], [1, 1]])
     chosen, everywhere = head(hidden, at), head(hidden)
     assert all(torch.allclose(chosen[b, p], everywhere[b, at[b, p]]) for b in range(2) for p in range(2))

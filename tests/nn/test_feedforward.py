@@ -24,7 +24,7 @@ def test_every_activation_has_a_formula():
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("gated", [False, True])
 @torch.no_grad()
-def test_feedforward_equals_the_loop_over_hidden_units(name, gated):
+def test_feedforward_equals_a_loop_over_hidden_units(name, gated):
     torch.manual_seed(0)
     module = FeedForward(ModelConfig(d_model=4, d_ff=6, num_heads=1, activation=name, gated=gated))
     x = torch.randn(1, 3, 4) * 2
@@ -42,7 +42,7 @@ def test_feedforward_equals_the_loop_over_hidden_units(name, gated):
     assert torch.allclose(module(x), expected, atol=1e-5)
 
 
-def test_dropout_falls_on_the_hidden_layer_in_training_only():
+def test_dropout_applies_to_hidden_units_in_training_only():
     module, x = FeedForward(ModelConfig(d_model=4, num_heads=1, dropout=0.5)), torch.randn(2, 3, 4)
     assert not torch.equal(module(x), module(x))
     module.eval()

@@ -26,7 +26,7 @@ def filled(seed: int = 0, **changes: object) -> Stack:
 @pytest.mark.parametrize(
     ("residual_init", "expected"), [("scaled", 0.02 / math.sqrt(16)), ("plain", 0.02), ("zero", 0.0)]
 )
-def test_weights_have_the_tables_standard_deviations(residual_init, expected):
+def test_weights_have_the_standard_deviations_in_the_table(residual_init, expected):
     stack = filled(residual_init=residual_init, gated=True, position="t5", qk_norm=True)
     for name, parameter in stack.named_parameters():
         if name.endswith(("out.weight", "down.weight")):
@@ -40,7 +40,7 @@ def test_weights_have_the_tables_standard_deviations(residual_init, expected):
 
 
 @pytest.mark.parametrize(("residual_init", "factor"), [("scaled", 0.25), ("plain", 1.0), ("zero", 0.0)])
-def test_fan_in_weights_have_the_tables_standard_deviations(residual_init, factor):
+def test_fan_in_weights_have_the_standard_deviations_in_the_table(residual_init, factor):
     shape = {"gated": True, "position": "t5", "head_dim": 8, "d_ff": 100, "attention_scale": 1.0}
     stack = filled(init="fan_in", residual_init=residual_init, **shape)
     expected = {"q": (64 * 8) ** -0.5, "k": 1 / 8, "v": 1 / 8, "out": 32**-0.5 * factor, "gate": 1 / 8, "up": 1 / 8}
@@ -51,7 +51,7 @@ def test_fan_in_weights_have_the_tables_standard_deviations(residual_init, facto
             assert parameter.std().item() == pytest.approx(expected[part], rel=0.2 if part == "table" else 0.1), name
 
 
-def test_fan_in_queries_make_scores_of_variance_one_whatever_the_attention_scale():
+def test_fan_in_scores_have_variance_one_for_any_attention_scale():
     stds = []
     for scale in (None, 1.0):
         config = ModelConfig(**BIG, init="fan_in", attention_scale=scale)  # type: ignore[arg-type]
@@ -60,13 +60,13 @@ def test_fan_in_queries_make_scores_of_variance_one_whatever_the_attention_scale
     assert stds[0] == pytest.approx(stds[1]) == pytest.approx((64 * 16) ** -0.5)
 
 
-def test_fan_in_token_vectors_start_at_one_after_their_scale():
+def test_fan_in_token_embeddings_have_standard_deviation_one_after_scaling():
     config = ModelConfig(d_model=64, vocab_size=9, num_token_types=2, init="fan_in", embed_scale=8.0)
     embed = InputEmbedding(config)
     assert list(standard_deviations(embed, config).values()) == [1 / 8, 1, 1]
 
 
-def test_one_seed_gives_one_model_in_any_dtype():
+def test_a_seed_gives_the_same_weights_in_any_dtype():
     first, second, other = filled(3).state_dict(), filled(3).state_dict(), filled(4).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
@@ -85,7 +85,7 @@ def test_a_tied_weight_is_drawn_once():
     assert torch.equal(table.weight, drawn) and head.weight is table.weight
 
 
-def test_a_parameter_without_a_row_in_the_table_is_a_mistake_in_the_program():
+def test_a_parameter_without_an_initial_value_fails_an_assertion():
     model = nn.Module()
     model.inner = nn.Bilinear(2, 2, 2)
     with pytest.raises(AssertionError, match="inner"):

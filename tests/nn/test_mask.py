@@ -1,13 +1,12 @@
 import pytest
 import torch
 
-from minillm.nn.kernels.attention import choose_kernel, compute_dtype
-from minillm.nn.mask import AttentionMask, resolve_mask
+from minillm.nn.mask import AttentionMask, choose_kernel, compute_dtype, resolve_mask
 
 X = torch.zeros(1)
 
 
-def test_dense_says_for_each_pair_whether_the_query_may_read_the_key():
+def test_the_dense_mask_is_true_where_a_query_may_attend_to_a_key():
     valid = torch.tensor([[False, True, True, True, True], [True] * 5])
     document_ids = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
     prefix = torch.tensor([0, 4])
@@ -22,12 +21,12 @@ def test_dense_says_for_each_pair_whether_the_query_may_read_the_key():
                 assert dense[b, 0, t, s] == expected, (b, t, s)
 
 
-def test_nothing_forbidden_is_no_tensor():
+def test_no_restriction_gives_no_mask_tensor():
     assert AttentionMask().dense(0, 3, 3, X.device) is None
     assert resolve_mask(AttentionMask(), None, start=0, num_queries=3, num_keys=9, like=X).tensor is None
 
 
-def test_the_fused_causal_flag_is_taken_only_where_queries_and_keys_are_the_same_tokens():
+def test_fused_causal_mode_is_used_only_if_queries_and_keys_are_the_same_tokens():
     def causal(start: int, queries: int):
         return resolve_mask(
             AttentionMask(causal=True), None, start=start, num_queries=queries, num_keys=start + queries, like=X
@@ -38,7 +37,7 @@ def test_the_fused_causal_flag_is_taken_only_where_queries_and_keys_are_the_same
     assert not causal(5, 1).is_causal and causal(5, 1).tensor is None
 
 
-def test_the_eager_kernel_trains_bf16_and_biases_on_cpu_over_few_keys_and_nothing_else():
+def test_the_eager_kernel_is_chosen_for_cpu_training_with_few_keys_in_bf16_or_with_a_bias():
     assert choose_kernel("cpu", torch.bfloat16, 512) == "eager"
     assert choose_kernel("cpu", torch.bfloat16, 513) == "fused"
     assert choose_kernel("cpu", torch.float32, 8) == "fused"
@@ -50,7 +49,7 @@ def test_the_eager_kernel_trains_bf16_and_biases_on_cpu_over_few_keys_and_nothin
         assert choose_kernel("cpu", torch.bfloat16, 8, trained_bias=True) == "fused"
 
 
-def test_compute_dtype_is_autocasts_where_that_is_on():
+def test_compute_dtype_is_that_of_autocast_if_enabled():
     assert compute_dtype(X) == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert compute_dtype(X) == torch.bfloat16

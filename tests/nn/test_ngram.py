@@ -14,7 +14,7 @@ def embedding(order: int = 3, rows: int = 40) -> NgramEmbedding:
     return NgramEmbedding(ModelConfig(vocab_size=29, d_model=8, ngram_order=order, ngram_rows=rows))
 
 
-def test_it_sums_the_rows_of_the_hashed_ngrams_as_a_naive_loop_does():
+def test_ngram_embeddings_equal_a_naive_loop():
     module = embedding(order=4)
     tokens = torch.randint(29, (2, 9))
     out = module(tokens, torch.arange(9))
@@ -27,7 +27,7 @@ def test_it_sums_the_rows_of_the_hashed_ngrams_as_a_naive_loop_does():
             assert torch.allclose(out[b, t], expected, atol=1e-6)
 
 
-def test_a_token_is_seen_by_the_next_ones_within_reach_and_by_no_other():
+def test_a_token_affects_only_ngrams_that_contain_it():
     module, tokens = embedding(rows=4001), torch.randint(29, (1, 10))
     changed = tokens.clone()
     changed[0, 4] = (changed[0, 4] + 1) % 29
@@ -35,13 +35,13 @@ def test_a_token_is_seen_by_the_next_ones_within_reach_and_by_no_other():
     assert moved.tolist() == [t in (4, 5, 6) for t in range(10)]
 
 
-def test_ngrams_do_not_reach_over_the_start_of_a_document():
+def test_ngrams_do_not_cross_document_boundaries():
     module, tokens = embedding(), torch.randint(29, (1, 8))
     packed = module(tokens, torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]]))
     assert torch.equal(packed[:, 4:], module(tokens[:, 4:], torch.arange(4)))
 
 
-def test_different_ngrams_spread_over_the_rows():
+def test_different_ngrams_use_different_rows():
     module = embedding(order=2, rows=64)
     pairs = torch.cartesian_prod(torch.arange(29), torch.arange(29))
     with torch.no_grad():

@@ -13,7 +13,7 @@ def grad(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_rmsnorm_equals_the_loop_and_torchs_own():
+def test_rmsnorm_equals_a_loop_and_torchs_rmsnorm():
     torch.manual_seed(0)
     module, x = RMSNorm(5, eps=1e-3), torch.randn(2, 3, 5)
     module.weight.normal_()
@@ -41,13 +41,13 @@ def test_rms_norm_equals_its_plain_form(reference, dtype, tolerance):
     assert torch.allclose(grad(module.weight), grad(w), atol=10 * tolerance)
 
 
-def test_rmsnorms_gradient_is_the_derivative():
+def test_rmsnorm_has_correct_gradients():
     module, x = RMSNorm(5, eps=1e-3).double(), torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, w: F.linear(module(x), w), (x, torch.randn(2, 5).double()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rmsnorm_trains_heads_as_they_lie_and_a_single_vector(dtype):
+def test_rmsnorm_trains_noncontiguous_heads_and_single_vectors(dtype):
     torch.manual_seed(0)
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     for shape in ((2, 7, 3, 8), (8,)):
@@ -82,7 +82,7 @@ def test_the_result_has_the_dtype_of_the_input_and_fp32_statistics(norm, grad):
     assert torch.allclose(y.abs().float(), torch.ones(1, 512), atol=4e-3)
 
 
-def test_layernorm_has_a_bias_only_where_asked_for_and_rmsnorm_never():
+def test_layernorm_has_an_optional_bias_and_rmsnorm_none():
     assert make_norm(ModelConfig()).bias is not None
     bare = make_norm(ModelConfig(norm_bias=False))
     assert isinstance(bare, nn.LayerNorm) and bare.bias is None
@@ -90,7 +90,7 @@ def test_layernorm_has_a_bias_only_where_asked_for_and_rmsnorm_never():
 
 
 @torch.no_grad()
-def test_layernorm_equals_the_loop():
+def test_layernorm_equals_a_loop():
     module, x = make_norm(ModelConfig(norm_eps=1e-2), 3), torch.tensor([[1.0, 2.0, 6.0]])
     std = ((4 + 1 + 9) / 3 + 1e-2) ** 0.5
     assert torch.allclose(module(x), torch.tensor([[-2.0, -1.0, 3.0]]) / std, atol=1e-6)

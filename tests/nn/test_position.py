@@ -9,7 +9,7 @@ from minillm.nn.position import AlibiPosition, RotaryPosition, T5RelativeBias, a
 
 
 @pytest.mark.parametrize("d_model", [6, 7])
-def test_sinusoids_are_the_papers_formula(d_model):
+def test_sinusoids_follow_the_papers_formula(d_model):
     table = SinusoidalPosition(d_model)(torch.arange(300))
     for position in (0, 1, 17, 299):
         for i in range(d_model):
@@ -23,7 +23,7 @@ def test_learned_positions_are_rows_of_the_table():
     assert torch.equal(position(torch.tensor([3, 8])), position.table.weight[[3, 8]])
 
 
-def test_rotary_scores_depend_on_distance_alone_and_rotation_keeps_lengths():
+def test_rotary_scores_depend_on_distance_only_and_rotation_preserves_norms():
     torch.manual_seed(0)
     position, q, k = RotaryPosition(8, theta=30.0), torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
@@ -37,7 +37,7 @@ def test_rotary_scores_depend_on_distance_alone_and_rotation_keeps_lengths():
     assert torch.equal(turned(q, 0), q)
 
 
-def test_rotary_angles_are_fp32_whatever_the_heads_are():
+def test_rotary_angles_are_computed_in_fp32_for_any_dtype_of_the_heads():
     position = RotaryPosition(4)
     low = position.angles(torch.tensor([256, 257]), torch.bfloat16)
     assert low.cos.dtype == torch.bfloat16
@@ -47,7 +47,7 @@ def test_rotary_angles_are_fp32_whatever_the_heads_are():
     )
 
 
-def test_alibi_falls_by_the_slope_for_each_token_of_distance():
+def test_alibi_decreases_by_the_slope_per_token_of_distance():
     position = AlibiPosition(4)
     bias = position.bias(torch.tensor([2, 6]), torch.arange(8))
     assert bias.shape == (1, 4, 2, 8)
@@ -56,7 +56,7 @@ def test_alibi_falls_by_the_slope_for_each_token_of_distance():
             assert bias[0, h, t].tolist() == [-slope * abs(k - q) for k in range(8)]
 
 
-def test_bucket_bias_reads_one_number_for_each_head_and_distance():
+def test_bucket_bias_has_one_value_for_each_head_and_distance():
     position = T5RelativeBias(3, bidirectional=True)
     bias = position.bias(torch.tensor([[4, 5]]), torch.arange(9)[None])
     assert bias.shape == (1, 3, 2, 9)
@@ -66,7 +66,7 @@ def test_bucket_bias_reads_one_number_for_each_head_and_distance():
             assert torch.equal(bias[0, :, t, k], position.table.weight[row])
 
 
-def test_a_causal_bucket_knows_no_future():
+def test_causal_buckets_ignore_future_distances():
     position = T5RelativeBias(1, bidirectional=False)
     assert position.bucket(torch.tensor([0, 1, 50])).tolist() == [0, 0, 0]
 

@@ -27,12 +27,12 @@ def by_hand(smoothing: float = 0.0, z_loss: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0, 0), (0.1, 0), (0, 0.01), (0.3, 0.5)])
-def test_the_loss_is_a_sum_over_targets_alone(smoothing: float, z_loss: float):
+def test_the_loss_is_a_sum_over_targets_only(smoothing: float, z_loss: float):
     found = cross_entropy_sum(LOGITS, LABELS, label_smoothing=smoothing, z_loss=z_loss)
     assert found.item() == pytest.approx(by_hand(smoothing, z_loss), rel=1e-6)
 
 
-def test_what_is_no_target_gets_no_gradient_and_no_target_is_no_loss():
+def test_positions_without_a_target_have_no_gradient_and_no_loss():
     logits = LOGITS.clone().requires_grad_()
     cross_entropy_sum(logits, LABELS, label_smoothing=0.1, z_loss=0.1).backward()
     assert logits.grad is not None
@@ -49,7 +49,7 @@ def test_the_loss_of_half_precision_logits_is_computed_in_fp32():
     assert found.item() == cross_entropy_sum(rough.float(), LABELS).item()
 
 
-def test_a_batch_moves_with_all_it_holds():
+def test_moving_a_batch_moves_all_its_tensors():
     batch = Batch({"tokens": torch.zeros(1, 2)}, {"lm": torch.zeros(1, 2)}, {"lm": 2})
     moved = batch.to(torch.device("meta"))
     assert moved.inputs["tokens"].is_meta and moved.labels["lm"].is_meta and moved.counts == {"lm": 2}

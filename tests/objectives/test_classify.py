@@ -17,7 +17,7 @@ import torch
 from minillm import evaluate, load_config, load_run
 from minillm.cli import main
 from minillm.data.config import DataConfig
-from minillm.data.datasets.labelled import Labelled, LabelledIds, LabelledTokens
+from minillm.data.datasets.labeled import Labeled, LabeledIds, LabeledTokens
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
@@ -36,21 +36,21 @@ def objective(**settings: Any) -> Classify:
     return Classify(PAD, **{"cls_id": CLS, "sep_id": SEP, "labels": LABELS, "max_len": 12, **settings})
 
 
-def example(texts: tuple[list[int], list[int]], label: str = "dog") -> LabelledIds:
+def example(texts: tuple[list[int], list[int]], label: str = "dog") -> LabeledIds:
     first, second = (np.array(text, np.uint16) for text in texts)
-    return LabelledIds(first, second, label, "labels.csv line 2")
+    return LabeledIds(first, second, label, "labels.csv line 2")
 
 
-def collate(objective: Classify, *examples: LabelledIds) -> Batch:
+def collate(objective: Classify, *examples: LabeledIds) -> Batch:
     return objective.collate(examples, lambda row: pytest.fail("classify draws nothing"))
 
 
-def tokens(*labels: str) -> LabelledTokens:
-    rows = [Labelled(f"text {n}", "", label, f"labels.csv line {n + 2}", "") for n, label in enumerate(labels)]
-    return LabelledTokens(rows, ByteTokenizer())
+def tokens(*labels: str) -> LabeledTokens:
+    rows = [Labeled(f"text {n}", "", label, f"labels.csv line {n + 2}", "") for n, label in enumerate(labels)]
+    return LabeledTokens(rows, ByteTokenizer())
 
 
-def test_a_text_and_a_pair_lie_as_in_the_paper():
+def test_a_text_and_a_pair_have_the_papers_layout():
     batch = collate(objective(token_types=True), example(TEXT), example(PAIR, "owl"))
     assert batch.inputs["tokens"].tolist() == [
         [CLS, 1, 2, 3, SEP, PAD, PAD, PAD],
@@ -61,11 +61,11 @@ def test_a_text_and_a_pair_lie_as_in_the_paper():
     assert batch.labels["class"].tolist() == [1, 2] and batch.counts == {"class": 2} and batch.num_tokens == 13
 
 
-def test_a_model_without_token_types_is_given_none_and_a_full_batch_has_no_mask():
+def test_without_token_types_none_are_passed_and_a_full_batch_has_no_mask():
     assert list(collate(objective(), example(PAIR), example(PAIR)).inputs) == ["tokens"]
 
 
-def test_a_batch_gives_what_its_examples_give_one_by_one():
+def test_a_batch_equals_its_examples_one_by_one():
     shape = {"family": "bert", "d_model": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 93, "max_seq_len": 12}
     model = build_model(ModelConfig(**shape, num_token_types=2, heads=("class:3",))).eval()
     model.init_weights(torch.Generator().manual_seed(0))
@@ -92,13 +92,13 @@ def test_a_batch_gives_what_its_examples_give_one_by_one():
     ],
     ids=str,
 )
-def test_the_longer_text_loses_its_end_until_both_fit(texts: Any, kept: tuple[int, int]):
+def test_the_longer_text_is_truncated_until_both_fit(texts: Any, kept: tuple[int, int]):
     row = collate(objective(), example(texts)).inputs["tokens"][0].tolist()
     assert (row.count(1), row.count(2)) == kept and len(row) <= 12
     assert row[0] == CLS and row[-1] == SEP and row.count(SEP) == (2 if texts[1] else 1)
 
 
-def test_only_what_is_cut_is_said_to_be_cut():
+def test_only_truncated_examples_are_reported():
     known = tokens(*LABELS)
     known.rows = [
         example(([1] * 10, [])),
@@ -106,11 +106,11 @@ def test_only_what_is_cut_is_said_to_be_cut():
         example(([1] * 4, [2] * 5)),
         example(([1] * 9, [2])),
     ]
-    assert objective().describe_cuts(known) == ["2 of 4 examples are longer than 12 tokens and are cut"]
+    assert objective().describe_cuts(known) == ["2 of 4 examples are longer than 12 tokens and are truncated"]
     assert objective(max_len=13).describe_cuts(known) == []
 
 
-def test_an_unknown_label_names_its_row_and_the_label():
+def test_an_unknown_label_raises_with_its_row():
     with pytest.raises(
         ValueError, match=r"labels\.csv line 3 has the label 'cow', which .* the labels are cat, dog, owl$"
     ):
@@ -118,13 +118,13 @@ def test_an_unknown_label_names_its_row_and_the_label():
     assert len(objective().examples(tokens("cat", "owl"), DataConfig(), 12, training=True)) == 2
 
 
-def corpus(train: LabelledTokens, validation: LabelledTokens, source: str | None = None) -> Any:
+def corpus(train: LabeledTokens, validation: LabeledTokens, source: str | None = None) -> Any:
     return SimpleNamespace(
         train=train, validation=validation, info=SimpleNamespace(source="x", validation_source=source)
     )
 
 
-def test_the_labels_are_those_of_the_data_in_order_unless_they_are_given():
+def test_labels_default_to_the_sorted_labels_of_the_data():
     found = name_labels(ClassifyConfig(), corpus(tokens("b", "a", "b"), tokens("a", "c")))
     assert found.labels == ("a", "b", "c"), "a rare one may be among those split off"
     held_out = name_labels(ClassifyConfig(), corpus(tokens("b", "a", "b"), tokens("a", "c"), "other.csv"))
@@ -133,17 +133,17 @@ def test_the_labels_are_those_of_the_data_in_order_unless_they_are_given():
     assert name_labels(chosen, corpus(tokens("a"), tokens("a"))) == chosen
 
 
-def test_one_label_alone_is_refused():
+def test_a_single_label_raises():
     with pytest.raises(ValueError, match=r"x has only one label, 'a': at least two are needed"):
         name_labels(ClassifyConfig(), corpus(tokens("a", "a"), tokens("a")))
 
 
-def test_the_baseline_answers_the_most_frequent_label_of_the_training_data():
+def test_the_baseline_predicts_the_most_frequent_training_label():
     measured: Any = SimpleNamespace(train=tokens("a", "a", "b"), tokens=tokens("b", "b", "b", "a"))
     assert majority_figures(measured) == {"most_frequent_accuracy": 0.25}
 
 
-def test_accuracy_counts_the_texts_that_are_right():
+def test_accuracy_is_the_share_of_correct_texts():
     logits = torch.tensor([[3.0, 0, 0], [0, 0, 3], [0, 3, 0]])
     output = Output(logits, {"class": logits})
     score = objective().loss(output, {"class": torch.tensor([0, 1, 1])}, training=False)["class"]
@@ -153,7 +153,7 @@ def test_accuracy_counts_the_texts_that_are_right():
 SHORT = ["--train.precision", "fp32", "--train.device", "cpu", "--data.seq-len", "24", "--optim.lr", "3e-3"]
 
 
-def labelled(path: Path, *, count: int = 120, text: str = "text", label: str = "label") -> Path:
+def labeled(path: Path, *, count: int = 120, text: str = "text", label: str = "label") -> Path:
     """Sums whose label is the word that they begin with, four in five of them "big"."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -168,7 +168,7 @@ def labelled(path: Path, *, count: int = 120, text: str = "text", label: str = "
 def classifier(run_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained from a BERT's weights; not to be changed."""
     folder = tmp_path_factory.mktemp("classifier")
-    source = labelled(folder / "labels.csv")
+    source = labeled(folder / "labels.csv")
     start = ["train", "--init-from", str(run_of("bert")), "--objective.name", "classify", "--data", str(source), *SHORT]
     more = ["--train.steps", "60", "--eval.every", "5", "--save.keep", "99", "--data.cache", str(folder / "cache")]
     assert main([*start, *more, "--out", str(folder / "run")]) == 0
@@ -187,7 +187,7 @@ def test_a_classifier_from_a_berts_weights(classifier: Path, capsys: pytest.Capt
     assert 0 < labels["small"] / labels.total() < 0.5
 
 
-def _validation(run: Path) -> LabelledTokens:
+def _validation(run: Path) -> LabeledTokens:
     from minillm.distributed.runtime import Runtime
     from minillm.run.build import prepare_corpus
 
@@ -208,7 +208,7 @@ def test_the_best_checkpoint_is_the_first_of_the_highest_accuracy(classifier: Pa
 def test_another_file_with_other_fields_is_measured(
     classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    other = labelled(tmp_path / "other.csv", count=40, text="body", label="kind")
+    other = labeled(tmp_path / "other.csv", count=40, text="body", label="kind")
     assert main(["eval", str(classifier), "--data", str(other), "--json"]) == 2
     assert "has no field 'text'" in capsys.readouterr().err
     fields = ["--field", "body", "--label-field", "kind"]
@@ -222,17 +222,17 @@ def test_another_file_with_other_fields_is_measured(
     assert "other.csv line 3 has the label 'huge', which the training data lacks" in capsys.readouterr().err
 
 
-def test_it_writes_nothing_and_fills_no_gaps(classifier: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_classifier_neither_writes_text_nor_fills_gaps(classifier: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["sample", str(classifier), "--prompt", "7 and"]) == 2
     assert f"minillm eval {classifier}" in capsys.readouterr().err
     assert main(["fill", str(classifier), "7 [MASK]"]) == 2
     assert f"predicts no tokens; instead: minillm eval {classifier}" in capsys.readouterr().err
 
 
-def test_a_pretrained_pooler_is_adopted_and_the_classes_start_anew(
+def test_a_pretrained_pooler_is_used_and_the_class_layer_is_newly_initialized(
     run_of: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    parent, source = run_of("bert"), labelled(tmp_path / "labels.csv")
+    parent, source = run_of("bert"), labeled(tmp_path / "labels.csv")
     cache = ["--data.cache", str(tmp_path / "cache")]
     start = ["train", "--train.precision", "fp32", "--train.device", "cpu", "--train.steps", "1", *cache, "--init-from"]
     pairs = ["--objective.next_sentence", "true", "--model.num_token_types", "2", "--data"]
@@ -244,13 +244,13 @@ def test_a_pretrained_pooler_is_adopted_and_the_classes_start_anew(
     classify = ["--objective.name", "classify", "--data", str(source), "--out", str(tmp_path / "classes")]
     assert main([*start, str(tmp_path / "pairs"), *classify]) == 0
     said = capsys.readouterr().err
-    assert "start anew: heads.class.proj.bias, heads.class.proj.weight\n" in said
+    assert "newly initialized: heads.class.proj.bias, heads.class.proj.weight\n" in said
     pooler = load_run(tmp_path / "pairs").model.heads["pair"].pooler.weight
     adopted = load_run(tmp_path / "classes" / "step-000000").model.heads["class"].pooler.weight
     assert torch.equal(adopted, pooler)
 
 
-def test_a_file_with_one_label_trains_nothing(
+def test_a_file_with_a_single_label_raises(
     run_of: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     source = tmp_path / "same.csv"

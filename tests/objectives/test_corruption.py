@@ -31,7 +31,7 @@ def test_the_measured_rate_of_single_tokens_is_binomial_at_most_for_any_length(r
 
 @settings(max_examples=25, deadline=None)
 @given(rate=RATES, sizes=st.lists(st.integers(1, 6), min_size=1, max_size=20), seed=SEEDS)
-def test_words_are_chosen_whole_at_the_same_rate(rate: float, sizes: list[int], seed: int):
+def test_whole_words_are_chosen_at_the_same_rate(rate: float, sizes: list[int], seed: int):
     rng = np.random.default_rng(seed)
     words = np.repeat(np.arange(len(sizes)), sizes)
     hits = 0
@@ -44,7 +44,7 @@ def test_words_are_chosen_whole_at_the_same_rate(rate: float, sizes: list[int], 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, mask_share=st.floats(0, 1), part=st.floats(0, 1))
-def test_the_split_of_the_chosen_is_the_settings(seed: int, mask_share: float, part: float):
+def test_chosen_tokens_are_split_according_to_the_settings(seed: int, mask_share: float, part: float):
     rng = np.random.default_rng(seed)
     random_share = (1 - mask_share) * part
     tokens, chosen, replacements = np.zeros(4000, np.int64), np.arange(4000) % 4 > 0, np.array([5, 6])
@@ -63,7 +63,7 @@ def test_the_split_of_the_chosen_is_the_settings(seed: int, mask_share: float, p
     assert within_binomial(int(np.isin(read, replacements).sum()), 3000, random_share)
 
 
-def test_no_token_may_be_chosen_where_all_are_special():
+def test_no_token_is_chosen_if_all_are_special():
     assert not choose_tokens(np.full(5, NEVER), 0.9, np.random.default_rng(0)).any()
     assert choose_tokens(np.empty(0, np.int64), 0.5, np.random.default_rng(0)).shape == (0,)
 
@@ -99,7 +99,7 @@ def test_words_are_found_from_bytes_alone(ids: list[int], words: list[int]):
         ("привет мир", ["привет", " ", "мир"]),
     ],
 )
-def test_words_are_the_same_however_the_bytes_are_cut_into_tokens(text: str, words: list[str], cut: int):
+def test_words_do_not_depend_on_how_bytes_are_split_into_tokens(text: str, words: list[str], cut: int):
     data = text.encode("utf-8")
     pieces = [data[i : i + cut] for i in range(0, len(data), cut)]
     starts = word_starts(pieces)
@@ -109,6 +109,6 @@ def test_words_are_the_same_however_the_bytes_are_cut_into_tokens(text: str, wor
         assert starts[i] == (i * cut in bounds)
 
 
-def test_a_row_that_begins_or_ends_inside_a_character_is_one_word_there():
+def test_an_incomplete_character_at_the_edge_of_a_row_belongs_to_one_word():
     data = "ü我".encode()
     assert word_starts([data[1:2], b"a", data[2:3], data[3:4]]).tolist() == [False, False, False, False]

@@ -57,7 +57,7 @@ def restored(batch: Batch) -> torch.Tensor:
     return tokens
 
 
-def test_a_row_stands_between_cls_and_sep_without_the_token_before_it():
+def test_a_row_is_between_cls_and_sep_without_the_preceding_token():
     batch = MaskedLM(**IDS, mask_rate=0.5).collate([np.arange(9), np.arange(5)], rng_of(0))
     assert restored(batch).tolist() == [[CLS, *range(1, 9), SEP], [CLS, 1, 2, 3, 4, SEP, PAD, PAD, PAD, PAD]]
     assert batch.inputs["key_valid"].sum(1).tolist() == [10, 6]
@@ -66,7 +66,7 @@ def test_a_row_stands_between_cls_and_sep_without_the_token_before_it():
     assert "key_valid" not in MaskedLM(**IDS).collate([np.arange(9)] * 2, rng_of(0)).inputs
 
 
-def test_two_passages_have_types_and_a_label_that_is_0_where_the_second_follows():
+def test_two_passages_have_token_types_and_label_0_if_the_second_follows():
     pairs = [Passages(np.array([1, 2]), np.array([3]), True), Passages(np.array([4]), np.array([5]), False)]
     objective = MaskedLM(**IDS, mask_rate=0.4, pairs=True)
     batch = objective.collate(pairs, rng_of(0))
@@ -83,7 +83,7 @@ def test_two_passages_have_types_and_a_label_that_is_0_where_the_second_follows(
     seed=st.integers(0, 2**32),
     whole=st.booleans(),
 )
-def test_no_special_token_is_ever_masked_or_drawn_and_the_text_comes_back(
+def test_special_tokens_are_never_masked_or_drawn_and_the_text_can_be_restored(
     rows: list[list[int]], rate: float, seed: int, whole: bool
 ):
     pieces = [b" a" if i % 3 else b"b" for i in range(20)] + [b""] * 5 if whole else None
@@ -104,9 +104,7 @@ TOKENS = Tokens(np.append(np.random.default_rng(0).integers(0, 20, 400), EOS).as
 
 @settings(max_examples=15, deadline=None)
 @given(step=st.integers(0, 30), seed=st.integers(0, 99), micro=st.integers(1, 12), world=st.sampled_from([1, 2, 3, 4]))
-def test_the_masks_are_those_of_seed_step_and_row_whatever_the_micro_batches_and_ranks(
-    step: int, seed: int, micro: int, world: int
-):
+def test_masks_depend_on_seed_step_and_row_only(step: int, seed: int, micro: int, world: int):
     def rows(micro: int, world: int) -> list[tuple[list[int], dict[int, int]]]:
         found = []
         for rank in range(world):
@@ -129,7 +127,7 @@ def test_the_masks_are_those_of_seed_step_and_row_whatever_the_micro_batches_and
     assert rows(micro, world) == rows(12, 1)
 
 
-def test_another_step_masks_other_tokens_and_validation_always_the_same():
+def test_each_step_masks_different_tokens_and_validation_always_the_same():
     objective = MaskedLM(**IDS)
     windows = Windows(TOKENS, 14)
     loader = Loader(windows, objective.collate, seed=0, global_batch=4, micro_batch=4)
@@ -144,7 +142,7 @@ def test_another_step_masks_other_tokens_and_validation_always_the_same():
     assert [set(row) - {-1} for row in masks(5)] == [set(row) - {-1} for row in masks(3)]
 
 
-def test_no_gradient_reaches_a_place_without_a_label():
+def test_positions_without_a_label_have_no_gradient():
     objective = MaskedLM(**IDS, mask_rate=0.3, pairs=True, z_loss=0.1, label_smoothing=0.1)
     pairs = [Passages(np.arange(9), np.arange(5), True), Passages(np.arange(2), np.arange(3), False)]
     batch = objective.collate(pairs, rng_of(1))
@@ -158,7 +156,7 @@ def test_no_gradient_reaches_a_place_without_a_label():
     assert torch.equal(reached, labels != IGNORE_INDEX)
 
 
-def test_a_row_padded_in_a_batch_scores_as_it_does_alone():
+def test_a_row_padded_in_a_batch_has_the_same_loss_as_alone():
     objective, bert = MaskedLM(**IDS, mask_rate=0.4), model()
     rows = [np.arange(12), np.arange(5)]
     together = objective.collate(rows, rng_of(0))
@@ -169,7 +167,7 @@ def test_a_row_padded_in_a_batch_scores_as_it_does_alone():
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_one_batch_is_learned_by_heart(pairs: bool):
+def test_a_single_batch_can_be_overfitted(pairs: bool):
     objective, bert = MaskedLM(**IDS, mask_rate=0.3, pairs=pairs), model(("lm", "pair") if pairs else ("lm",))
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 20, 12) for _ in range(8)]

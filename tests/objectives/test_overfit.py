@@ -23,7 +23,7 @@ OBJECTIVES: dict[str, tuple[str, Objective]] = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_one_batch_is_learned_by_heart(name: str):
+def test_a_single_batch_can_be_overfitted(name: str):
     family, objective = OBJECTIVES[name]
     rng = np.random.default_rng(3)
     rows = [np.append(rng.integers(0, 25, n), EOS) for n in (15, 12, 9)]

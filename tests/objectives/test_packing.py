@@ -80,7 +80,7 @@ def test_a_packed_row_has_the_loss_and_gradients_of_separate_rows(scheme: dict[s
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_a_change_in_one_document_leaves_the_others_alone(scheme: dict[str, Any]):
+def test_a_change_in_one_document_does_not_affect_others(scheme: dict[str, Any]):
     model, first = model_with(scheme), DOCUMENTS[0]
     changed = [[4, *first[1:]], *DOCUMENTS[1:]]
     with torch.no_grad():
@@ -93,13 +93,13 @@ def test_a_change_in_one_document_leaves_the_others_alone(scheme: dict[str, Any]
         assert not torch.equal(*stream), "which is no matter of course"
 
 
-def test_the_end_of_a_document_cut_by_the_window_is_a_document_of_its_own():
+def test_a_document_that_begins_before_the_window_is_separated_too():
     batch = objective("documents").collate([np.array([7, 8, EOS, 5, 6, EOS, 9])], lambda row: pytest.fail("draws"))
     assert batch.inputs["document_ids"].tolist() == [[0, 0, 1, 1, 1, 2]]
     assert batch.labels["lm"].tolist() == [[8, EOS, 5, 6, EOS, 9]]
 
 
-def test_a_run_packs_its_documents_and_evaluates_so_too(config: RunConfig, tmp_path: Path):
+def test_a_run_trains_and_evaluates_with_packed_documents(config: RunConfig, tmp_path: Path):
     for number in range(30):
         (tmp_path / "texts").mkdir(exist_ok=True)
         (tmp_path / "texts" / f"{number}.txt").write_text(f"{number} is", encoding="utf-8")
@@ -109,7 +109,7 @@ def test_a_run_packs_its_documents_and_evaluates_so_too(config: RunConfig, tmp_p
     assert isinstance(objective, CausalLM) and objective.separator == run.tokenizer.eos_id
 
 
-def test_another_objective_refuses_it_in_one_line(config_file: Path, tmp_path: Path, capsys):
+def test_other_objectives_reject_packing_with_a_one_line_error(config_file: Path, tmp_path: Path, capsys):
     change = ["--model.preset", "bert-tiny", "--objective.name", "mlm", "--data.packing", "documents"]
     assert main(["train", *change, "--out", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -22,7 +22,7 @@ def numbered(seed: int):
 
 @settings(max_examples=40, deadline=None)
 @given(texts=TEXTS, seed=st.integers(0, 99))
-def test_prefix_and_labels_rebuild_the_text_for_a_decoder(texts: list[list[int]], seed: int):
+def test_prefix_and_labels_reconstruct_the_text_for_a_decoder(texts: list[list[int]], seed: int):
     batch = PrefixLM(pad_id=PAD).collate([np.array(text) for text in texts], numbered(seed))
     tokens, labels = batch.inputs["tokens"], batch.labels["lm"]
     for i, (text, prefix) in enumerate(zip(texts, batch.inputs["prefix_length"].tolist(), strict=True)):
@@ -35,7 +35,7 @@ def test_prefix_and_labels_rebuild_the_text_for_a_decoder(texts: list[list[int]]
 
 @settings(max_examples=40, deadline=None)
 @given(texts=TEXTS, seed=st.integers(0, 99))
-def test_source_and_target_rebuild_the_text_for_an_encoder_decoder(texts: list[list[int]], seed: int):
+def test_source_and_target_reconstruct_the_text_for_an_encoder_decoder(texts: list[list[int]], seed: int):
     batch = EncoderPrefixLM(pad_id=PAD, eos_id=EOS).collate([np.array(text) for text in texts], numbered(seed))
     source, labels = batch.inputs["encoder_tokens"], batch.labels["lm"]
     valid = batch.inputs.get("encoder_valid", torch.ones_like(source, dtype=torch.bool))
@@ -46,7 +46,7 @@ def test_source_and_target_rebuild_the_text_for_an_encoder_decoder(texts: list[l
         assert max(len(read), len(written)) < len(text)
 
 
-def test_the_cut_is_uniform():
+def test_the_prefix_length_is_uniform():
     lengths = [
         int(PrefixLM(pad_id=PAD).collate([np.arange(11)], numbered(s)).inputs["prefix_length"]) for s in range(2000)
     ]
@@ -54,7 +54,7 @@ def test_the_cut_is_uniform():
     assert len(counts) == 10 and abs(counts - 200).max() < 5 * np.sqrt(200)
 
 
-def test_no_gradient_comes_from_positions_without_a_label():
+def test_positions_without_a_label_have_no_gradient():
     model = build_model(ModelConfig(vocab_size=52, max_seq_len=16, d_model=16, num_layers=1, num_heads=2))
     model.init_weights(torch.Generator().manual_seed(0))
     objective = PrefixLM(pad_id=PAD)
@@ -66,7 +66,7 @@ def test_no_gradient_comes_from_positions_without_a_label():
     assert output.logits["lm"].grad[silent].eq(0).all() and output.logits["lm"].grad[~silent].ne(0).any(-1).all()
 
 
-def test_a_prediction_sees_the_whole_prefix_but_nothing_after_itself():
+def test_predictions_depend_on_the_whole_prefix_but_not_on_later_tokens():
     model = build_model(ModelConfig(vocab_size=52, max_seq_len=16, d_model=16, num_layers=1, num_heads=2))
     model.init_weights(torch.Generator().manual_seed(0))
     tokens, prefix = torch.arange(10)[None], torch.tensor([4])

@@ -23,7 +23,7 @@ def collate(*rows: np.ndarray):
     return OBJECTIVE.collate(rows, lambda i: pytest.fail("text to text draws nothing"))
 
 
-def test_input_and_target_go_to_their_sides_each_with_eos():
+def test_the_encoder_gets_the_input_and_the_decoder_the_target_with_eos():
     batch = collate(row([1, 2, 3], [4, 5]), row([6], [7, 8, 9]))
     assert batch.inputs["encoder_tokens"].tolist() == [[1, 2, 3, EOS], [6, EOS, PAD, PAD]]
     assert batch.inputs["encoder_valid"].tolist() == [[True] * 4, [True, True, False, False]]
@@ -32,17 +32,17 @@ def test_input_and_target_go_to_their_sides_each_with_eos():
     assert batch.counts == {"lm": 7}
 
 
-def test_a_long_input_keeps_its_eos_and_a_long_target_does_not_pretend_to_end():
+def test_a_long_input_keeps_its_eos_and_a_long_target_has_none():
     batch = collate(row(list(range(9)), list(range(10, 19))))
     assert batch.inputs["encoder_tokens"].tolist() == [[0, 1, 2, 3, 4, EOS]]
     assert batch.labels["lm"].tolist() == [[10, 11, 12, 13, 14, 15]]
 
 
-def test_a_target_that_holds_the_pad_id_is_still_learned():
+def test_a_target_with_the_pad_id_is_still_learned():
     assert collate(row([1], [PAD, 2])).labels["lm"].tolist() == [[PAD, 2, EOS]]
 
 
-def test_no_gradient_comes_from_positions_without_a_label_nor_from_padding():
+def test_positions_without_a_label_and_padding_have_no_gradient():
     shape = ModelConfig(
         family="t5", vocab_size=53, max_seq_len=8, d_model=16, num_layers=1, num_heads=2, position="t5", init="fan_in"
     )

@@ -32,7 +32,7 @@ def rebuilt(pair: Pair) -> list[int]:
 
 @settings(max_examples=40, deadline=None)
 @given(length=st.integers(0, 600), seed=st.integers(0, 2**32), noise=NOISES)
-def test_input_and_target_rebuild_the_text_of_any_length(length: int, seed: int, noise: SpanNoise):
+def test_input_and_target_reconstruct_texts_of_any_length(length: int, seed: int, noise: SpanNoise):
     rng = np.random.default_rng(seed)
     text = rng.integers(0, VOCAB, length)
     pair = corrupt(text, noise.mask(length, rng), SENTINELS, EOS)
@@ -42,7 +42,7 @@ def test_input_and_target_rebuild_the_text_of_any_length(length: int, seed: int,
 
 @settings(max_examples=40, deadline=None)
 @given(length=st.integers(2, 600), seed=st.integers(0, 2**32), noise=NOISES)
-def test_kept_and_dropped_runs_take_turns_as_many_as_counted(length: int, seed: int, noise: SpanNoise):
+def test_kept_and_dropped_spans_alternate_with_the_computed_counts(length: int, seed: int, noise: SpanNoise):
     mask = noise.mask(length, np.random.default_rng(seed))
     num_noise, num_spans = noise.counts(length)
     assert not mask[0] and mask[-1] and mask.sum() == num_noise
@@ -63,13 +63,13 @@ def test_a_full_window_fills_the_encoder_exactly(input_length: int, density: flo
     # compute_input_and_target_lengths of the T5 code, with its defaults
     [(512, 568, 114), (256, 284, 58), (128, 141, 29), (1024, 1137, 229)],
 )
-def test_lengths_are_those_of_the_reference(input_length: int, raw_length: int, target_length: int):
+def test_lengths_equal_those_of_the_reference_code(input_length: int, raw_length: int, target_length: int):
     noise = SpanNoise()
     assert noise.raw_length(input_length) == raw_length
     assert noise.lengths(raw_length) == (input_length, target_length)
 
 
-def test_a_text_with_more_gaps_than_sentinels_gets_longer_gaps():
+def test_a_text_that_needs_more_spans_than_sentinels_gets_longer_spans():
     noise = SpanNoise(0.5, 1.0)
     assert noise.counts(1000) == (500, 100)
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_a_text_with_more_gaps_than_sentinels_gets_longer_gaps():
 
 @settings(max_examples=40, deadline=None)
 @given(total=st.integers(1, 200), seed=st.integers(0, 1000), data=st.data())
-def test_a_partition_has_parts_of_one_or_more_that_add_up(total: int, seed: int, data: st.DataObject):
+def test_a_partition_has_parts_of_at_least_one_with_the_right_sum(total: int, seed: int, data: st.DataObject):
     parts = data.draw(st.integers(1, total))
     lengths = partition(total, parts, np.random.default_rng(seed))
     assert len(lengths) == parts and lengths.sum() == total and lengths.min() >= 1
@@ -113,7 +113,7 @@ def test_full_windows_make_a_batch_without_padding():
     assert (batch.labels["lm"] != IGNORE_INDEX).all() and batch.counts == {"lm": batch.labels["lm"].numel()}
 
 
-def test_a_row_meets_the_same_corruption_in_any_micro_batch():
+def test_the_corruption_of_a_row_does_not_depend_on_the_micro_batch():
     examples = rows(60, 60, 60, 60)
     whole = objective().collate(examples, numbered())
     second = objective().collate(examples[2:], numbered(2))
@@ -122,7 +122,7 @@ def test_a_row_meets_the_same_corruption_in_any_micro_batch():
     assert not whole.inputs["decoder_tokens"][0].equal(whole.inputs["decoder_tokens"][1])
 
 
-def test_the_decoder_reads_the_target_one_step_late_and_padding_carries_no_loss():
+def test_the_decoder_input_is_the_shifted_target_and_padding_has_no_loss():
     batch = objective().collate(rows(80, 9, 1), numbered())
     labels, read = batch.labels["lm"], batch.inputs["decoder_tokens"]
     assert (read[:, 0] == PAD).all()
@@ -134,7 +134,7 @@ def test_the_decoder_reads_the_target_one_step_late_and_padding_carries_no_loss(
     assert batch.counts["lm"] == (labels != IGNORE_INDEX).sum()
 
 
-def test_the_token_before_the_window_is_left_out():
+def test_the_token_before_the_window_is_skipped():
     row = np.arange(41)
     pair = objective().collate([row], numbered())
     source, target = pair.inputs["encoder_tokens"][0].numpy(), pair.labels["lm"][0].numpy()

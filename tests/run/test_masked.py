@@ -121,7 +121,7 @@ def test_the_command_line_fills_measures_and_refuses_to_sample(masked_run: Path,
 
 
 def test_a_model_that_writes_fills_no_gaps(finished: Path):
-    with pytest.raises(ValueError, match=r"is a gpt model, which writes text and fills no gaps: minillm sample"):
+    with pytest.raises(ValueError, match=r"is a gpt model, which writes text instead of filling gaps: minillm sample"):
         fill(load_run(finished), "1 and [MASK]")
 
 

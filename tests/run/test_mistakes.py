@@ -105,7 +105,7 @@ def test_a_temperature_for_another_way_of_mixing_is_refused(tmp_path, capsys):
 
 def test_what_a_file_brings_along_for_another_objective_is_no_mistake(tmp_path):
     small = "preset = 't5-mini'\nd_model = 16\nnum_layers = 1\nnum_heads = 2\nd_ff = 16\nmax_seq_len = 16\n"
-    shared = "[objective]\nname = 'mlm'\nmask_rate = 0.3\n[data]\nmixing = 'equal'\n[tokenizer]\nkind = 'byte'\n"
+    shared = "[objective]\nname = 'seq2seq'\n[data]\nmixing = 'equal'\n[tokenizer]\nkind = 'byte'\n"
     shared += f"[model]\n{small}"
     (tmp_path / "my.toml").write_text(shared, encoding="utf-8")
     (tmp_path / "prose.txt").write_text(PROSE, encoding="utf-8")

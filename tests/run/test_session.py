@@ -141,7 +141,7 @@ def test_a_resumed_run_cannot_end_before_it_starts(copy_of_run: Copy):
 def test_a_run_goes_on_from_its_last_checkpoint_and_no_other_one(copy_of_run: Copy):
     run = copy_of_run()
     longer = override(load_config(run / "config.toml"), {"train.steps": 8})
-    with pytest.raises(ValueError, match=r"continues from the last checkpoint of a run, which .*step-000004 is not"):
+    with pytest.raises(ValueError, match=r"the last checkpoint of a run, but .*step-000004 is not the last one"):
         train(longer, run / "step-000004", resume=True)
     train(longer, run / "step-000006", resume=True)
     assert checkpoints(run)[-1].step == 8

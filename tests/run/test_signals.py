@@ -116,3 +116,17 @@ def test_training_saves_tells_how_to_continue_and_exits_with_the_signals_code(
     for name in ("model.safetensors", "optimizer.safetensors"):
         parts = [checkpoints(folder)[-1].path / name for folder in (run, whole)]
         assert parts[0].read_bytes() == parts[1].read_bytes()
+
+
+@pytest.mark.parametrize("number", CODES, ids=["Ctrl-C", "SIGTERM"])
+def test_while_torch_is_imported_it_ends_at_once(tmp_path: Path, number: signal.Signals):
+    # torch's C++ code aborts on an exception, so none may be raised; this one writes "raised" instead
+    stand_in = (
+        f"import signal\ntry:\n    signal.raise_signal({int(number)})\nexcept BaseException:\n    print('raised')\n"
+    )
+    (tmp_path / "torch.py").write_text(stand_in, encoding="utf-8")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from minillm.cli import main; sys.exit(main(['eval']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (CODES[number], "", WORDS[number] + "\n")

@@ -94,7 +94,7 @@ def test_heads_that_the_parent_lacks_start_anew_and_are_named(exported, tmp_path
         ["train", "--init-from", str(parent), "--out", str(tmp_path / "child"), "--train.steps", "1", "--data", source]
     )
     said = capsys.readouterr()
-    assert done == 0 and "start anew: heads.lm.dense.bias" in said.out + said.err
+    assert done == 0 and "newly initialized: heads.lm.dense.bias" in said.out + said.err
     assert "not needed for this objective: heads.pooler.pooler.bias" in said.out + said.err
     assert main(["fill", str(tmp_path / "child"), "7 [MASK]"]) == 0
 
@@ -103,9 +103,9 @@ def test_heads_that_the_parent_lacks_start_anew_and_are_named(exported, tmp_path
     ("arguments", "message"),
     [
         (["--resume"], "give one of them"),
-        (["--model.preset", "gpt2"], "model.preset comes with the weights"),
-        (["--model.tie_embeddings", "false"], "model.tie_embeddings comes with the weights"),
-        (["--tokenizer.kind", "byte"], "tokenizer.kind comes with the weights"),
+        (["--model.preset", "gpt2"], "model.preset is determined by the weights"),
+        (["--model.tie_embeddings", "false"], "model.tie_embeddings is determined by the weights"),
+        (["--tokenizer.kind", "byte"], "tokenizer.kind is determined by the weights"),
         (["--model.d_model", "16"], "has shape"),
         (["--model.num_layers", "1"], "does not fit the model"),
         (["--objective.name", "mlm"], "needs a model of family bert"),

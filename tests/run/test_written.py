@@ -83,7 +83,7 @@ def test_a_target_that_is_longer_than_the_model_is_said_and_scored_whole(
     said = capsys.readouterr()
     for split in ("training", "validation"):
         for side in ("inputs", "targets"):
-            line = rf"{split}: \d+ of \d+ {side} are longer than 16 tokens and lose their ends"
+            line = rf"{split}: \d+ of \d+ {side} are longer than 16 tokens and are truncated"
             assert re.search(line, said.err)
     assert "sample.prompt cannot be shown" in said.out + said.err
     score = scores_of(folder)["copy"]

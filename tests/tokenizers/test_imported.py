@@ -143,7 +143,7 @@ def test_special_tokens_keep_their_ids_and_get_their_roles():
     assert (bert.pad_id, bert.cls_id, bert.sep_id, bert.mask_id, bert.eos_id) == (0, 2, 3, 4, 3)
     assert (t5.pad_id, t5.eos_id, t5.extra_ids) == (0, 1, (4, 3))
     assert {0, 1, 2, 3, 4} <= bert.special_ids
-    with pytest.raises(ValueError, match=r"has no <\|mask\|> token, nor one that could stand in for it"):
+    with pytest.raises(ValueError, match=r"has no <\|mask\|> token, and none that can replace it"):
         _ = t5.mask_id
 
 
@@ -199,5 +199,5 @@ def test_it_is_the_same_after_its_file_was_read(name, tmp_path):
 
 
 def test_a_kind_that_the_library_does_not_know_is_named():
-    with pytest.raises(ValueError, match=r"tokenizer\.json: its model is of type 'Magic'; BPE, Unigram"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: its model has type 'Magic'; supported are BPE, Unigram"):
         imported({**byte_level(GPT2), "model": {"type": "Magic"}})

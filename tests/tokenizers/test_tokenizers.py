@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -127,11 +128,13 @@ def test_a_hash_recomputed_over_foreign_content_does_not_make_it_ours(tmp_path: 
     path = tmp_path / "tokenizer.json"
     for body in ({"kind": "wordpiece"}, {**BPE.to_dict(), "tokens": ["YQ=="]}, {**BPE.to_dict(), "pattern": "("}, []):
         path.write_text(json.dumps({"hash": hash_of(body), "tokenizer": body}), encoding="utf-8")  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r"tokenizer\.json holds no tokenizer that this version"):
+        with pytest.raises(ValueError, match=r"tokenizer\.json has no tokenizer that this version"):
             load_tokenizer(tmp_path)
     body = {**ByteTokenizer().to_dict(), "specials": {"<|eos|>": 0}}
     path.write_text(json.dumps({"hash": hash_of(body), "tokenizer": body}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokenizer\.json was written by another version"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json was written by a version of minillm with other special tokens"
+    ):
         load_tokenizer(tmp_path)
 
 
@@ -199,3 +202,21 @@ def test_every_kind_of_the_config_is_built_by_someone():
 def test_a_count_below_one_is_refused_by_key(key: str):
     with pytest.raises(ValueError, match=rf"tokenizer\.{key} is 0; it must be at least 1"):
         replace(TokenizerConfig(), **{key: 0})
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+def test_special_tokens_are_a_tokenizers_own_data_and_change_no_other_tokenizer(tmp_path: Path, kind: str):
+    chat = (*SPECIAL_TOKENS, "<|user|>", "<|assistant|>")
+    table = [bytes([value]) for value in range(256)]
+    make: dict[str, Callable[..., Tokenizer]] = {
+        "byte": ByteTokenizer,
+        "char": lambda **own: CharTokenizer("abc", **own),
+        "bpe": lambda **own: BPETokenizer(table, **own),
+    }
+    plain, own = make[kind](), make[kind](special_tokens=chat)
+    assert own.vocab_size == plain.vocab_size + 2 and own.roles["<|assistant|>"] == own.vocab_size - 1
+    assert own.roles["<|assistant|>"] in own.special_ids and own.eos_id == plain.eos_id
+    assert own.hash != plain.hash and "special_tokens" not in plain.to_dict()
+    own.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.hash == own.hash and again.specials == own.specials and type(again) is type(own)

@@ -76,7 +76,9 @@ def gradient(family: str, objective: Objective, split: Sequence[int]) -> tuple[f
 
 @pytest.mark.parametrize("split", [[4, 4], [1, 7], [3, 1, 2, 2], [1] * 8], ids=str)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_micro_batches_of_uneven_targets_give_the_whole_batchs_loss_and_gradient(name: str, split: list[int]):
+def test_micro_batches_with_different_numbers_of_targets_give_the_gradient_of_the_whole_batch(
+    name: str, split: list[int]
+):
     whole_loss, whole = gradient(*OBJECTIVES[name], [8])
     loss, found = gradient(*OBJECTIVES[name], split)
     assert loss == pytest.approx(whole_loss, rel=1e-6)

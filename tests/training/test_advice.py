@@ -23,7 +23,7 @@ def advice(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
 
 
-def test_a_rate_of_one_without_clipping_is_told_to_diverge_and_how_to_mend_it(
+def test_a_learning_rate_of_one_without_clipping_warns_of_divergence_with_a_remedy(
     make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     settings: dict[str, Any] = {"optim": {"lr": 1.0, "clip": 0.0}, "schedule": {"warmup_steps": 0}}
@@ -35,7 +35,7 @@ def test_a_rate_of_one_without_clipping_is_told_to_diverge_and_how_to_mend_it(
     assert all(remedy in said[0] for remedy in ("Lower optim.lr", "optim.clip", "schedule.warmup_steps"))
 
 
-def test_a_text_learned_by_heart_is_told_to_overfit_and_how_to_mend_it(
+def test_a_memorized_text_warns_of_overfitting_with_a_remedy(
     make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     by_heart = Tokens(np.random.default_rng(3).integers(0, 20, 40).astype("uint16"), 21)
@@ -48,12 +48,12 @@ def test_a_text_learned_by_heart_is_told_to_overfit_and_how_to_mend_it(
     assert f"best checkpoint (step {trainer.state.best_step}) is kept; train.patience stops early" in said[-1]
 
 
-def test_a_healthy_run_is_told_nothing(make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_healthy_run_has_no_warning(make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_trainer(tmp_path, train={"steps": 12}, eval={"every": 4}).fit()
     assert advice(capsys) == []
 
 
-def test_the_loss_that_training_began_at_is_remembered_over_a_stop(make_trainer: Make, tmp_path: Path):
+def test_the_initial_loss_is_kept_when_resuming(make_trainer: Make, tmp_path: Path):
     first = make_trainer(tmp_path, train={"steps": 4})
     first.fit()
     again = make_trainer(tmp_path, train={"steps": 8})
@@ -74,7 +74,7 @@ def test_the_loss_that_training_began_at_is_remembered_over_a_stop(make_trainer:
         (math.inf, math.inf, 3.2, None),  # before the first step
     ],
 )
-def test_only_where_the_training_loss_has_fallen_can_a_model_overfit(
+def test_overfitting_requires_that_the_training_loss_has_fallen(
     train_loss: float, start_loss: float, val_loss: float, word: str | None
 ):
     said = warning(TrainState(train_loss=train_loss, start_loss=start_loss, best_step=2), val_loss)

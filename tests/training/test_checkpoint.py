@@ -37,7 +37,7 @@ def state_of(loss: float) -> CheckpointState:
 
 
 @pytest.mark.parametrize("shape", [{}, {"tie_embeddings": False}, {"position": "rotary", "norm": "rmsnorm"}])
-def test_what_is_saved_comes_back_bit_by_bit(make_gpt: GPT, tmp_path: Path, shape: dict[str, Any]):
+def test_saved_tensors_are_loaded_bit_for_bit(make_gpt: GPT, tmp_path: Path, shape: dict[str, Any]):
     model, twin = make_gpt(**shape), make_gpt(**shape)
     for p in twin.parameters():
         nn.init.zeros_(p)
@@ -66,7 +66,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(make_gpt: GPT, tmp_path: Pat
     assert torch.equal(head, model.get_parameter("heads.lm.proj.weight"))
 
 
-def test_weights_that_are_not_contiguous_are_saved(tmp_path: Path):
+def test_noncontiguous_weights_are_saved(tmp_path: Path):
     model = nn.Linear(4, 3)
     model.weight = nn.Parameter(torch.arange(12.0).reshape(4, 3).T)
     twin = nn.Linear(4, 3)
@@ -82,7 +82,7 @@ def test_weights_that_are_not_contiguous_are_saved(tmp_path: Path):
         (lambda tensors: tensors.update({"embed.tokens.weight": torch.zeros(5)}), r"tokens\.weight has shape \[5\]"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(make_gpt: GPT, tmp_path: Path, change: Any, words: str):
+def test_weights_with_wrong_names_or_shapes_raise(make_gpt: GPT, tmp_path: Path, change: Any, words: str):
     model = make_gpt()
     tensors: dict[str, Tensor] = {k: t.clone() for k, t in module.weights(model).items()}
     change(tensors)
@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(make_gpt: GPT, tmp_path: Pa
 
 @pytest.mark.parametrize("name", [MODEL, OPTIMIZER, STATE, MANIFEST])
 @pytest.mark.parametrize("damage", ["missing", "cut", "longer", "flipped", "emptied"])
-def test_a_damaged_file_is_refused_by_name_with_the_remedy(save: Save, tmp_path: Path, name: str, damage: str):
+def test_a_damaged_file_raises_with_its_name_and_the_remedy(save: Save, tmp_path: Path, name: str, damage: str):
     save(tmp_path, 1, 1.0)
     file = tmp_path / "step-000001" / name
     content = file.read_bytes()
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused_by_name_with_the_remedy(save: Save, tmp_path:
             assert json.loads(variant)["files"].items() >= json.loads(content)["files"].items()
 
 
-def test_the_state_is_checked_before_it_is_believed(save: Save, tmp_path: Path):
+def test_the_state_is_verified_before_it_is_used(save: Save, tmp_path: Path):
     save(tmp_path, 1, 1.0)
     (tmp_path / "step-000001" / STATE).write_text('{"value": 2.0}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"state\.json"):
@@ -134,7 +134,7 @@ def test_the_newest_and_the_best_are_kept(save: Save, values: Values, tmp_path: 
     assert values(tmp_path) == {1_000_000: 1e6}
 
 
-def test_strangers_in_the_folder_are_left_alone(save: Save, values: Values, tmp_path: Path):
+def test_unrelated_files_in_the_folder_are_kept(save: Save, values: Values, tmp_path: Path):
     save(tmp_path, 5, 5.0)
     (tmp_path / "step-best").mkdir()
     (tmp_path / "step-000004").mkdir()  # not whole
@@ -158,7 +158,7 @@ def damaged(run: Path, step: int, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "no manifest", "state"])
-def test_the_newest_undamaged_one_is_used_and_the_others_are_named_and_stay(save: Save, tmp_path: Path, how: str):
+def test_the_newest_undamaged_checkpoint_is_used_and_damaged_ones_are_kept(save: Save, tmp_path: Path, how: str):
     for step in (1, 2, 3):
         save(tmp_path, step, float(step))
     files = [damaged(tmp_path, 3, how), damaged(tmp_path, 2, "flip")]
@@ -171,7 +171,7 @@ def test_the_newest_undamaged_one_is_used_and_the_others_are_named_and_stay(save
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_where_all_are_damaged_there_is_one_line_and_where_none_is_there_is_none(save: Save, tmp_path: Path):
+def test_only_damaged_checkpoints_raise_and_no_checkpoints_give_none(save: Save, tmp_path: Path):
     assert newest_good(tmp_path, pytest.fail) is None
     save(tmp_path, 1, 1.0)
     file = damaged(tmp_path, 1, "flip")
@@ -181,7 +181,7 @@ def test_where_all_are_damaged_there_is_one_line_and_where_none_is_there_is_none
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "no manifest", "state"])
-def test_a_damaged_one_displaces_no_good_one(save: Save, tmp_path: Path, how: str):
+def test_a_damaged_checkpoint_does_not_replace_a_good_one(save: Save, tmp_path: Path, how: str):
     """A run that continued from step 4 because 6 is damaged keeps what it saves on its way to 6."""
     for step in (4, 6):
         save(tmp_path, step, float(step))
@@ -209,7 +209,7 @@ def version_1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("data", ["d", None])
-def test_a_state_from_before_there_was_a_version_is_read(save: Save, tmp_path: Path, data: str | None):
+def test_a_state_without_a_version_is_read(save: Save, tmp_path: Path, data: str | None):
     save(tmp_path, 1, 1.5)
     reseal(tmp_path, lambda content: {**version_1(content), "data": data})
     state = checkpoints(tmp_path)[0].state
@@ -233,7 +233,7 @@ def test_a_state_from_before_there_was_a_version_is_read(save: Save, tmp_path: P
         (None, "is not JSON"),
     ],
 )
-def test_a_state_of_another_version_is_one_line_that_names_the_file(
+def test_a_state_of_another_version_is_a_one_line_error_with_the_file(
     save: Save, tmp_path: Path, change: Callable | None, words: str
 ):
     save(tmp_path, 1, 1.0)
@@ -243,7 +243,7 @@ def test_a_state_of_another_version_is_one_line_that_names_the_file(
     assert str(caught.value).startswith(str(file)) and "\n" not in str(caught.value)
 
 
-def test_a_manifest_of_a_newer_version_is_not_called_damaged(save: Save, tmp_path: Path):
+def test_a_manifest_of_a_newer_version_is_not_reported_as_damaged(save: Save, tmp_path: Path):
     save(tmp_path, 1, 1.0)
     file = tmp_path / "step-000001" / MANIFEST
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "version": 2}), encoding="utf-8")

@@ -55,7 +55,7 @@ def failing_at(k: int, error: BaseException, monkeypatch: pytest.MonkeyPatch, *,
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])
-def test_a_crash_at_any_file_system_call_leaves_the_old_one_and_the_new_one_whole_or_absent(
+def test_a_crash_at_any_file_system_call_keeps_the_old_checkpoint_and_no_partial_new_one(
     save: Save, values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ):
     outcomes = set()
@@ -88,7 +88,7 @@ FULL = "No space left on device"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), SafetensorError(f"I/O error: {FULL}")])
-def test_a_full_disk_is_one_line_that_names_the_checkpoint_and_leaves_the_others(
+def test_a_full_disk_is_a_one_line_error_and_keeps_other_checkpoints(
     save: Save, values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     for k in range(1, 100):
@@ -106,7 +106,7 @@ def test_a_full_disk_is_one_line_that_names_the_checkpoint_and_leaves_the_others
     assert k > 10
 
 
-def test_a_small_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_small_files_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "metrics.jsonl"
     write_text(file, "old\n")
     for k in range(1, 20):
@@ -119,7 +119,7 @@ def test_a_small_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert k > 3 and file.read_text(encoding="utf-8") == "new\n"
 
 
-def test_everything_is_on_disk_before_the_name_appears_and_the_name_after_it(
+def test_files_are_synced_before_the_rename_and_the_folder_after_it(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     order: list[str] = []

@@ -57,7 +57,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
-def test_a_value_out_of_range_is_one_line_naming_key_and_range(key: str, value: Any):
+def test_a_value_out_of_range_is_a_one_line_error_with_key_and_range(key: str, value: Any):
     section, _, name = key.partition(".")
     for owner in OBJECTIVE if section == "objective" else [OWNERS[section]]:
         with pytest.raises(ValueError) as caught:
@@ -66,7 +66,7 @@ def test_a_value_out_of_range_is_one_line_naming_key_and_range(key: str, value: 
         assert line.startswith(f"{key} is {value!r}; it must be ") and "\n" not in line
 
 
-def test_an_objective_that_does_not_exist_is_one_line_naming_the_nearest_and_all():
+def test_an_unknown_objective_is_a_one_line_error_with_the_closest_name():
     every = ", ".join(OBJECTIVES)
     with pytest.raises(ValueError) as caught:
         load_config(overrides={"objective.name": "mlm?"})
@@ -78,7 +78,7 @@ def test_the_defaults_are_allowed(owner: type):
     owner()
 
 
-def test_zero_means_off_where_the_field_says_so():
+def test_zero_means_off_if_the_field_says_so():
     OptimConfig(clip=0, weight_decay=0, beta1=0, momentum=0)
     EvalConfig(every=0, max_tokens=0)
     SaveConfig(every=0)

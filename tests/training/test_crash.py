@@ -25,11 +25,11 @@ def survive(root: Path, kills: int, seed: int, timeout: float) -> None:
     assert found["differing"] == [], f"seed {seed}"
 
 
-def test_ten_kills_at_random_instants_leave_the_bits_of_an_undisturbed_run(tmp_path: Path):
+def test_ten_kills_at_random_times_give_the_same_bits_as_an_uninterrupted_run(tmp_path: Path):
     survive(tmp_path, kills=10, seed=time.time_ns() % 2**32, timeout=150)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_a_hundred_kills_at_random_instants_leave_the_bits_of_an_undisturbed_run(tmp_path: Path):
+def test_a_hundred_kills_at_random_times_give_the_same_bits_as_an_uninterrupted_run(tmp_path: Path):
     survive(tmp_path, kills=100, seed=time.time_ns() % 2**32, timeout=1700)

@@ -31,7 +31,7 @@ def poison(trainer: Trainer, *steps: int) -> None:
     object.__setattr__(trainer.take_step.objective, "loss", loss)
 
 
-def test_a_bad_step_is_skipped_counted_and_named_with_its_rows(
+def test_a_bad_step_is_skipped_counted_and_reported_with_its_rows(
     make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     trainer = make_trainer(tmp_path, train={"steps": 6, "log_every": 4}, eval={"every": 0})
@@ -52,7 +52,7 @@ def test_a_bad_step_is_skipped_counted_and_named_with_its_rows(
     ]
 
 
-def test_a_bad_step_leaves_weights_and_optimizer_as_if_it_had_not_been(make_trainer: Make, tmp_path: Path):
+def test_a_bad_step_changes_neither_weights_nor_optimizer(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path, train={"steps": 2})
     trainer.fit()
     before = {n: t.clone() for n, t in trainer.optimizer.state_dict().items()}
@@ -64,7 +64,7 @@ def test_a_bad_step_leaves_weights_and_optimizer_as_if_it_had_not_been(make_trai
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_five_in_a_row_stop_with_one_line_that_names_the_last_checkpoint(
+def test_five_bad_steps_in_a_row_stop_training_and_name_the_last_checkpoint(
     make_trainer: Make, tmp_path: Path, saved: bool
 ):
     trainer = make_trainer(tmp_path, save={"every": 2 if saved else 0}, eval={"every": 0})
@@ -105,7 +105,7 @@ class Scale:
         return {}
 
 
-def test_too_high_an_fp16_scale_is_no_divergence_and_too_low_a_one_is(make_trainer: Make, tmp_path: Path):
+def test_fp16_overflow_is_divergence_only_below_scale_one(make_trainer: Make, tmp_path: Path):
     for value in (1024.0, 0.5):
         trainer = make_trainer(tmp_path / str(value), eval={"every": 0})
         scale: Any = Scale(value)
@@ -135,7 +135,7 @@ def too_large(trainer: Trainer, limit: int, error: RuntimeError) -> list[int]:
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_out_of_memory_halves_the_micro_batch_to_the_same_result_and_says_so_once(
+def test_out_of_memory_halves_the_micro_batch_with_the_same_result_and_one_message(
     make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: RuntimeError
 ):
     settings: dict[str, Any] = {"shape": {"dropout": 0.0}, "eval": {"every": 0}}
@@ -168,14 +168,14 @@ def refuse(seen: list[int], size: int, limit: int) -> None:
         raise torch.OutOfMemoryError("no")
 
 
-def test_a_single_row_that_does_not_fit_is_one_line(make_trainer: Make, tmp_path: Path):
+def test_a_single_row_that_does_not_fit_is_a_one_line_error(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path)
     too_large(trainer, 0, torch.OutOfMemoryError("no"))
     with pytest.raises(ValueError, match=r"out of memory with train\.micro_batch 1; set a smaller"):
         trainer.fit()
 
 
-def test_another_error_is_not_mistaken_for_memory(make_trainer: Make, tmp_path: Path):
+def test_other_errors_are_not_mistaken_for_out_of_memory(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path)
     too_large(trainer, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):

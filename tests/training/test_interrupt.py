@@ -11,7 +11,7 @@ from minillm.training.interrupt import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_old_handlers_come_back(number: signal.Signals):
+def test_the_first_signal_requests_a_stop_and_handlers_are_restored(number: signal.Signals):
     before = signal.getsignal(number)
     with StopRequest() as stop:
         assert not stop.requested
@@ -29,7 +29,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_in_another_thread_it_asks_for_no_signals():
+def test_no_handlers_are_installed_in_other_threads():
     found = []
 
     def work() -> None:

@@ -40,13 +40,13 @@ print(resident() < before + BLOCK / 4)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_freed_memory_is_kept_for_the_next_step_and_given_back_after():
+def test_freed_memory_is_kept_for_the_next_step_and_released_afterwards():
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True, env=plain)
     assert done.stdout.split() == ["True"] * 4
 
 
-def test_another_device_or_c_library_is_left_alone(monkeypatch):
+def test_other_devices_and_c_libraries_are_unaffected(monkeypatch):
     def never(name):
         raise AssertionError(name)
 
@@ -62,7 +62,7 @@ def test_another_device_or_c_library_is_left_alone(monkeypatch):
         pass
 
 
-def test_a_training_keeps_its_memory(make_trainer, tmp_path, monkeypatch):
+def test_training_keeps_freed_memory(make_trainer, tmp_path, monkeypatch):
     kept: list[str] = []
     update = StepFunction.update
     monkeypatch.setattr(StepFunction, "update", lambda *args, **named: kept.append("step") or update(*args, **named))

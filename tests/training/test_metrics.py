@@ -13,7 +13,7 @@ def steps(file: Path) -> list[int]:
     return [line["step"] for line in read_metrics(file)]
 
 
-def test_each_line_is_in_the_file_at_once(tmp_path: Path):
+def test_each_line_is_flushed(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
     log = MetricsLog(file)
     log.write(step=1, loss=2.5)
@@ -22,7 +22,7 @@ def test_each_line_is_in_the_file_at_once(tmp_path: Path):
     log.close()
 
 
-def test_lines_that_are_none_of_ours_are_passed_over(tmp_path: Path):
+def test_unknown_lines_are_skipped(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"step": 1, "loss": 2.5}\n\xff\x00{\n[1]\n{}\n3\n{"step": "2"}\n{"step": 2, "loss": 2.0}\n')
     MetricsLog(file, resume_step=2).close()
@@ -38,7 +38,7 @@ def test_a_number_that_is_not_finite_is_null_in_strict_json(tmp_path: Path):
     assert line == {"step": 1, "loss": None, "grad_norm": None}
 
 
-def test_resuming_drops_what_will_be_done_again_and_a_line_cut_short(tmp_path: Path):
+def test_resuming_drops_lines_of_repeated_steps_and_truncated_lines(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "loss": 0.1 + step / 3}) for step in range(1, 7)]
     file.write_text("\n".join(lines) + '\n{"step": 7, "lo', encoding="utf-8")
@@ -56,11 +56,11 @@ def test_a_new_run_starts_an_empty_file(tmp_path: Path):
     assert file.read_text(encoding="utf-8") == ""
 
 
-def test_no_file_is_no_metrics(tmp_path: Path):
+def test_a_missing_file_has_no_metrics(tmp_path: Path):
     assert list(read_metrics(tmp_path / "none.jsonl")) == []
 
 
-def test_the_curve_is_a_picture_even_of_little_or_of_nulls(tmp_path: Path):
+def test_the_curve_is_plotted_even_with_few_values_or_nulls(tmp_path: Path):
     cases = [
         [],
         [{"step": 1, "loss": 2.0}],

@@ -56,7 +56,7 @@ def test_muon_takes_hidden_matrices_and_leaves_embeddings_and_head():
     assert not {id(p) for p in hidden_matrices(tied)} & {id(p) for p in tied.get_submodule("embed").parameters()}
 
 
-def test_frozen_parameters_are_left_alone():
+def test_frozen_parameters_are_not_trained():
     model = model_of("gpt2")
     frozen = next(p for p in hidden_matrices(model))
     frozen.requires_grad_(False)
@@ -68,7 +68,7 @@ def test_frozen_parameters_are_left_alone():
     assert torch.equal(frozen, before) and frozen not in optimizer.names
 
 
-def test_adamw_is_the_papers():
+def test_adamw_follows_the_paper():
     model = model_of("gpt2")
     config = OptimConfig(lr=1e-2, beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.3)
     reference = {name: p.detach().clone().double() for name, p in model.named_parameters()}
@@ -92,7 +92,7 @@ def test_adamw_is_the_papers():
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 32), (2, 32, 8), (1, 5, 7)])
-def test_muons_update_is_nearly_orthogonal(shape: tuple[int, int, int]):
+def test_muon_updates_are_nearly_orthogonal(shape: tuple[int, int, int]):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     found = orthogonalize(matrices)
     assert found.shape == shape
@@ -118,7 +118,7 @@ def plain_muon(weight: Tensor, grad: Tensor, buffer: Tensor, *, lr: float, momen
     weight.mul_(1 - lr * decay).add_(x.float(), alpha=-lr * max(1, weight.size(0) / weight.size(1)) ** 0.5)
 
 
-def test_muon_equals_the_plain_rule_matrix_by_matrix():
+def test_muon_equals_a_loop_over_matrices():
     model = model_of("llama-small")
     config = OptimConfig(name="muon", muon_lr=0.1, momentum=0.9, weight_decay=0.1)
     names = {p: n for n, p in model.named_parameters()}
@@ -138,20 +138,20 @@ def test_muon_equals_the_plain_rule_matrix_by_matrix():
         assert (p - reference[name]).norm() < 1e-4 * moved, name
 
 
-def test_stacking_matrices_of_one_shape_changes_nothing():
+def test_batching_matrices_of_one_shape_does_not_change_the_update():
     matrices = torch.randn(5, 12, 20, generator=torch.Generator().manual_seed(5))
     together = orthogonalize(matrices)
     alone = torch.cat([orthogonalize(matrices[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_muon_refuses_what_is_no_matrix():
+def test_muon_rejects_vectors():
     with pytest.raises(ValueError, match="matrices only"):
         Muon([nn.Parameter(torch.zeros(3))], lr=0.1, momentum=0.9, weight_decay=0)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
-def test_state_goes_by_name_into_a_new_optimizer_and_the_next_step_is_the_same(rule: Any):
+def test_state_is_restored_by_name_and_the_next_step_is_the_same(rule: Any):
     config = OptimConfig(name=rule)
     model, twin = model_of("gpt-nano"), model_of("gpt-nano")
     one = Optimizer(model, config)
@@ -188,13 +188,13 @@ def stepped(rule: Any, name: str = "gpt-nano") -> Optimizer:
         (lambda state: {k: torch.zeros(3, 3) if k.endswith("exp_avg") else v for k, v in state.items()}, "shape"),
     ],
 )
-def test_a_strangers_state_is_refused(stranger: Callable[[dict[str, Tensor]], dict[str, Tensor]], words: str):
+def test_the_state_of_another_optimizer_raises(stranger: Callable[[dict[str, Tensor]], dict[str, Tensor]], words: str):
     optimizer = stepped("adamw")
     with pytest.raises(ValueError, match=words):
         optimizer.load_state_dict(stranger(optimizer.state_dict()))
 
 
-def test_the_learning_rate_follows_the_factor_and_not_the_saved_state():
+def test_the_learning_rate_comes_from_the_schedule_not_from_the_saved_state():
     optimizer = stepped("muon")
     optimizer.step(0.25)
     rates = {type(one).__name__: {group["lr"] for group in one.param_groups} for one in optimizer.optimizers}

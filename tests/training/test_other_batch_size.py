@@ -45,7 +45,7 @@ def fit(make_trainer: Make, folder: Path, steps: int, global_batch: int, *, save
     return read
 
 
-def test_smaller_batches_and_larger_ones_again_read_each_example_in_turn(make_trainer: Make, tmp_path: Path):
+def test_changing_the_batch_size_skips_and_repeats_no_example(make_trainer: Make, tmp_path: Path):
     run, expected = tmp_path / "run", stream(make_trainer, tmp_path / "whole")
     read = fit(make_trainer, run, 5, 16)
     read += fit(make_trainer, run, 11, 4)
@@ -55,7 +55,7 @@ def test_smaller_batches_and_larger_ones_again_read_each_example_in_turn(make_tr
     assert checkpoints(run)[-1].state.train.examples == len(read)
 
 
-def test_a_checkpoint_of_an_older_version_tells_by_the_runs_own_batches(make_trainer: Make, tmp_path: Path):
+def test_old_checkpoints_derive_the_number_of_examples_from_the_batch_size(make_trainer: Make, tmp_path: Path):
     run, expected = tmp_path / "run", stream(make_trainer, tmp_path / "whole")
     fit(make_trainer, run, 5, 16)
     forget_examples(checkpoints(run)[-1].path)
@@ -64,7 +64,7 @@ def test_a_checkpoint_of_an_older_version_tells_by_the_runs_own_batches(make_tra
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
-def test_a_run_goes_on_after_the_examples_that_it_has_read(copy_of_run: Callable[[], Path], old: bool):
+def test_a_resumed_run_continues_with_the_next_example(copy_of_run: Callable[[], Path], old: bool):
     run = copy_of_run()
     if old:
         forget_examples(checkpoints(run)[-1].path)
@@ -97,7 +97,7 @@ def forget_examples(checkpoint: Path) -> None:
     ],
     ids=str,
 )
-def test_what_would_make_it_another_run_is_refused_by_name(
+def test_changes_that_make_it_another_run_raise_with_the_key(
     copy_of_run: Callable[[], Path], change: dict[str, object], line: str
 ):
     run = copy_of_run()
@@ -107,7 +107,7 @@ def test_what_would_make_it_another_run_is_refused_by_name(
     assert checkpoints(run)[-1].step == 6
 
 
-def test_a_jump_of_the_learning_rate_is_said(copy_of_run: Callable[[], Path], capsys: pytest.CaptureFixture[str]):
+def test_a_jump_of_the_learning_rate_is_reported(copy_of_run: Callable[[], Path], capsys: pytest.CaptureFixture[str]):
     run = copy_of_run()
     same = load_config(run / "config.toml")
     train(same, run, resume=True)

@@ -47,7 +47,7 @@ def stop_after(trainer: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_two_interruptions_leave_no_trace(
+def test_interrupting_twice_does_not_change_the_result(
     make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, dtype: torch.dtype
 ):
     settings: dict[str, Any] = {"optim": {"name": rule}, "dtype": dtype, "save": {"every": 5, "keep": 2}}
@@ -66,7 +66,7 @@ def test_two_interruptions_leave_no_trace(
     assert all((tensor != 0).any() for tensor in third.optimizer.state_dict().values())
 
 
-def test_resuming_from_an_older_checkpoint_does_the_same_work_again(make_trainer: Make, tmp_path: Path):
+def test_resuming_from_an_older_checkpoint_repeats_the_same_steps(make_trainer: Make, tmp_path: Path):
     whole = make_trainer(tmp_path, save={"every": 5, "keep": 9})
     whole.fit()
     expected = everything(whole)
@@ -76,7 +76,7 @@ def test_resuming_from_an_older_checkpoint_does_the_same_work_again(make_trainer
     assert everything(again) == expected
 
 
-def test_a_stop_before_the_first_step_is_a_resume_from_the_start(
+def test_a_run_stopped_before_the_first_step_resumes_from_the_start(
     make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole = make_trainer(tmp_path / "whole")
@@ -101,14 +101,14 @@ def test_more_steps_than_before_follow_the_new_schedule(make_trainer: Make, tmp_
     assert len(rates) == 9 and rates[4] > rates[3], "the old schedule had ended at step 4"
 
 
-def test_fewer_steps_than_done_train_no_more(make_trainer: Make, tmp_path: Path):
+def test_fewer_steps_than_already_trained_take_no_step(make_trainer: Make, tmp_path: Path):
     make_trainer(tmp_path, train={"steps": 6}).fit()
     shorter = make_trainer(tmp_path, train={"steps": 4})
     shorter.restore(checkpoints(tmp_path)[-1])
     assert shorter.fit().state.step == 6
 
 
-def test_patience_is_remembered(make_trainer: Make, tmp_path: Path):
+def test_patience_continues_after_resuming(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path, train={"steps": 4}, eval={"every": 2})
     trainer.state.best_loss, trainer.state.best_step = 0.0, 1
     trainer.fit()

@@ -31,7 +31,7 @@ def schedules(draw: st.DrawFn) -> tuple[ScheduleConfig, int]:
 
 @settings(deadline=None, max_examples=60)
 @given(schedules())
-def test_it_rises_to_one_at_the_end_of_warm_up_and_never_rises_again(case: tuple[ScheduleConfig, int]):
+def test_the_learning_rate_peaks_at_the_end_of_warm_up(case: tuple[ScheduleConfig, int]):
     config, steps = case
     factors = [lr_scale(step, config, steps) for step in range(1, steps + 1)]
     assert all(0 <= factor <= 1 for factor in factors)
@@ -42,7 +42,7 @@ def test_it_rises_to_one_at_the_end_of_warm_up_and_never_rises_again(case: tuple
 
 @pytest.mark.parametrize("name", ENDING)
 @pytest.mark.parametrize("warmup", [0, 10])
-def test_the_last_step_is_at_the_final_ratio_and_so_is_any_after_it(name: str, warmup: int):
+def test_the_last_step_and_later_ones_are_at_the_final_ratio(name: str, warmup: int):
     config = ScheduleConfig(name=name, warmup_steps=warmup, final_ratio=0.25)  # pyright: ignore[reportArgumentType]
     assert lr_scale(100, config, 100) == pytest.approx(0.25)
     assert lr_scale(150, config, 100) == pytest.approx(0.25)
@@ -61,6 +61,6 @@ def test_the_shapes_have_their_published_values():
     assert at(100, name="constant") == 1
 
 
-def test_a_decay_longer_than_what_warm_up_leaves_begins_where_warm_up_ends():
+def test_a_long_decay_begins_at_the_end_of_warm_up():
     config = ScheduleConfig(name="wsd", warmup_steps=90, decay_fraction=0.5, final_ratio=0.0)
     assert [lr_scale(s, config, 100) for s in (90, 95, 100)] == [1, pytest.approx(0.5), 0]

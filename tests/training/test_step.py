@@ -59,7 +59,7 @@ SPLITS = [[8], [4, 4], [3, 3, 2], [1, 7], [7, 1], [2, 1, 4, 1], [1] * 8]
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)
-def test_every_split_into_micro_batches_gives_the_big_batchs_gradient(make_gpt: Callable, split: list[int]):
+def test_every_split_into_micro_batches_gives_the_same_gradient(make_gpt: Callable, split: list[int]):
     model = make_gpt()
     examples = rows(LENGTHS)
     loss, expected = gradient_of(model, [batch(examples)])
@@ -82,7 +82,7 @@ def test_the_loss_is_the_mean_over_all_targets_and_not_a_mean_of_means(make_gpt:
     assert abs(sum(sums) / 13 - (sums[0] / 12 + sums[1] / 1) / 2) > 1e-3
 
 
-def test_a_batch_without_any_target_moves_nothing_but_the_decay(make_gpt: Callable):
+def test_a_batch_without_targets_applies_only_weight_decay(make_gpt: Callable):
     model = make_gpt()
     before = {n: p.clone() for n, p in model.named_parameters()}
     empty = [without_targets(rows([4, 4]))]
@@ -107,7 +107,7 @@ def test_dropout_is_a_function_of_step_and_micro_batch(make_gpt: Callable):
     assert len(set(masks)) == 3
 
 
-def test_gradients_are_clipped_to_the_norm_and_the_norm_told_is_before_it(make_gpt: Callable):
+def test_gradients_are_clipped_and_the_reported_norm_is_before_clipping(make_gpt: Callable):
     examples = [batch(rows(LENGTHS))]
     norms, gradients = {}, {}
     for clip in (0.0, 0.01, 1e6):
@@ -120,7 +120,7 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_told_is_before_it(make_g
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_changes_nothing(make_gpt: Callable, bad: float):
+def test_a_nonfinite_gradient_is_not_applied(make_gpt: Callable, bad: float):
     model = make_gpt()
     step = step_of(model)
     good = [batch(rows(LENGTHS))]
@@ -135,7 +135,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(make_gpt: Callable, bad: 
     assert step(3, good, counts=counts(good), lr_scale=1.0).applied, "the next step is a clean one"
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(make_gpt: Callable):
+def test_a_nonfinite_loss_is_not_applied(make_gpt: Callable):
     model = make_gpt()
     step = step_of(model)
     good = [batch(rows(LENGTHS))]
@@ -186,7 +186,7 @@ class FakeScaler:
 
 
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
-def test_a_scaled_loss_gives_the_plain_step_and_an_overflow_gives_none(make_gpt: Callable, rule: str):
+def test_loss_scaling_does_not_change_the_step_and_overflow_skips_it(make_gpt: Callable, rule: str):
     examples = [batch(rows(LENGTHS)), batch(rows([3, 4]))]
     plain, scaled = make_gpt(), make_gpt()
     expected = step_of(plain, name=rule)(1, examples, counts=counts(examples), lr_scale=1.0)

@@ -28,14 +28,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_first_loss_is_that_of_guessing(make_trainer: Make, tmp_path: Path):
+def test_the_first_loss_is_that_of_uniform_predictions(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path, train={"steps": 1}, shape={"dropout": 0.0})
     trainer.fit()
     (first, _) = read_metrics(tmp_path / "metrics.jsonl")
     assert first["loss"] == pytest.approx(math.log(23), abs=0.05)
 
 
-def test_a_single_batch_is_learnt_by_heart(make_trainer: Make, tmp_path: Path):
+def test_a_single_batch_can_be_overfitted(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(
         tmp_path,
         shape={"dropout": 0.0, "d_model": 32},
@@ -50,7 +50,7 @@ def test_a_single_batch_is_learnt_by_heart(make_trainer: Make, tmp_path: Path):
     assert last["loss"] < 0.2  # only what follows a row's first token cannot be known
 
 
-def test_the_metrics_have_the_promised_keys_and_values(make_trainer: Make, tmp_path: Path):
+def test_the_metrics_have_the_documented_keys_and_values(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path, train={"steps": 8, "log_every": 2}, optim={"lr": 3e-3})
     trainer.fit()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -67,14 +67,14 @@ def test_the_metrics_have_the_promised_keys_and_values(make_trainer: Make, tmp_p
     assert seconds == sorted(seconds) and evaluated[0]["seconds"] == trained[1]["seconds"], "training time alone"
 
 
-def test_the_last_step_is_evaluated_whatever_the_interval(make_trainer: Make, tmp_path: Path):
+def test_the_last_step_is_always_evaluated(make_trainer: Make, tmp_path: Path):
     for every, expected in ((0, [5]), (3, [3, 5]), (5, [5])):
         folder = tmp_path / str(every)
         make_trainer(folder, train={"steps": 5}, eval={"every": every}).fit()
         assert [x["step"] for x in read_metrics(folder / "metrics.jsonl") if "val_loss" in x] == expected
 
 
-def test_neither_evaluation_nor_sampling_moves_the_training(make_trainer: Make, tmp_path: Path):
+def test_evaluation_and_sampling_do_not_affect_training(make_trainer: Make, tmp_path: Path):
     def disturb() -> None:
         torch.manual_seed(5)
         torch.rand(9)
@@ -89,7 +89,7 @@ def test_neither_evaluation_nor_sampling_moves_the_training(make_trainer: Make, 
     assert losses[0] == losses[1]
 
 
-def test_micro_batches_change_nothing_where_there_is_no_dropout(make_trainer: Make, tmp_path: Path):
+def test_without_dropout_micro_batches_do_not_change_training(make_trainer: Make, tmp_path: Path):
     runs = [
         make_trainer(tmp_path / str(micro), train={"micro_batch": micro, "steps": 5}, shape={"dropout": 0.0})
         for micro in (None, 8, 3, 1, 100)
@@ -134,7 +134,7 @@ def test_the_best_is_still_kept_after_a_resume(make_trainer: Make, tmp_path: Pat
     assert [c.step for c in checkpoints(tmp_path)] == [2, 12]
 
 
-def test_patience_ends_the_run_and_says_so(make_trainer: Make, tmp_path: Path):
+def test_patience_ends_the_run_with_a_message(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path, train={"patience": 2}, eval={"every": 2})
     Told(trainer, [2.0, 1.5, 1.6, 1.5, 9.0, 9.0])
     outcome = trainer.fit()
@@ -142,7 +142,7 @@ def test_patience_ends_the_run_and_says_so(make_trainer: Make, tmp_path: Path):
     assert checkpoints(tmp_path)[-1].step == 8
 
 
-def test_without_patience_it_never_ends_early_and_at_the_end_it_is_finished(make_trainer: Make, tmp_path: Path):
+def test_without_patience_a_run_never_ends_early(make_trainer: Make, tmp_path: Path):
     endless = make_trainer(tmp_path / "a", eval={"every": 2})
     Told(endless, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     assert endless.fit().reason == "finished"
@@ -151,7 +151,7 @@ def test_without_patience_it_never_ends_early_and_at_the_end_it_is_finished(make
     assert at_the_end.fit().reason == "finished"
 
 
-def test_learning_by_heart_is_warned_of(make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_overfitting_is_reported(make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     trainer = make_trainer(tmp_path, train={"steps": 4}, eval={"every": 2})
     trainer.state.train_loss = 0.2
     trainer.state.best_loss, trainer.state.best_step = 2.5, 1
@@ -178,7 +178,7 @@ def test_a_finished_run_that_is_resumed_does_nothing(make_trainer: Make, tmp_pat
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_a_checkpoint_that_is_damaged_or_of_another_optimizer_is_not_restored(make_trainer: Make, tmp_path: Path):
+def test_checkpoints_that_are_damaged_or_of_another_optimizer_are_not_restored(make_trainer: Make, tmp_path: Path):
     make_trainer(tmp_path, train={"steps": 3}).fit()
     last = checkpoints(tmp_path)[-1]
     with pytest.raises(ValueError, match=r"optim\.name"):
@@ -191,7 +191,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_optimizer_is_not_restored(ma
         make_trainer(tmp_path).restore(last)
 
 
-def test_progress_tells_speed_and_time_left(
+def test_progress_shows_speed_and_time_left(
     make_trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("minillm.training.progress.PLAIN_INTERVAL", 0.0)

@@ -1,4 +1,4 @@
-"""A text corpus: a source's text as token ids on disk, split into training and validation."""
+"""A text corpus: token ids on disk, split into training and validation data."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
 TokenizerBuilder = Callable[[Iterable[str], Iterable[str]], "Tokenizer"]
-"""Makes a tokenizer from the training texts and the validation texts. BPE merges must be learned from the training
-texts alone; a character vocabulary covers both."""
+"""Makes a tokenizer from the training texts and the validation texts. BPE learns from the training texts alone; a
+character vocabulary covers both."""
 
 
 class Source(NamedTuple):
-    """What was read of a source."""
+    """The content of a source."""
 
     content: Any
-    """A Section of its text, or a list of examples."""
+    """A Section of text, or a list of examples."""
     fingerprint: str
     """Hash of the content."""
     notes: tuple[str, ...] = ()
@@ -51,51 +51,51 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """Where a corpus comes from, and its size."""
+    """The origin and the size of a corpus."""
 
     source: str
     fingerprint: str
     """Hash of the content of the source, and of the validation source if there is one."""
     validation_source: str | None
-    """None: validation was split off."""
+    """None: the validation data was split off the source."""
     train: SplitInfo
     validation: SplitInfo
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The data that a run trains and validates on."""
+    """The data of a run."""
 
     train: Any
-    """Tokens, or what another data set has in their place."""
+    """Tokens, or the equivalent of another kind of data set."""
     validation: Any
     tokenizer: Tokenizer
     info: CorpusInfo
     notes: tuple[str, ...] = ()
-    """What of the sources was left out, and which validation documents are in the training text too; one line each."""
+    """What was left out of the sources, and how many validation documents are also in the training text."""
 
     def validation_text_bytes(self) -> bytes:
-        """The validation text in UTF-8, documents one after another, for a compressor to be compared with."""
+        """The validation text in UTF-8, for example to compare bits per byte with a compressor."""
         return self.tokenizer.decode_bytes(self.validation.slice(0, self.validation.num_tokens))
 
     def require(self, seq_len: int) -> None:
-        """ValueError for a text of less than two training examples, with the numbers of tokens."""
+        """ValueError if there are fewer than two training examples of `seq_len` tokens."""
         split_off = self.validation.num_tokens if self.info.validation_source is None else 0
         tokens = self.train.num_tokens + split_off
         if tokens < 2 * seq_len:
             raise ValueError(
                 f"{self.info.source} has {tokens} tokens, but at least {2 * seq_len} are needed, two windows of "
-                f"{seq_len}: add text, or set data.seq_len to {max(1, tokens // 2)} or less"
+                f"{seq_len}: add text, or set data.seq_len to at most {max(1, tokens // 2)}"
             )
 
 
 def prepare(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
-    """The corpus that `config` describes, tokenized at the first call and found in the cache later.
+    """The corpus that `config` describes; tokens are cached.
 
     Args:
-        config: source, split and cache folder. If seq_len is set, the corpus must hold two windows of that length.
-        tokenizer: a finished one, or a function that makes one from the texts, in pieces to be iterated over once.
-        progress: show bars on standard error, if that is a terminal.
+        config: if seq_len is set, the corpus must have at least two windows of that length.
+        tokenizer: a tokenizer, or a function that makes one; its texts are pieces of documents and can be read once.
+        progress: show progress bars on stderr if it is a terminal.
     """
     folder = cache.cache_folder(config.cache)
     require_field_read(config)
@@ -119,7 +119,7 @@ def prepare(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, prog
 
 
 def read_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> Tokens:
-    """The whole of `source` (config.source is ignored), without a split: a text to evaluate a trained model on."""
+    """All of `source`, not split, to evaluate a trained model on. `config.source` is ignored."""
     folder = cache.cache_folder(config.cache)
     text = read_text(source, config, folder, progress=progress)
     tokens = _tokenized({"all": text.whole()}, tokenizer, folder, progress)[0]["all"]
@@ -134,11 +134,11 @@ def divide(
     hashes: Callable[[Any], np.ndarray],
     what: str,
 ) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """The contents for "train" and for "validation", of two sources or of one that is split; fingerprint and notes.
+    """The contents for "train" and for "validation", from two sources or one that is split; fingerprint and notes.
 
     Args:
-        config, read, split: names the sources; reads one; divides its content.
-        hashes: one for each document or example of a content; those on both sides are noted.
+        read, split: functions that read a source and split a content.
+        hashes: function that returns a hash for each document or example; a note counts those in both splits.
         what: "documents" or "examples".
     """
     own = read(config.source)
@@ -161,7 +161,7 @@ def prepare_examples(
     split: Callable[[list[Any]], tuple[list[Any], list[Any]]],
     tokenize: Callable[[list[Any], Tokenizer], Any],
 ) -> Corpus:
-    """Like `prepare`, for examples whose first two fields are texts; all are held in memory once."""
+    """Like `prepare`, for examples whose first two fields are texts, which are held in memory."""
     parts, fingerprint, notes = divide(config, read, split, _hashes, "examples")
     if callable(tokenizer):
         tokenizer = tokenizer(texts(parts["train"]), texts(parts["validation"]))
@@ -175,7 +175,7 @@ def prepare_examples(
 
 
 def texts(examples: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Both texts of each example in turn."""
+    """The first two fields of each example."""
     return (text for example in examples for text in example[:2])
 
 
@@ -184,7 +184,7 @@ def _hashes(examples: list[tuple[str, ...]]) -> np.ndarray:
 
 
 def require_field_read(config: DataConfig) -> None:
-    """ValueError for a field that was chosen although no source has fields."""
+    """ValueError if data.field is set but no source has fields."""
     read = [config.source, *([config.validation] if config.validation else [])]
     if config.field != DataConfig.field and not any(map(sources.has_fields, read)):
         raise ValueError(f"data.field {config.field} has no effect: {config.source} has no fields; leave it out")
@@ -193,7 +193,7 @@ def require_field_read(config: DataConfig) -> None:
 def _tokenized(
     parts: dict[str, Section], tokenizer: Tokenizer, folder: Path, progress: bool
 ) -> tuple[dict[str, Tokens], dict[str, SplitInfo]]:
-    """The tokens of each section, from the cache, and their sizes."""
+    """The tokens of each section, cached, and their sizes."""
     content = [(p.text.fingerprint, hashlib.sha256(p.spans.tobytes()).hexdigest()) for p in parts.values()]
     home = folder / f"tokens-{cache.key(list(parts), content, tokenizer.hash)}"
     facts = cache.entry(home, lambda temporary: _tokenize(parts, tokenizer, temporary, progress))
@@ -203,7 +203,6 @@ def _tokenized(
 
 
 def _tokenize(parts: dict[str, Section], tokenizer: Tokenizer, folder: Path, progress: bool) -> dict[str, Any]:
-    """Write each section to its own file."""
     total = sum(part.num_bytes for part in parts.values())
     with byte_bar("tokenizing", progress, total) as bar:
         return {name: _write(part, tokenizer, folder / f"{name}.bin", bar) for name, part in parts.items()}
@@ -222,5 +221,5 @@ def _write(section: Section, tokenizer: Tokenizer, path: Path, bar: tqdm) -> dic
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype:
-    """The smallest unsigned type that holds every id."""
+    """The smallest unsigned type for the ids."""
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")

@@ -1,12 +1,10 @@
-"""Pairs of passages for next-sentence prediction (Devlin et al. 2019, section 3.1): half follow, half do not.
+"""Pairs of passages for next-sentence prediction (Devlin et al. 2019, section 3.1).
 
-A passage is a run of tokens, not a sentence, as in the published code, which fills the sequence. A window of a document
-is cut in two at a random place in its middle half. In half of the examples the second part is then replaced by a random
-run of another document, of the same length, so that length does not give the answer away; if no other document is long
-enough, the run is shorter.
+As in the published code, a passage is a span of tokens, not a sentence. A window of a document is cut in two at a
+random position in its middle half. In half of the examples, the second part is replaced by a random span of another
+document. It has the same length, so that the length does not reveal the answer, or less if no other document is long
+enough.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -15,20 +13,19 @@ import numpy as np
 from minillm.data.loader import Tokens
 
 PAIRS = 3
-"""Third word of the seed of a pair's random choices; keeps them apart from the loader's."""
+"""Third word of the seed of a pair; makes it different from the loader's seeds."""
 
 
 class PassagePair(NamedTuple):
-    """Two passages, (A,) and (B,) int64."""
+    """Two passages, (A,) and (B,) int64; `follows` if the second directly follows the first in the text."""
 
     first: np.ndarray
     second: np.ndarray
     follows: bool
-    """Whether the second directly follows the first in the text."""
 
 
 class Pairs:
-    """One pair for each window of `seq_len` tokens, of both passages together, within a document of at least two.
+    """One pair for each window of `seq_len` tokens in a document of at least two tokens.
 
     Shorter documents give shorter pairs. The offset shifts the windows, so that every token is used in some epoch.
     """
@@ -59,7 +56,7 @@ class Pairs:
         return int(self._ends[-1])
 
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        """First token of the window and the index after its last."""
+        """[start, stop) of the window in the token stream."""
         document = self._document(window)
         start, stop = int(self._starts[document]), int(self._stops[document])
         earlier = int(self._ends[document - 1]) if document else 0
@@ -68,7 +65,6 @@ class Pairs:
         return begin, min(begin + self.seq_len, stop)
 
     def row(self, window: int, offset: int = 0) -> PassagePair:
-        """The pair; its random choices are a function of window and offset."""
         rng = np.random.default_rng([offset, window, PAIRS])
         begin, end = self.span(window, offset)
         quarter = (end - begin) // 4
@@ -78,8 +74,8 @@ class Pairs:
         return PassagePair(self._read(begin, cut), second, follows)
 
     def _elsewhere(self, document: int, length: int, rng: np.random.Generator) -> np.ndarray:
-        """`length` tokens of another document; fewer if no other is as long."""
-        first = int(np.searchsorted(self._sizes, length))  # of those long enough, perhaps this one too
+        """`length` tokens of another document; fewer if all others are shorter."""
+        first = int(np.searchsorted(self._sizes, length))  # the documents from here on are long enough
         if first == len(self._sizes) - 1:
             first = 0
         other = document

@@ -1,9 +1,8 @@
-"""Text-to-text tasks: examples of an input and a target, tokenized and mixed (Raffel et al. 2020).
+"""Text-to-text tasks: examples with an input and a target, tokenized and mixed (Raffel et al. 2020).
 
-A source has records with two text fields, or is builtin:python-tasks. The task of an example is the prefix of its
-input, `summarize` in "summarize: some text"; one without a prefix belongs to the task "". In the cache an example is
-one document, `input SEP target EOS`; no text can contain the special tokens, so they separate the two safely. Examples
-are stored in the order of their hashes, so that any range of them is a fair sample of all tasks.
+The task of an example is the prefix of its input, `summarize` in "summarize: some text"; without a prefix it is "". In
+the cache, an example is one document, `input SEP target EOS`; text never contains special tokens. Examples are sorted
+by their hashes, so that any range of them is a random sample of all tasks.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
 SPLIT_VERSION = 2
-"""Part of the fingerprint; raised when the same examples are split otherwise."""
+"""Part of the fingerprint; increase it when the same examples are split differently."""
 
 
 def read_examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Example]:
-    """The examples of a source, raising like `sources.read_records`; those with an empty side are only counted."""
+    """The examples of a source, except those with an empty input or target, which are only counted."""
     if source == TASKS:
         yield from python_tasks()
         return
     if source.startswith(sources.BUILTIN):
-        raise ValueError(f"{source} holds no text-to-text examples: give {TASKS}, or data with an input and a target")
+        raise ValueError(f"{source} has no text-to-text examples: give {TASKS}, or data with an input and a target")
     columns = {"data.input_field": config.input_field, "data.target_field": config.target_field}
     for record in sources.read_records(source, columns):
         text, target = record.text(config.input_field), record.text(config.target_field)
@@ -51,7 +50,7 @@ def read_examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Exa
 
 
 def fingerprint(source: str, config: DataConfig) -> str:
-    """Hash of the content that `read_examples` would give."""
+    """Hash of the content that `read_examples` would return."""
     if source == TASKS:
         return cache.key("python-tasks", VERSION, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
     return sources.fingerprint(source, f"{config.input_field} {config.target_field}")
@@ -74,7 +73,7 @@ def prepare_tasks(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *
 
 
 def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> TaskTokens:
-    """All examples of `source`, without a split, to evaluate a trained model on."""
+    """All examples of `source`, not split, to evaluate a trained model on."""
     folder = cache.cache_folder(config.cache)
     read = cached_examples(source, config, folder, progress)
     tokens = _tokenized(read.content, tokenizer, folder, progress)
@@ -83,7 +82,7 @@ def read_task_tokens(source: str, config: DataConfig, tokenizer: Tokenizer, *, p
 
 
 def cached_examples(source: str, config: DataConfig, folder: Path, progress: bool) -> Source:
-    """The list of a source's examples, read at the first call and found in the cache later."""
+    """The examples of a source, cached."""
     limit, key = config.max_documents, fingerprint(source, config)
 
     def make(temporary: Path) -> dict[str, Any]:
@@ -109,7 +108,6 @@ def _line(example: Example) -> str:
 
 
 def _tokenized(examples: list[Example], tokenizer: Tokenizer, folder: Path, progress: bool) -> TaskTokens:
-    """The tokens of the examples, from the cache."""
     names = tuple(sorted({task_of(example.input) for example in examples}))
     content = hashlib.sha256("".join(map(_line, examples)).encode()).hexdigest()
     home = folder / f"tasks-{cache.key(content, tokenizer.hash)}"
@@ -128,21 +126,21 @@ def _tokenized(examples: list[Example], tokenizer: Tokenizer, folder: Path, prog
 
 
 class TaskTokens(Tokens):
-    """The examples of one split, documents `input SEP target EOS`; `task_of` is (D,) their indices into `tasks`."""
+    """The examples of one split, documents `input SEP target EOS`; `task_of` is (D,) indices into `tasks`."""
 
     def __init__(self, ids: np.ndarray, eos_id: int, tasks: tuple[str, ...], task_of: np.ndarray):
         super().__init__(ids, eos_id)
         self.tasks, self.task_of = tasks, task_of
 
     def lengths(self, sep_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(D,) tokens of each input, and of each target with its EOS."""
+        """(D,) number of tokens of each input, and of each target with its EOS."""
         bounds = np.append(self.document_starts, self.num_tokens)
         parted = np.flatnonzero(self.slice(0, self.num_tokens) == sep_id)
         return parted - bounds[:-1], bounds[1:] - parted - 1
 
 
 class TaskRows:
-    """The examples in order, each once; only those of `task` if it is given, and only the first `limit` of them."""
+    """The examples in order, or only the first `limit` of them, or only those of `task`."""
 
     def __init__(self, tokens: TaskTokens, task: str | None = None, limit: int | None = None):
         self.tokens = tokens
@@ -152,7 +150,7 @@ class TaskRows:
 
     @property
     def seq_len(self) -> int:
-        """Tokens in an example on average, input and target together."""
+        """Average number of tokens in an example, input and target together."""
         return max(1, self.tokens.num_tokens // len(self.tokens.task_of))
 
     @property
@@ -163,23 +161,22 @@ class TaskRows:
         return len(self.documents)
 
     def document(self, window: int, offset: int) -> int:
-        """The document that a row shows."""
         return int(self.documents[window])
 
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        """First token of the document, and the index after its EOS."""
+        """[start, stop) of the document in the token stream, EOS included."""
         document = self.document(window, offset)
         return int(self.bounds[document]), int(self.bounds[document + 1])
 
     def row(self, window: int, offset: int = 0) -> np.ndarray:
-        """The ids of a document, int64."""
         return self.tokens.slice(*self.span(window, offset)).astype(np.int64)
 
 
 class Mixture(TaskRows):
-    """As many rows in an epoch as there are examples; each task gets its share, and the offset says which examples.
+    """Gives each task its share of an epoch, which has as many rows as there are examples.
 
-    A task with fewer examples than its share (see data.mixing) repeats them; one with more leaves some out.
+    A task with fewer examples than its share repeats them. One with more uses only some of them; the offset decides
+    which. `mixing` and `temperature` are data.mixing and data.mixing_temperature.
     """
 
     def __init__(
@@ -196,7 +193,6 @@ class Mixture(TaskRows):
         self.ends = np.round(shares / shares[-1] * len(self)).astype(np.int64)
 
     def document(self, window: int, offset: int) -> int:
-        """The next example of the task whose share contains the window."""
         task = int(np.searchsorted(self.ends, window, side="right"))
         first = int(self.ends[task - 1]) if task else 0
         return int(self.members[task][(offset + window - first) % len(self.members[task])])

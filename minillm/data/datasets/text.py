@@ -1,4 +1,4 @@
-"""A source's text, read once and written to the cache, where it is split and tokenized in bounded memory."""
+"""A source's text in the cache, from where it is split and tokenized in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from minillm.data.sources.files import CHUNK_BYTES, Piece
 from minillm.data.sources.records import Tally
 
 READING = 2
-"""Part of the cache's keys; raised when the same source gives other text or other notes."""
+"""Part of the cache's keys; increase it when the same source gives different text or notes."""
 
 DOCUMENTS = np.dtype([("end", "<i8"), ("chars", "<i8"), ("hash", "<u8")])
-"""For each document: the byte after its last, its length in characters, 64 bits of its hash."""
+"""For each document: the offset of its end in bytes, its length in characters, a 64-bit hash."""
 
 _BEFORE_SPACE = re.compile(r"(?s:.*)[^\W_](?=\s)")
 
 
 @dataclass(frozen=True)
 class Text:
-    """All documents of a source, one after another in one UTF-8 file."""
+    """All documents of a source, concatenated in one UTF-8 file."""
 
     path: Path
     documents: np.ndarray
@@ -37,37 +37,35 @@ class Text:
     fingerprint: str
     """Hash of the source's content."""
     notes: tuple[str, ...] = ()
-    """What of the source was left out and why, one line each."""
+    """What was left out of the source and why, one line each."""
 
     @property
     def spans(self) -> np.ndarray:
-        """(D, 2) first byte of each document and the byte after its last."""
+        """(D, 2) [start, stop) of each document in bytes."""
         ends = self.documents["end"]
         return np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1)
 
     def whole(self) -> Section:
-        """All documents."""
         return Section(self, self.spans)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A split: some of a text's documents; the split may have cut the first or the last of them."""
+    """Some of a text's documents; a split may have cut the first or the last one."""
 
     text: Text
     spans: np.ndarray
-    """(N, 2) first byte of each document and the byte after its last."""
+    """(N, 2) [start, stop) of each document in bytes."""
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of the text."""
         return int((self.spans[:, 1] - self.spans[:, 0]).sum())
 
     def pieces(self) -> Iterator[Piece]:
         """The documents, long ones in pieces.
 
-        A piece ends between a letter or digit and a space or line break if it contains such a place. Byte, character
-        and the known BPE tokenizers never join these two, so the pieces' tokens are those of the whole document.
+        A piece ends between a letter or digit and white space, if it contains such a position. Byte, character and the
+        known BPE tokenizers never merge across it, so the pieces' tokens are those of the whole document.
         """
         with self.text.path.open("rb") as file:
             for start, stop in self.spans.tolist():
@@ -83,12 +81,12 @@ class Section:
                 yield Piece(pending, last=True)
 
     def texts(self) -> Iterator[str]:
-        """The text of the pieces, without the ends of documents."""
+        """The text of the pieces."""
         return (piece.text for piece in self.pieces())
 
 
 def read_text(source: str, config: DataConfig, folder: Path, *, progress: bool = False) -> Text:
-    """The text of a source, read at the first call and found in the cache later; ValueError if it is empty."""
+    """The text of a source, cached; ValueError if it is empty."""
     limit = config.max_documents
     fingerprint = sources.fingerprint(source, config.field)
 
@@ -109,7 +107,7 @@ def read_text(source: str, config: DataConfig, folder: Path, *, progress: bool =
 def _write(
     pieces: Iterable[Piece], path: Path, tally: Tally, *, limit: int | None, progress: bool
 ) -> list[tuple[int, int, int]]:
-    """The documents that are not empty, one after another into one file; returns the values of DOCUMENTS."""
+    """Concatenate the documents that are not empty into one file; returns the values of DOCUMENTS."""
     documents: list[tuple[int, int, int]] = []
     end, chars, digest = 0, 0, hashlib.blake2b(digest_size=8)
     with path.open("wb") as file, byte_bar("reading", progress) as bar:
@@ -133,11 +131,11 @@ def _write(
 
 
 def byte_bar(what: str, progress: bool, total: int | None = None) -> tqdm:
-    """A bar that counts bytes, on standard error if that is a terminal; `progress` false: none."""
+    """A progress bar in bytes, on stderr if it is a terminal and `progress` is true."""
     return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None if progress else True, leave=False)
 
 
 def _cut(text: str) -> int:
-    """Where a piece may end without changing the tokens; else after the last line break; else at its end."""
+    """Where a piece can end without changing the tokens; else after the last line break; else at the end."""
     match = _BEFORE_SPACE.match(text)
     return match.end() if match else text.rfind("\n") + 1 or len(text)

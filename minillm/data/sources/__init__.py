@@ -1,6 +1,4 @@
-"""From the name of a source to its documents and records: file, folder, glob, hub or builtin."""
-
-from __future__ import annotations
+"""Reads documents and records from a source: a file, folder, glob, hub data set or builtin."""
 
 import glob
 import hashlib
@@ -15,24 +13,25 @@ from minillm.data.sources.hub import find_dataset, read_hub
 from minillm.data.sources.records import READERS, Columns, Record, counted, ending
 
 BUILTIN, HUB = "builtin:", "hf:"
-"""Prefixes of the names of sources that are not paths."""
+"""Prefixes of sources that are not paths."""
 RECORD_FILES = "records in .jsonl (one a line), .json (an array), .csv, .tsv or .parquet"
 
 
 def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
-    """The documents of a source, always in the same order; long ones in several pieces, so that no file need fit in
-    memory, and empty documents and null texts as an empty piece, so that they can be counted.
+    """The documents of a source in a fixed order, in pieces of bounded size. An empty document is an empty piece.
 
-    A text file is one document. A folder is read with all its subfolders, sorted by name; hidden files, empty files
-    and files of other formats are left out, and so they are of a glob. A record is a document.
+    A text file is one document, and so is a record. Folders are read with all subfolders, sorted by name. Hidden files,
+    empty files and files in other formats are left out of folders and globs.
 
     Args:
-        source: as data.source says.
-        field: where the text is in a source with fields.
+        source: text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME, hf:NAME/CONFIG or
+            builtin:NAME.
+        field: name of the field with the text, in sources with fields.
 
     Raises:
-        ValueError: it is empty, of another format, not UTF-8 or damaged, or has no such field.
-        OSError: it is not there or cannot be read, or the hub cannot be reached.
+        FileNotFoundError: there is no such file, folder or match.
+        ValueError: the source is empty, damaged, not UTF-8, in another format, or lacks the field.
+        OSError: a file cannot be read, or the hub cannot be reached.
     """
     if source.startswith(BUILTIN):
         yield from (Piece(text, last=True) for text in _builtin(source)())
@@ -45,15 +44,15 @@ def read_pieces(source: str, field: str = "text") -> Iterator[Piece]:
 
 
 def read_records(source: str, columns: Columns) -> Iterator[Record]:
-    """The records of any source but text files and builtins; `columns` are setting -> the column that it names."""
+    """The records of a source; ValueError for text files. `columns` maps settings to the columns that they name."""
     for path, records in _readers(source, columns):
         if records is None:
-            raise ValueError(f"{path} has no fields: give text-to-text examples as {RECORD_FILES}")
+            raise ValueError(f"{path} has no fields: give examples as {RECORD_FILES}")
         yield from records
 
 
 def _readers(source: str, columns: Columns) -> Iterator[tuple[Path, Iterator[Record] | None]]:
-    """Each file of a source and its records, None for plain text; a data set on the hub counts as one file."""
+    """Each file of a source with its records, or None for plain text. A hub data set counts as one file."""
     if (name := hub_name(source)) is not None:
         yield Path(name), read_hub(find_dataset(name), columns)
         return
@@ -63,25 +62,25 @@ def _readers(source: str, columns: Columns) -> Iterator[tuple[Path, Iterator[Rec
 
 
 def has_fields(source: str) -> bool:
-    """Whether the text is one field among others, at least in some files of the source."""
+    """Whether any file of the source has fields."""
     if source.startswith(BUILTIN):
         return False
     return hub_name(source) is not None or any(map(ending, find_files(source)[0]))
 
 
 def left_out(source: str) -> tuple[str, ...]:
-    """Which files of a folder or glob are not read, and why: at most one line."""
+    """At most one line that says which files of a folder or glob are not read, and why."""
     return () if source.startswith(BUILTIN) or hub_name(source) is not None else find_files(source)[1]
 
 
 def fingerprint(source: str, field: str = "text") -> str:
-    """Hexadecimal hash of the content that `read_pieces` would give, without parsing it."""
+    """Hexadecimal hash of the content that `read_pieces` would return, without parsing it."""
     if source.startswith(BUILTIN):
         name = _builtin(source).__name__
         return _digest([(name, path) for path in library_files()])
     if (name := hub_name(source)) is not None:
         return hashlib.sha256(repr((find_dataset(name), field)).encode()).hexdigest()
-    # how a file is read, in words that must never change: they are part of the fingerprints that runs keep
+    # the words for a file's format must never change: they are part of the fingerprints that runs keep
     forms = {path: ending(path) for path in find_files(source)[0]}
     return _digest(
         [("read_plain" if form is None else f"read_{form.split('.')[1]} {field}", path) for path, form in forms.items()]
@@ -89,7 +88,7 @@ def fingerprint(source: str, field: str = "text") -> str:
 
 
 def _digest(parts: list[tuple[str, Path]]) -> str:
-    """Hash of the files' contents, each with the word that stands before it."""
+    """Hash of the words and the files' contents."""
     digest = hashlib.sha256()
     for form, path in parts:
         with path.open("rb") as file:
@@ -104,13 +103,13 @@ def _builtin(source: str) -> Callable[[], Iterator[str]]:
 
 
 def hub_name(source: str) -> str | None:
-    """The name after hf:, unless it names something on this machine, which comes first."""
+    """The name after hf:, or None for other sources. A file or folder of that name on this machine has precedence."""
     name = source.removeprefix(HUB)
     return None if name == source or (name and Path(name).expanduser().exists()) else name
 
 
 def find_files(source: str) -> tuple[list[Path], tuple[str, ...]]:
-    """The files behind a file, folder or glob, sorted, and at most one line on what else was there and is left out."""
+    """The files of a file, folder or glob, sorted, and at most one line about what is left out."""
     source = source.removeprefix(HUB)
     path = Path(source).expanduser()
     if path.is_file():
@@ -119,7 +118,7 @@ def find_files(source: str) -> tuple[list[Path], tuple[str, ...]]:
         return [path], ()
     hidden: list[Path] = []
     if path.is_dir() and source:  # an empty name does not mean the working directory
-        paths, wanted = _walk(path, hidden), f"folder {path} holds no text files"
+        paths, wanted = _walk(path, hidden), f"folder {path} has no text files"
     elif glob.has_magic(source):
         paths, wanted = map(Path, glob.glob(str(path), recursive=True)), f"no text file matches {source}"
     else:
@@ -142,7 +141,7 @@ def find_files(source: str) -> tuple[list[Path], tuple[str, ...]]:
 
 
 def _walk(folder: Path, hidden: list[Path]) -> Iterator[Path]:
-    """The files of a folder and its subfolders; those that are hidden, and hidden folders, go into the list."""
+    """The files of a folder and its subfolders. Hidden files and folders are added to `hidden` instead."""
     for parent, folders, names in os.walk(folder):
         hidden += (Path(parent, name) for name in (*folders, *names) if name.startswith("."))
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,9 +1,7 @@
-"""Text that comes with every CPython: real English prose and real source code without a download.
+"""Text that comes with CPython: English prose and source code that need no download.
 
-It differs a little from one Python release to the next, so compare results only between equal fingerprints.
+It differs a little between Python releases, so compare results only if their fingerprints are equal.
 """
-
-from __future__ import annotations
 
 import ast
 import hashlib
@@ -18,30 +16,30 @@ from pathlib import Path
 from minillm.data.sources.deduplicate import deduplicate
 
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-"""Folders that hold no standard library source, or only its tests."""
+"""Folders without source of the standard library, or with only its tests."""
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def library_files() -> list[Path]:
-    """The standard library's source files without its tests, sorted; FileNotFoundError where there are none."""
+    """The standard library's source files without its tests, sorted; FileNotFoundError if there are none."""
     root = Path(sysconfig.get_path("stdlib"))
     found: list[Path] = []
     for parent, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in NOT_LIBRARY]
         found += (Path(parent, name) for name in names if name.endswith(".py"))
     if not found:
-        raise FileNotFoundError(f"no library source in {root}: this Python comes without it, so give a text file")
+        raise FileNotFoundError(f"no library source in {root}: this Python comes without it; give a text file")
     return sorted(found)
 
 
 def group_of(source: str) -> str:
-    """A name of a source file by its content, the same on any machine."""
+    """A name for a source file: a hash of its content."""
     return hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def class_of(token: tokenize.TokenInfo) -> str | None:
-    """A token's class: keyword, name, number, operator or string; None for what is only layout."""
+    """A token's class: keyword, name, number, operator or string; None for comments and layout."""
     if token.type == tokenize.NAME:
         return "keyword" if keyword.iskeyword(token.string) else "name"
     return {tokenize.NUMBER: "number", tokenize.OP: "operator", tokenize.STRING: "string"}.get(token.type)
@@ -53,7 +51,7 @@ def python_stdlib() -> Iterator[str]:
 
 
 def python_docs() -> Iterator[str]:
-    """Language reference topics, then each library file's docstrings, without repeated paragraphs."""
+    """The topics of the language reference, then each library file's docstrings, without repeated paragraphs."""
     return deduplicate(_all_docs())
 
 
@@ -88,7 +86,6 @@ def docstrings(node: ast.Module | Definition) -> Iterator[str]:
 
 
 def read_source(path: Path) -> str:
-    """The text of a source file in the encoding that it declares (PEP 263)."""
     with tokenize.open(path) as file:
         return file.read()
 

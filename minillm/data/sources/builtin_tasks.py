@@ -1,4 +1,4 @@
-"""Text-to-text tasks from the files of every CPython, and two small ones with one right answer.
+"""Text-to-text tasks: three made from Python's standard library, and two synthetic ones with one correct answer.
 
     summarize python: <a function without its docstring>   ->  the docstring's first paragraph
     tag python: <a line of code>                            ->  the class of each of its tokens
@@ -6,17 +6,15 @@
     reverse: <a short word or some digits>                  ->  the same characters in reverse order
     add: <three digits> + <three digits>                    ->  the sum, last digit first
 
-A sum is written in the order in which it is computed by hand, ones, tens, hundreds: 579 is "975". Each digit then
-depends only on the digits above it and the carry, whereas the first digit of "579" depends on the whole sum (Lee et al.
-2023, "Teaching arithmetic to small transformers").
+Sums are written in the order in which they are computed by hand: 579 is "975". Each digit then depends only on two
+digits and the carry, whereas the first digit of "579" depends on the whole sum (Lee et al. 2023, "Teaching arithmetic
+to small transformers").
 
-The task `words` is there to support the summaries, which mostly repeat a function's name: five thousand summaries alone
-do not teach a small model to copy from the source, and it writes fluent sentences about something else.
+`words` supports the summaries, which mostly repeat a function's name: the summaries alone are too few to teach a small
+model to copy from the source.
 
 The first three tasks differ a little between Python releases; the last two are the same everywhere.
 """
-
-from __future__ import annotations
 
 import ast
 import io
@@ -35,9 +33,9 @@ from minillm.data.sources.records import Example
 
 NAME = "builtin:python-tasks"
 VERSION = 4
-"""Part of the fingerprint; raised when the same Python gives other examples."""
+"""Part of the fingerprint; increase it when the same Python gives different examples."""
 MAX_SOURCE, MAX_SUMMARY, MAX_LINE = 2000, 200, 72
-"""Characters of a function, of a docstring's first paragraph and of a single line; longer ones are left out."""
+"""Maximum characters of a function, of a docstring's first paragraph and of a single line."""
 NUM_REVERSE, NUM_ADD = 40_000, 40_000
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -47,7 +45,6 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 
 def python_tasks() -> Iterator[Example]:
-    """All five tasks, one after another."""
     yield from _without_repeats(_from_library())
     yield from reverse()
     yield from add()
@@ -61,9 +58,7 @@ def _from_library() -> Iterator[Example]:
 
 
 def _without_repeats(examples: Iterator[Example]) -> Iterator[Example]:
-    """The examples without those whose input occurred before; of summaries, also those whose target or most of whose
-    input did.
-    """
+    """Drops examples whose input occurred before, and summaries whose target or most of whose input did."""
     inputs: set[str] = set()
     targets: set[str] = set()
     seen: set[int] = set()
@@ -82,7 +77,7 @@ def _without_repeats(examples: Iterator[Example]) -> Iterator[Example]:
 
 
 def summaries(source: str, *, group: str) -> Iterator[Example]:
-    """Each function that has a docstring and a body, and the docstring's first paragraph on one line."""
+    """Each function with a docstring and a body, and the docstring's first paragraph as one line."""
     lines = source.splitlines()
     for node in _functions(source):
         first = node.body[0]
@@ -90,7 +85,7 @@ def summaries(source: str, *, group: str) -> Iterator[Example]:
         if not 10 <= len(summary) <= MAX_SUMMARY or len(node.body) < 2:
             continue
         if first.lineno == node.lineno or node.body[1].lineno == first.end_lineno:
-            continue  # on one line with other code
+            continue  # the docstring shares a line with other code
         code = lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno : node.end_lineno]
         text = textwrap.dedent("\n".join(line.rstrip() for line in code)).strip("\n")
         if len(text) <= MAX_SOURCE:
@@ -98,7 +93,7 @@ def summaries(source: str, *, group: str) -> Iterator[Example]:
 
 
 def tags(source: str, *, group: str) -> Iterator[Example]:
-    """One line of each function, and the class of each token in it: keyword, name, op, number, string."""
+    """One line of each function, and the class of each of its tokens: keyword, name, op, number, string."""
     lines = source.splitlines()
     for node in _functions(source):
         middle = node.body[len(node.body) // 2]
@@ -117,7 +112,7 @@ def words(source: str, *, group: str) -> Iterator[Example]:
 
 
 def token_classes(line: str) -> list[str]:
-    """The class of each token of a line of code; none if the line alone is not valid code."""
+    """The class of each token of a line of code; empty if the line alone is not valid code."""
     try:
         found = map(class_of, tokenize.generate_tokens(io.StringIO(line).readline))
         return ["op" if name == "operator" else name for name in found if name]
@@ -126,7 +121,7 @@ def token_classes(line: str) -> list[str]:
 
 
 def reverse() -> Iterator[Example]:
-    """Distinct random strings of 3 to 8 letters or digits, and their reverse."""
+    """Distinct random strings of 3 to 8 letters or digits, reversed."""
     rng = np.random.default_rng(1)
     words: set[str] = set()
     while len(words) < NUM_REVERSE:
@@ -138,7 +133,7 @@ def reverse() -> Iterator[Example]:
 
 
 def add() -> Iterator[Example]:
-    """Distinct pairs of three-digit numbers, and their sum with the last digit first."""
+    """Distinct pairs of three-digit numbers, and their sums with the last digit first."""
     pairs = np.random.default_rng(2).choice(900 * 900, NUM_ADD, replace=False)
     for pair in pairs.tolist():
         a, b = 100 + pair // 900, 100 + pair % 900
@@ -147,5 +142,5 @@ def add() -> Iterator[Example]:
 
 @lru_cache(maxsize=1)
 def _functions(source: str) -> list[Function]:
-    """The functions of a module, including nested ones; none if it does not parse."""
+    """The functions of a module, including nested ones; empty if it does not parse."""
     return [node for node in ast.walk(parse_python(source)) if isinstance(node, Function)]

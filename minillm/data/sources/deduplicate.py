@@ -1,11 +1,9 @@
 """Removes near-duplicate paragraphs.
 
-Texts are compared by their shingles, all runs of eight words (Broder 1997, "On the resemblance and containment of
-documents"). The hashes of all shingles are kept rather than a sample of them, so the comparison is exact up to 32-bit
-hash collisions, and suited to a few megabytes of text.
+Texts are compared by their shingles, all sequences of eight consecutive words (Broder 1997, "On the resemblance and
+containment of documents"). The hashes of all shingles are kept instead of a sample, so the comparison is exact up to
+32-bit hash collisions, and suited to a few megabytes of text.
 """
-
-from __future__ import annotations
 
 import re
 import zlib
@@ -13,23 +11,22 @@ from collections.abc import Iterable, Iterator
 
 SHINGLE_WORDS = 8
 MAX_SEEN = 0.5
-"""Share of a paragraph's shingles that may have been seen before."""
+"""Maximum fraction of a paragraph's shingles that may have occurred before."""
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 def shingles(paragraph: str) -> set[int]:
-    """Hashes of all runs of SHINGLE_WORDS words; none for a shorter paragraph."""
+    """Hashes of all sequences of SHINGLE_WORDS words; empty for a shorter paragraph."""
     words = paragraph.split()
     runs = (words[i : i + SHINGLE_WORDS] for i in range(len(words) - SHINGLE_WORDS + 1))
     return {zlib.crc32(" ".join(run).encode()) for run in runs}
 
 
 def deduplicate(documents: Iterable[str]) -> Iterator[str]:
-    """The documents without paragraphs that mostly repeat earlier ones, of any document.
+    """Drops paragraphs that mostly repeat earlier paragraphs of any document, and documents without a new paragraph.
 
-    A paragraph too short to have a shingle, such as a heading or a line of code, is kept or dropped with the paragraph
-    before it. A document in which no paragraph is new is dropped.
+    A paragraph too short for a shingle, such as a heading, is kept if the paragraph before it is.
     """
     seen: set[int] = set()
     for document in documents:

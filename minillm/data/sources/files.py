@@ -1,6 +1,4 @@
-"""Text files: which files hold text, and their text in bounded memory."""
-
-from __future__ import annotations
+"""Recognizes text files and reads them in bounded memory."""
 
 import codecs
 import re
@@ -9,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CHUNK_BYTES = 1 << 20
-"""How much of a long document is read, and tokenized, at once."""
+"""Maximum size of the pieces in which documents are read and tokenized."""
 
 NOT_TEXT = re.compile(r"\.(7z|bz2|docx|epub|gif|gz|jpe?g|mp3|od[pst]|pdf|png|pptx|rar|rtf|xlsx|xz|zip|zst)$", re.I)
-"""Formats that are not plain text although their first bytes may look like it."""
+"""Formats that are not plain text, although their first bytes may look like it."""
 UNCHECKED = (".parquet", ".jsonl.gz", ".ndjson.gz")
-"""Endings of formats that hold text and whose files are binary."""
+"""Binary formats that contain text."""
 _RECORDS = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
@@ -27,7 +25,7 @@ class Piece(NamedTuple):
 
 
 def why_not_text(path: Path) -> str | None:
-    """Why no text can be read from a file, judged by its name and its first bytes; None if it can be."""
+    """Why a file is not text, judging by its name and its first bytes; None if it is."""
     name = path.name.lower()
     if path.stat().st_size == 0:
         return "empty"
@@ -37,7 +35,7 @@ def why_not_text(path: Path) -> str | None:
         return f"not text ({path.suffix.lower()})"
     with path.open("rb") as file:
         start = file.read(8192)
-    # Git's test. UTF-16 has zero bytes too, but counts as text, to be refused with the advice to convert it.
+    # Git's test. UTF-16 also has zero bytes, but counts as text, so that the error says to convert it.
     if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "binary"
     if name.endswith(".json") and not _RECORDS.match(start):
@@ -46,7 +44,7 @@ def why_not_text(path: Path) -> str | None:
 
 
 def read_plain(path: Path) -> Iterator[Piece]:
-    """A text file is one document. Its line ends are kept as they are; a byte order mark is dropped."""
+    """The pieces of a text file, which is one document. Line endings are kept; a byte order mark is dropped."""
     decoder, position = codecs.getincrementaldecoder("utf-8-sig")(), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -61,6 +59,5 @@ def _decode(decoder: Any, chunk: bytes, path: Path, position: int, *, final: boo
     try:
         return decoder.decode(chunk, final)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {position - held + error.start}: {error.reason}): convert it to UTF-8"
-        ) from None
+        where = f"byte {position - held + error.start}"
+        raise ValueError(f"{path} is not UTF-8 ({where}: {error.reason}): convert it to UTF-8") from None

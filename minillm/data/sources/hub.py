@@ -1,10 +1,8 @@
-"""Records of a data set on the Hugging Face hub, streamed; and models, downloaded whole.
+"""Streams data sets from the Hugging Face hub and downloads models.
 
-First comes one request with a time limit, since the hub's libraries retry for most of a minute if it cannot be
-reached. The answer names the newest revision, which is then read and is the fingerprint.
+The first request has a time limit, because the hub's libraries retry for most of a minute if the hub cannot be reached.
+Its answer is the newest revision, which serves as the fingerprint.
 """
-
-from __future__ import annotations
 
 import re
 import threading
@@ -22,8 +20,6 @@ TIMEOUT = 2.0
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A data set as the hub knows it."""
-
     repo: str
     config: str | None
     revision: str
@@ -37,7 +33,7 @@ def find_dataset(name: str) -> HubDataset:
     """The data set named NAME, OWNER/NAME, NAME/CONFIG or OWNER/NAME/CONFIG, and its newest revision."""
     parts = name.split("/")
     if not all(parts) or len(parts) > 3:
-        raise ValueError(f"hf:{name} is not a data set's name: give hf:NAME, hf:OWNER/NAME or hf:OWNER/NAME/CONFIG")
+        raise ValueError(f"hf:{name} does not name a data set: give hf:NAME, hf:OWNER/NAME or hf:OWNER/NAME/CONFIG")
     readings: list[tuple[str, str | None]] = [("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)]
     if len(parts) == 2:
         readings.append((parts[0], parts[1]))
@@ -48,7 +44,7 @@ def find_dataset(name: str) -> HubDataset:
 
 
 def read_hub(dataset: HubDataset, columns: Columns) -> Iterator[Record]:
-    """The records of the train split, in order; ValueError for a configuration, split or field that is not there."""
+    """The records of the train split; ValueError if there is no such configuration, split or field."""
     for number, row in enumerate(_rows(dataset), start=1):
         yield pick(row, columns, f"hf:{dataset.repo} row {number}")
 
@@ -64,7 +60,12 @@ def _rows(dataset: HubDataset) -> Iterator[dict[str, Any]]:
 
 
 def fetch_model(name: str) -> Path:
-    """The folder with the files of the model NAME or OWNER/NAME, downloaded or found in the hub's own cache."""
+    """Folder with the files of the model NAME or OWNER/NAME, downloaded or from the hub's own cache.
+
+    Raises:
+        ValueError: there is no such model, or this user may not read it.
+        OSError: the hub does not answer within TIMEOUT, or the connection breaks.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -80,7 +81,7 @@ def fetch_model(name: str) -> Path:
         raise
     if revision is None:
         raise ValueError(f"{name} is neither a folder here nor a public model on the hub: check the name")
-    # a repository often has the same weights in several formats; pickled ones are downloaded only if there is no other
+    # a repository often has the weights in several formats; pickled ones are downloaded only if there are no others
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
     if not any(folder.glob("*.safetensors")):
         snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"])
@@ -88,7 +89,7 @@ def fetch_model(name: str) -> Path:
 
 
 def _revision(repo: str, kind: Literal["dataset", "model"] = "dataset") -> str | None:
-    """Newest commit; None if there is no such repository. Asks in a thread: looking up a host has no time limit."""
+    """Newest commit; None if there is no such repository. Uses a thread, because a DNS lookup has no time limit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -99,7 +100,7 @@ def _revision(repo: str, kind: Literal["dataset", "model"] = "dataset") -> str |
             answer["revision"] = HfApi().repo_info(repo, repo_type=kind, timeout=TIMEOUT).sha
         except RepositoryNotFoundError:
             answer["revision"] = None
-        except Exception as error:  # of whichever HTTP library the hub's client uses
+        except Exception as error:  # its type depends on the client's HTTP library
             answer["error"] = error
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -107,7 +108,5 @@ def _revision(repo: str, kind: Literal["dataset", "model"] = "dataset") -> str |
     thread.join(TIMEOUT)
     if "revision" not in answer:
         reason = str(answer.get("error", "")).partition("\n")[0] or f"no answer in {TIMEOUT:.0f} seconds"
-        raise OSError(
-            f"cannot reach the Hugging Face hub for hf:{repo} ({reason}): give a local file or folder instead"
-        )
+        raise OSError(f"cannot reach the Hugging Face hub for hf:{repo} ({reason}): give a local file or folder")
     return answer["revision"]

@@ -1,10 +1,8 @@
-"""Records of several fields, one reader for each file format: .jsonl, .json, .csv, .tsv and .parquet.
+"""Readers for files with records: .jsonl, .json, .csv, .tsv and .parquet, all but .json in bounded memory.
 
-All but .json are read in bounded memory. Each reader takes the columns that are wanted, as setting -> name of the
-column (`{"data.field": "text"}`), so that an error can name the setting; it yields one Record a line or row.
+A reader takes the columns to read as setting -> name of the column (`{"data.field": "text"}`), so that an error can
+name the setting.
 """
-
-from __future__ import annotations
 
 import codecs
 import csv
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MAX_FIELD = 64 << 20
-"""Characters in a field of a .csv or .tsv file, at most: a quote that is never closed is noticed there."""
+"""Maximum characters in a field of a .csv or .tsv file; a field with an unclosed quote exceeds it."""
 
 Columns = Mapping[str, str]
 
@@ -31,10 +29,10 @@ class Record(NamedTuple):
 
     fields: Mapping[str, Any]
     where: str
-    """Names it in an error, as "my.jsonl line 12"."""
+    """Names the record in an error message, such as "my.jsonl line 12"."""
 
     def text(self, field: str) -> str:
-        """The text in a field that was asked for; "" for null. ValueError if it is anything but text."""
+        """The text in a field; "" for null. ValueError for any other value."""
         value = self.fields[field]
         if value is None:
             return ""
@@ -56,30 +54,30 @@ class Example(NamedTuple):
     """With the task's prefix: `add: 123 + 456`."""
     target: str
     group: str
-    """Examples of one group are never split between training and validation."""
+    """The split keeps the examples of a group together."""
 
 
 def task_of(text: str) -> str:
-    """The task that an input belongs to: the short text before its first colon, if a blank follows; "" for none."""
+    """The task of an input: the short text before its first colon, if white space follows; else ""."""
     match = _PREFIX.match(text)
     return match[1] if match else ""
 
 
 class Tally:
-    """How many documents or examples there were, and why some of them were passed over."""
+    """Counts documents or examples, and those that were left out, by reason."""
 
     def __init__(self, what: str) -> None:
         self.what, self.total, self.reasons = what, 0, Counter[str]()
 
     def keeps(self, **parts: str) -> bool:
-        """Count one example; false, with its first empty part as the reason, where it has one."""
+        """Count an example; false if a part of it is empty."""
         self.total += 1
         empty = [f"empty {name}" for name, part in parts.items() if not part]
         self.reasons.update(empty[:1])
         return not empty
 
     def notes(self) -> list[str]:
-        """One line, such as "45 of 95 examples passed over: empty target"; none if nothing was passed over."""
+        """One line, such as "45 of 95 examples passed over: empty target"; empty if nothing was left out."""
         passed = self.reasons.total()
         why = ", ".join(self.reasons) if len(self.reasons) < 2 else counted(self.reasons)
         return [f"{passed:,} of {self.total:,} {self.what} passed over: {why}"] if passed else []
@@ -91,18 +89,17 @@ def counted(reasons: Mapping[str, int]) -> str:
 
 
 def ending(path: Path) -> str | None:
-    """The key in READERS for a file of this name; None for plain text, which has no fields."""
+    """The key in READERS for a file; None for plain text."""
     return next((known for known in READERS if path.name.lower().endswith(known)), None)
 
 
 def pick(fields: Mapping[str, Any], columns: Columns, where: str) -> Record:
-    """A record that has the columns; ValueError if one is missing."""
     require_columns(fields, columns, where)
     return Record(fields, where)
 
 
 def require_columns(names: Iterable[str], columns: Columns, where: str) -> None:
-    """ValueError for a column that is not there; it names those that are and the setting to choose one with."""
+    """ValueError for a missing column; it names the existing ones and the setting."""
     for setting, column in columns.items():
         if column not in names:
             known = ", ".join(names) or "none"
@@ -111,7 +108,7 @@ def require_columns(names: Iterable[str], columns: Columns, where: str) -> None:
 
 
 def read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
-    """One JSON object a line, gzip-compressed or not; blank lines are not counted as records."""
+    """One JSON object per line, gzip-compressed or not; blank lines are ignored."""
     number, name = 0, str(path)
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
@@ -149,8 +146,8 @@ def read_json(path: Path, columns: Columns) -> Iterator[Record]:
 
 
 def read_table(path: Path, columns: Columns, *, delimiter: str) -> Iterator[Record]:
-    """One record a row below a header line (RFC 4180). Quoted fields may hold line breaks; blank lines are ignored."""
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))  # the limit is one for the whole process
+    """One record per row below the header (RFC 4180). Quoted fields may have line breaks; blank lines are ignored."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))  # the limit is global
     name, start = str(path), 1
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter=delimiter, strict=True)
@@ -158,7 +155,7 @@ def read_table(path: Path, columns: Columns, *, delimiter: str) -> Iterator[Reco
             header = next(rows, [])
             named = [column for column in header if column]  # spreadsheets leave columns without a name
             if len(set(named)) < len(named):
-                raise ValueError(f"{name} has two columns of one name in its header {', '.join(named)}: rename one")
+                raise ValueError(f"{name} has two columns of the same name in {', '.join(named)}: rename one")
             require_columns(header, columns, name)
             places = [(column, header.index(column)) for column in columns.values()]
             start = rows.line_num + 1
@@ -180,7 +177,6 @@ def read_table(path: Path, columns: Columns, *, delimiter: str) -> Iterator[Reco
 
 
 def _first_undecodable(path: Path) -> int:
-    """Number of the first line that is not UTF-8."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -191,7 +187,6 @@ def _first_undecodable(path: Path) -> int:
 
 
 def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
-    """One record a row."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -217,4 +212,4 @@ READERS: dict[str, Callable[[Path, Columns], Iterator[Record]]] = {
     ".tsv": partial(read_table, delimiter="\t"),
     ".parquet": read_parquet,
 }
-"""Ending of a file's name -> what reads its records."""
+"""Ending of a file's name -> reader of its records."""

@@ -1,13 +1,9 @@
-"""Gaps in Python source, labeled with the class of the missing token: exact labels from the `tokenize` module.
-
-The token itself is hidden, so its class must be predicted from the context.
-"""
-
-from __future__ import annotations
+"""Gaps in Python source, labeled with the class of the missing token by the `tokenize` module."""
 
 import io
 import tokenize
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +12,12 @@ from minillm.data.sources.builtin import class_of, group_of, library_files, read
 
 CLASSES = ("keyword", "name", "number", "operator", "string")
 REACH, PER_FILE = 100, 20
-"""Characters of context on each side of a gap, and gaps of a file."""
+"""Characters of context on each side of a gap; gaps per file."""
 NAME = "builtin:python-token-classes"
 
 
 class Gap(NamedTuple):
-    """One token left out of a source file: its context, one of CLASSES, and the file that it comes from."""
+    """A token left out of a source file: its context, one of CLASSES, and the file."""
 
     before: str
     after: str
@@ -29,15 +25,14 @@ class Gap(NamedTuple):
     group: str
 
 
-def python_token_classes() -> Iterator[Gap]:
-    """Gaps of the standard library's source files."""
-    return gaps((read_source(path) for path in library_files()), PER_FILE, seed=0)
+@cache
+def python_token_classes() -> tuple[Gap, ...]:
+    """Gaps of the standard library's source files; finding them takes seconds, so they are kept."""
+    return tuple(gaps((read_source(path) for path in library_files()), PER_FILE, seed=0))
 
 
 def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
-    """`per_source` gaps from each source, drawn evenly from the classes that it contains; none if it cannot be
-    tokenized.
-    """
+    """`per_source` gaps from each source, drawn evenly from the classes in it; none if it cannot be tokenized."""
     for number, source in enumerate(sources):
         rng = np.random.default_rng([seed, number])
         found = _by_class(source)
@@ -45,13 +40,12 @@ def gaps(sources: Iterable[str], per_source: int, seed: int) -> Iterator[Gap]:
         for _ in range(per_source if present else 0):
             label = int(rng.choice(present))
             start, stop = found[label][rng.integers(len(found[label]))]
-            yield Gap(
-                source[max(0, start - REACH) : start], source[stop : stop + REACH], CLASSES[label], group_of(source)
-            )
+            before, after = source[max(0, start - REACH) : start], source[stop : stop + REACH]
+            yield Gap(before, after, CLASSES[label], group_of(source))
 
 
 def _by_class(source: str) -> list[list[tuple[int, int]]]:
-    """For each class the (start, stop) characters of its tokens."""
+    """For each class, the (start, stop) characters of its tokens."""
     lines = source.splitlines(keepends=True)
     starts = np.cumsum([0, *map(len, lines)])
     found: list[list[tuple[int, int]]] = [[] for _ in CLASSES]

@@ -1,1 +1,1 @@
-"""Faster forms of equations that `nn` and `objectives` define in plain torch. Each file names its equation and test."""
+"""Faster implementations of functions in `nn` and `objectives`. Each file names its definition and its test."""

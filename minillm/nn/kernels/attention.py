@@ -1,34 +1,16 @@
-"""Scaled dot-product attention, softmax(q k^T * scale + mask) v: `plain_attention` in nn/attention.py, but faster.
+"""A faster `plain_attention` (nn/attention.py): softmax(q k^T * scale + mask) v.
 
 `test_every_kernel_equals_plain_attention` in tests/nn/test_attention.py compares values and gradients.
 """
 
-from __future__ import annotations
-
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Kernel = Literal["fused", "eager"]
-"""fused: torch's scaled_dot_product_attention. eager: matrix product, softmax, matrix product."""
-
-EAGER_MAX_KEYS = 512
-"""The eager kernel is faster up to this many keys. At 1024 its score matrices no longer fit the caches of a CPU."""
-
-
-class ScoreMask(NamedTuple):
-    """An attention mask in the form that the attention kernel takes, and which kernel that is."""
-
-    tensor: Tensor | None = None
-    """Broadcastable to (B, H, T, S): bool (True = may attend) or float, added to the scores. None: no limit."""
-    is_causal: bool = False
-    """Use the fused kernel's causal mode, which needs no tensor."""
-    has_keys: Tensor | None = None
-    """(B, 1, T, 1) float, 0 for a query that may attend to no key; None: there is no such query."""
-    kernel: Kernel = "fused"
+from minillm.nn.mask import ScoreMask, compute_dtype
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dropout: float = 0.0) -> Tensor:
@@ -51,15 +33,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: ScoreMask, *, scale: float, dr
 class EagerAttention(torch.autograd.Function):
     """drop(softmax(q k^T + bias)) v in the dtype of q; torch's softmax kernel sums in fp32.
 
-    Forward and backward reuse one (B, H, T, S) buffer: scores are overwritten by weights, and the gradient of the
-    weights by that of the scores. It is the largest tensor of a training step, and on a CPU allocating another one
-    takes longer than the matrix product that fills it.
+    Weights overwrite the scores, and the gradient of the scores overwrites that of the weights. These (B, H, T, S)
+    tensors are the largest of a training step; on a CPU, allocating one takes longer than the matrix product.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
         """q (B, H, T, K), k and v (B, H, S, K), bias broadcastable to (B, H, T, S) -> (B, H, T, K)."""
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # or each matrix product would copy them again
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # otherwise each matrix product copies them
         scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
         if bias is not None:
             scores += bias
@@ -85,17 +66,3 @@ class EagerAttention(torch.autograd.Function):
         )
         grad_bias = None if ctx.bias_shape is None else grad_scores.sum_to_size(ctx.bias_shape)
         return grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v, grad_bias, None
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which matrix products of `x` run: that of autocast if it is on, else that of x."""
-    device = x.device.type
-    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the meta device has none
-    return torch.get_autocast_dtype(device) if cast else x.dtype
-
-
-def choose_kernel(device: str, dtype: torch.dtype, num_keys: int, *, trained_bias: bool = False) -> Kernel:
-    """eager for CPU training over few keys, in bf16 (the fused kernel's backward pass is four times slower there) or
-    with a trained bias such as T5's (which no fused kernel supports)."""
-    slow = device == "cpu" and torch.is_grad_enabled() and (dtype == torch.bfloat16 or trained_bias)
-    return "eager" if slow and num_keys <= EAGER_MAX_KEYS else "fused"

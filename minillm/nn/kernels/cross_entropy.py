@@ -1,13 +1,11 @@
-"""Cross-entropy with label smoothing and z-loss: `plain_cross_entropy_sum` in objectives/base.py, in less memory.
+"""A `plain_cross_entropy_sum` (objectives/base.py) that needs less memory.
 
 `test_cross_entropy_in_blocks_equals_its_plain_form` in tests/objectives/test_base.py compares values and gradients.
 
-The fp32 copy of bf16 or fp16 logits, its log-softmax and the gradients of both are several times the size of the
-logits. On a CPU moving them costs more than the arithmetic. This kernel therefore works on blocks of rows that fit the
-caches and saves only the logits; the backward pass computes the fp32 values again.
+The fp32 copy of low-precision logits, its log-softmax and their gradients are several times the size of the logits. On
+a CPU, moving them costs more than the arithmetic. This kernel processes blocks of rows that fit the caches and saves
+only the logits; the backward pass computes the fp32 values again.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -19,7 +17,7 @@ IGNORE_INDEX = -100
 """Label of a position without a target."""
 
 BLOCK = 1 << 19
-"""Logits in one block on a CPU: two megabytes of fp32. Other devices take all rows at once."""
+"""Logits in one block on a CPU, two megabytes in fp32. Other devices process all rows at once."""
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:

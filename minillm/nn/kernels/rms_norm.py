@@ -1,9 +1,7 @@
-"""RMSNorm, x / sqrt(mean(x^2) + eps) * weight: `plain_rms_norm` in nn/norm.py, but faster.
+"""A faster `plain_rms_norm` (nn/norm.py): x / sqrt(mean(x^2) + eps) * weight.
 
 `test_rms_norm_equals_its_plain_form` in tests/nn/test_norm.py compares values and gradients.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -21,7 +19,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class CPURMSNorm(torch.autograd.Function):
-    """RMSNorm with a hand-written gradient. On a CPU torch's gradient takes twice the time, in many small kernels.
+    """RMSNorm with a hand-written gradient; on a CPU torch's gradient, with many small kernels, takes twice as long.
 
     With r = 1 / sqrt(mean(x^2) + eps) and g the gradient of the result:
 

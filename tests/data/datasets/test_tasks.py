@@ -72,13 +72,13 @@ def test_all_forms_with_fields_give_the_same_examples(config: DataConfig, tmp_pa
 
 def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Path):
     (tmp_path / "plain.txt").write_text("no fields", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"plain.txt has no fields: .*\.jsonl"):
+    with pytest.raises(ValueError, match=r"plain.txt has no fields: give examples as .*\.jsonl"):
         read_task_tokens(str(tmp_path / "plain.txt"), config, TOKENIZER)
     with pytest.raises(
         ValueError, match=r"line 1 has no field 'question'; its fields are: input, target. .* \(data.input_field\)"
     ):
         read_task_tokens(config.source, DataConfig(cache=config.cache, input_field="question"), TOKENIZER)
-    with pytest.raises(ValueError, match="builtin:python-docs holds no text-to-text examples: give builtin:python-tas"):
+    with pytest.raises(ValueError, match="builtin:python-docs has no text-to-text examples: give builtin:python-tas"):
         read_task_tokens("builtin:python-docs", config, TOKENIZER)
     (tmp_path / "number.jsonl").write_text('{"input": "a", "target": 1}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"field 'target' of .*line 1 is int, not text"):
@@ -88,7 +88,9 @@ def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Pat
         with pytest.raises(ValueError, match=r"uneven.csv line 3 has . fields, but the header has 2"):
             read_task_tokens(str(tmp_path / "uneven.csv"), config, TOKENIZER)
     (tmp_path / "twice.csv").write_text("input,target,target\na: 1,2,3\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"twice.csv has two columns of one name .* input, target, target: rename one"):
+    with pytest.raises(
+        ValueError, match=r"twice.csv has two columns of the same name .* input, target, target: rename one"
+    ):
         read_task_tokens(str(tmp_path / "twice.csv"), config, TOKENIZER)
     (tmp_path / "half.jsonl").write_text('{"input": "a: \\ud83d", "target": "1"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"field 'input' of .*half.jsonl line 1 is not valid Unicode"):

@@ -47,5 +47,5 @@ def test_source_that_does_not_parse_has_no_docstrings():
 
 def test_a_python_without_library_source_is_told_to_name_a_file(monkeypatch, tmp_path):
     monkeypatch.setattr(builtin.sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"no library source in .*so give a text file"):
+    with pytest.raises(FileNotFoundError, match=r"no library source in .*give a text file"):
         library_files()

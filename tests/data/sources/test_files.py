@@ -118,7 +118,7 @@ STRICT = [
     ('id,text\n1,x\n2,"one\n3,two"x\n', r"line 3: .*at line 4; inside a quoted field"),
     ("id,text\n1,x\n\n2\n", r"line 4 has 1 fields, but the header has 2: correct the row"),
     ('id,text\n1,"a\nb"\n2,x,y\n', r"line 4 has 3 fields, but the header has 2"),
-    ("text,text\nx,y\n", r" has two columns of one name in its header text, text: rename one"),
+    ("text,text\nx,y\n", r" has two columns of the same name in text, text: rename one"),
 ]
 
 

@@ -58,7 +58,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
     [
         ("none.txt", r"no file or folder .*none.txt \(in .*\): give a text file, folder or glob"),
         ("*.rst", r"no text file matches .*\*.rst"),
-        ("void", r"folder .*void holds no text files: give a folder"),
+        ("void", r"folder .*void has no text files: give a folder"),
     ],
 )
 def test_a_source_that_is_not_there_is_named_with_what_could_be_given(folder, name, message):

@@ -1,4 +1,4 @@
-"""Labelled texts: a text, or a pair of texts, and the name of its class."""
+"""Labeled texts: a text, or a pair of texts, and the name of its class."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
 
-class Labelled(NamedTuple):
-    """One example as it was read: the second text is "" for none, `where` names it in an error, and examples of one
-    group are never split between training and validation.
-    """
+class Labeled(NamedTuple):
+    """One example. The split keeps the examples of a group together."""
 
     text: str
     pair: str
+    """The second text; "" for none."""
     label: str
     where: str
+    """Names the example in an error message."""
     group: str
 
 
-class LabelledIds(NamedTuple):
-    """One example in ids; `second` is empty where there is one text."""
+class LabeledIds(NamedTuple):
+    """One tokenized example; `second` is empty if there is only one text."""
 
     first: np.ndarray
     second: np.ndarray
@@ -42,14 +42,14 @@ class LabelledIds(NamedTuple):
     where: str
 
 
-class LabelledTokens:
-    """The examples of one split, in ids and in memory; also what a loader deals out, one by one."""
+class LabeledTokens:
+    """The tokenized examples of one split, in memory; implements `loader.Examples`."""
 
-    def __init__(self, examples: list[Labelled], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, examples: list[Labeled], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         firsts = tokenizer.encode_batch([example.text for example in examples])
         seconds = tokenizer.encode_batch([example.pair for example in examples])
         self.rows = [
-            LabelledIds(first, second, example.label, example.where)
+            LabeledIds(first, second, example.label, example.where)
             for first, second, example in zip(firsts, seconds, examples, strict=True)
         ]
         self.num_tokens = sum(len(row.first) + len(row.second) for row in self.rows)
@@ -57,7 +57,7 @@ class LabelledTokens:
 
     @property
     def seq_len(self) -> int:
-        """Tokens in an example on average."""
+        """Average number of tokens in an example."""
         return max(1, self.num_tokens // len(self.rows))
 
     @property
@@ -70,25 +70,25 @@ class LabelledTokens:
     def span(self, window: int, offset: int = 0) -> tuple[int, int]:
         return window, window + 1
 
-    def row(self, window: int, offset: int = 0) -> LabelledIds:
+    def row(self, window: int, offset: int = 0) -> LabeledIds:
         return self.rows[window]
 
 
-def prepare_labelled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
-    """Like `corpus.prepare`, for labelled texts; they are held in memory."""
+def prepare_labeled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
+    """Like `corpus.prepare`, for labeled texts, which are held in memory."""
     return prepare_examples(
         config,
         tokenizer,
         read=lambda source: _read(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
-        tokenize=LabelledTokens,
+        tokenize=LabeledTokens,
     )
 
 
-def read_labelled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabelledTokens:
-    """All examples of `source`, without a split, to evaluate a trained model on."""
+def read_labeled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabeledTokens:
+    """All examples of `source`, not split, to evaluate a trained model on."""
     read = _read(source, config)
-    return LabelledTokens(read.content, tokenizer, read.notes)
+    return LabeledTokens(read.content, tokenizer, read.notes)
 
 
 def _read(source: str, config: DataConfig) -> Source:
@@ -102,10 +102,10 @@ def _read(source: str, config: DataConfig) -> Source:
     return Source(examples, _fingerprint(source, config), notes)
 
 
-def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelled]:
+def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labeled]:
     if source == TOKEN_CLASSES:
         for gap in python_token_classes():
-            yield Labelled(gap.before, gap.after, gap.label, source, gap.group)
+            yield Labeled(gap.before, gap.after, gap.label, source, gap.group)
         return
     columns = {"data.field": config.field, "data.label_field": config.label_field}
     columns |= {"data.pair_field": config.pair_field} if config.pair_field else {}
@@ -113,11 +113,10 @@ def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labelle
         text, label = record.text(config.field), record.text(config.label_field)
         pair = record.text(config.pair_field) if config.pair_field else ""
         if tally.keeps(text=text, label=label):
-            yield Labelled(text, pair, label, record.where, text)
+            yield Labeled(text, pair, label, record.where, text)
 
 
 def _fingerprint(source: str, config: DataConfig) -> str:
-    """Hash of the content that the examples are read from."""
     if source == TOKEN_CLASSES:
         return cache.key(source, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
     fields = f"{config.field} {config.pair_field} {config.label_field}"
