@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, help="run folder of a BERT; if left out, one is trained")
     parser.add_argument("--pretrain-steps", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=200, help="fine-tuning steps")
+    parser.add_argument("--steps", type=int, default=500, help="fine-tuning steps")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
 
