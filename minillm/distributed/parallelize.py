@@ -7,6 +7,7 @@ belong in `parallelize`.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +57,11 @@ def replicate(model: nn.Module, runtime: Runtime) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
 
-def without_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """Context in which backward passes do not synchronize gradients, for all but the last accumulation step."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+def without_sync(model: Any, runtime: Runtime) -> AbstractContextManager[None]:
+    """Context in which backward passes do not synchronize gradients, for all but the last accumulation step. `model` is
+    the result of `replicate`.
+    """
+    return model.no_sync() if runtime.world_size > 1 else nullcontext()
 
 
 def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ class StepFunction:
         for i, batch in enumerate(batches):
             torch.manual_seed(self._dropout_seed(step, i))
             batch = batch.to(self.compute.device)
-            with without_sync(self.model) if i + 1 < len(batches) else nullcontext():
+            with without_sync(self.model, self.runtime) if i + 1 < len(batches) else nullcontext():
                 with self.compute.autocast():
                     output = self.model(**batch.inputs)
                 scores = self.objective.loss(output, batch.labels, training=True)

@@ -27,7 +27,7 @@ def test_alone_nothing_is_sent():
     assert runtime.sum([1.5, 2]) == [1.5, 2] and runtime.broadcast("x") == "x"
     model = nn.Linear(2, 2)
     assert replicate(model, runtime) is model
-    with without_sync(model):
+    with without_sync(model, runtime):
         pass
 
 
