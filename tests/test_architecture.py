@@ -303,3 +303,15 @@ def test_what_must_answer_at_once_imports_no_torch():
     code = f"import sys, {', '.join(modules)}\nprint(*sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert run.stdout.strip() == ""
+
+
+def test_the_reading_paths_are_as_short_as_promised():
+    guide = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    attention, step = guide.split("**How does ")[1:]
+    listed = re.findall(r"^\d+\. `(minillm/\S+)` \((\d+)(?: lines)?\)", attention, re.MULTILINE)
+    lengths = [len((PACKAGE.parent / file).read_text(encoding="utf-8").splitlines()) for file, _ in listed]
+    assert [int(said) for _, said in listed] == lengths
+    assert 0 < len(lengths) <= 5 and sum(lengths) <= 500 and f"{sum(lengths)} lines together" in attention
+
+    files = re.findall(r"^\d+\. `(minillm/\S+)`", step, re.MULTILINE)
+    assert 0 < len(files) <= 14 and [file for file in files if not (PACKAGE.parent / file).is_file()] == []
