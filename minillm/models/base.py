@@ -19,6 +19,8 @@ class Model(nn.Module):
     """Whether the model generates a continuation of its prompt, an answer to it, or no text."""
     head_transform: ClassVar[bool] = False
     """Whether the vocabulary head transforms the hidden states first, as BERT's does."""
+    class_at_first: ClassVar[bool] = False
+    """Whether the class head reads the first token, as BERT's does; otherwise the last real one."""
     heads: nn.ModuleDict
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,7 +30,7 @@ class Model(nn.Module):
 
     def add_heads(self) -> None:
         """Add the heads in the config. Subclasses call this last, because init_weights uses the order of modules."""
-        self.heads = build_heads(self.config, transform=self.head_transform)
+        self.heads = build_heads(self.config, transform=self.head_transform, pooled=self.class_at_first)
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -41,6 +43,11 @@ class Model(nn.Module):
         self.tie_weights()
         init_weights(self, self.config, generator)
 
-    def predict(self, hidden: Tensor, predict_at: Tensor | None = None) -> Output:
-        """Apply all heads to `hidden` (B, T, D); the vocabulary head only at positions `predict_at` (B, P) if given."""
-        return Output(hidden, {name: head(hidden, predict_at) for name, head in self.heads.items()})
+    def predict(self, hidden: Tensor, predict_at: Tensor | None = None, key_valid: Tensor | None = None) -> Output:
+        """Apply all heads to `hidden` (B, T, D).
+
+        The vocabulary head computes logits at positions `predict_at` (B, P) only, if given. Class heads skip the
+        padding, where `key_valid` (B, S) is False; the tokens of this pass are its last T.
+        """
+        valid = None if key_valid is None else key_valid[:, -hidden.size(1) :]
+        return Output(hidden, {name: head(hidden, predict_at, valid) for name, head in self.heads.items()})

@@ -13,20 +13,22 @@ _BUCKETS: Only = {"position": ("t5",)}
 
 
 class HeadSpec(NamedTuple):
-    """An output head: its name, and for `class` the number of classes."""
+    """An output head: its name, and for `class` and `tag` the number of classes."""
 
     name: str
     size: int = 0
 
     @classmethod
     def parse(cls, text: str) -> HeadSpec:
-        """`lm`, `pair`, `pooler` or `class:N`; ValueError for anything else."""
+        """`lm`, `pair`, `pooler`, `span`, `value`, `class:N` or `tag:N`; ValueError for anything else."""
         name, _, size = text.partition(":")
-        if text in ("lm", "pair", "pooler"):
+        if text in ("lm", "pair", "pooler", "span", "value"):
             return cls(name)
-        if name == "class" and size.isdecimal() and int(size) >= 2:
+        if name in ("class", "tag") and size.isdecimal() and int(size) >= 1:
             return cls(name, int(size))
-        raise ValueError(f"model.heads has {text!r}; a head is lm, pair, pooler or class:N with N of at least 2")
+        raise ValueError(
+            f"model.heads has {text!r}; a head is lm, pair, pooler, span, value, class:N or tag:N with N of at least 1"
+        )
 
 
 class FamilySpec(NamedTuple):
@@ -39,8 +41,8 @@ class FamilySpec(NamedTuple):
 
 
 FAMILIES = {
-    "gpt": FamilySpec(("lm",), token_types=True),
-    "bert": FamilySpec(("lm", "pair", "pooler", "class"), token_types=True),
+    "gpt": FamilySpec(("lm", "class", "tag", "span", "value"), token_types=True),
+    "bert": FamilySpec(("lm", "pair", "pooler", "class", "tag", "span"), token_types=True),
     "t5": FamilySpec(("lm",), token_types=False),
 }
 
@@ -140,7 +142,8 @@ class ModelConfig:
     """Factor on the token embeddings; None: 1. Vaswani et al. 2017, section 3.4, use d_model ** 0.5."""
     heads: tuple[str, ...] = setting(("lm",))
     """Output heads, set by the objective: lm (vocabulary), pair (next sentence, Devlin et al. 2019, section 3.1),
-    pooler (some published encoders have only this one), class:N (N classes). Only BERT has others than lm."""
+    pooler (some published encoders have only this one), class:N (N numbers for a sequence), tag:N (N for each token),
+    span (start and end of an answer), value (one number for each token). T5 has lm only."""
     tie_embeddings: bool = setting(True)
     """Share the token embeddings with the vocabulary head (Press and Wolf 2017)."""
     head_scale: float | None = setting(None)
