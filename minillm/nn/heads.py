@@ -21,7 +21,7 @@ class LMHead(nn.Module):
     def __init__(self, config: ModelConfig, *, transform: bool = False) -> None:
         super().__init__()
         assert config.vocab_size is not None, "build_model checks it"
-        self.dense = nn.Linear(config.d_model, config.d_model) if transform else None
+        self.dense = nn.Linear(config.d_model, config.d_model, bias=config.head_bias) if transform else None
         self.norm = make_norm(config) if transform else None
         self.activation = ACTIVATIONS[config.activation]
         self.proj = nn.Linear(config.d_model, config.vocab_size, bias=transform)
