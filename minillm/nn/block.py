@@ -11,7 +11,7 @@ from minillm.nn.config import ModelConfig
 from minillm.nn.feedforward import FeedForward
 from minillm.nn.mask import AttentionMask, ScoreMask, compute_dtype, resolve_mask
 from minillm.nn.norm import make_norm
-from minillm.nn.position import local_position, relative_position
+from minillm.nn.position import RotaryPosition, relative_position
 from minillm.nn.token_layout import TokenLayout
 
 
@@ -60,7 +60,8 @@ class Stack(nn.Module):
         self.causal, self.cross = causal, cross
         self.window, self.layer_kinds = config.window, config.layer_kinds
         self.position = relative_position(config, bidirectional=not causal)
-        self.local_position = local_position(config)
+        theta = config.local_rope_theta
+        self.local_position = None if theta is None else RotaryPosition(config.head_width, theta)
         self.blocks = nn.ModuleDict(
             {str(i): Block(config, cross=cross, first=i == 0) for i in range(config.num_layers)}
         )

@@ -132,13 +132,6 @@ def relative_position(config: ModelConfig, *, bidirectional: bool) -> RelativePo
             return RelativePosition()
 
 
-def local_position(config: ModelConfig) -> RelativePosition | None:
-    """The scheme of local layers if it is not that of full ones."""
-    if config.local_rope_theta is None:
-        return None
-    return RotaryPosition(config.head_width, config.local_rope_theta)
-
-
 def rotary_scale(config: ModelConfig) -> Callable[[Tensor], Tensor] | None:
     """The change that `rope_scaling` makes to rotary frequencies."""
 
