@@ -14,7 +14,7 @@ from minillm.exchange.crosscheck import compare
 from minillm.exchange.folder_in import CONFIG, SAFETENSORS
 from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokenizer_json, tokenizer_settings
 from minillm.nn.config import ModelConfig
-from minillm.tokenizers.base import Tokenizer
+from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, Tokenizer
 
 CARD = """---
 library_name: transformers
@@ -78,6 +78,8 @@ def write_folder(folder: Path, export: Export) -> str:
     write_model(folder, settings, weights)
     _write(folder / "tokenizer.json", described)
     _write(folder / "tokenizer_config.json", tokenizer_settings(tokenizer, export.config.max_seq_len))
+    if tokenizer.chat_template is not None:
+        (folder / CHAT_TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
     if export.model.writes != "nothing":
         _write(folder / "generation_config.json", export.special_ids() | suppressed(export))
     parameters = sum(weight.numel() for weight in export.model.parameters())
@@ -105,7 +107,7 @@ def write_gguf_file(path: Path, export: Export) -> str | None:
         raise ValueError(f"{export.name} is a {export.config.family} model; only a gpt can be exported to GGUF")
     settings, weights = export.to_hf()
     tokenizer = tokenizer_json(export.tokenizer, export.config.family)
-    return write_gguf(path, settings, weights, tokenizer, export.name)
+    return write_gguf(path, settings, weights, tokenizer, export.name, export.tokenizer.chat_template)
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

@@ -119,4 +119,7 @@ def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     # without this key, llama.cpp adds BOS only with Llama 3's pre-tokenizer
     begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
     prefix = [roles["bos"]] if begins and "bos" in roles else []
-    return from_model(model, {role: i for role, i in roles.items() if role in ROLES}, where=path, prefix=prefix)
+    named = {role: i for role, i in roles.items() if role in ROLES}
+    tokenizer = from_model(model, named, where=path, prefix=prefix)
+    tokenizer.chat_template = fields.get(gguf_out.CHAT_TEMPLATE)
+    return tokenizer

@@ -42,12 +42,18 @@ ROLE_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token
 """Role -> key of its id."""
 NEVER = "À Á"
 """A merge of two bytes that never occur in UTF-8; llama.cpp needs at least one merge, a byte tokenizer has none."""
+CHAT_TEMPLATE = "tokenizer.chat_template"
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, which is how GGUF stores llama3 scaling."""
 
 
 def write_gguf(
-    path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Mapping[str, Any], name: str
+    path: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    tokenizer: Mapping[str, Any],
+    name: str,
+    chat_template: str | None = None,
 ) -> str | None:
     """Write a GGUF file in fp32; returns a warning if llama.cpp will pre-tokenize text differently, else None.
 
@@ -55,6 +61,7 @@ def write_gguf(
         config: the content of config.json, with the ids of the special tokens.
         weights: by Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
+        chat_template: its Jinja template of conversations, if it has one.
 
     Raises:
         OSError: the file cannot be written, or the gguf package is not installed.
@@ -66,6 +73,8 @@ def write_gguf(
     writer.add_name(name)
     _write_shape(writer, arch, config)
     warning = _write_tokenizer(writer, config, tokenizer)
+    if chat_template is not None:
+        writer.add_string(CHAT_TEMPLATE, chat_template)
     for tensor, weight in _tensors(arch, config, weights).items():
         writer.add_tensor(tensor, weight.to(torch.float32).contiguous().numpy())
     writer.write_header_to_file()

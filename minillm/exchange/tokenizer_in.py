@@ -8,8 +8,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from minillm.tokenizers.base import NUM_EXTRA_IDS, SPECIAL_TOKENS
+from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, NUM_EXTRA_IDS, SPECIAL_TOKENS
 from minillm.tokenizers.imported import ImportedTokenizer, runner
+from minillm.tokenizers.load import read_template
 from minillm.tokenizers.merges import GPT2, SINGLE_DIGITS
 
 ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "sep")}
@@ -25,12 +26,38 @@ PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation
 def read_tokenizer(folder: Path) -> ImportedTokenizer:
     """The tokenizer in tokenizer.json; or in vocab.json and merges.txt, as for GPT-2; or in vocab.txt, as for BERT.
 
-    Roles of special tokens are read from tokenizer_config.json, special_tokens_map.json and config.json.
+    Roles of special tokens are read from tokenizer_config.json, special_tokens_map.json and config.json, and the chat
+    template from where `chat_template_in` finds it.
 
     Raises:
         OSError: the folder has none of these.
         ValueError: a file is damaged, or the kind of tokenizer is not supported.
     """
+    tokenizer = _read_ids(folder)
+    tokenizer.chat_template = chat_template_in(folder)
+    return tokenizer
+
+
+def chat_template_in(folder: Path) -> str | None:
+    """The chat template in chat_template.jinja, tokenizer_config.json or chat_template.json, in this order.
+
+    Of several named templates it is the one called default. ValueError if a file has something else than a template.
+    """
+    if (folder / CHAT_TEMPLATE_FILE).is_file():
+        return read_template(folder / CHAT_TEMPLATE_FILE)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        found = _optional_json(folder / name).get("chat_template")
+        if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
+            found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
+        if found is not None and not isinstance(found, str):
+            raise ValueError(f"{folder / name} has a chat_template that is not text; download it again")
+        if found is not None:
+            return found
+    return None
+
+
+def _read_ids(folder: Path) -> ImportedTokenizer:
+    """As `read_tokenizer`, without the chat template."""
     if (folder / "tokenizer.json").is_file():
         return from_model(load_json(folder / "tokenizer.json"), named_roles(folder), where=folder / "tokenizer.json")
     remedy = (

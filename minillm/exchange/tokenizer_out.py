@@ -41,11 +41,12 @@ def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
 
 
 def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json, with the role of each special token."""
+    """The content of tokenizer_config.json: the role of each special token, and the chat template."""
     names = {i: name for name, i in tokenizer.specials.items()}
     roles = {f"{role}_token": names[i] for role, i in role_ids(tokenizer).items()}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_seq_len}
-    return settings | {"clean_up_tokenization_spaces": False} | roles
+    template = {} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template}
+    return settings | {"clean_up_tokenization_spaces": False} | roles | template
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:

@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from minillm.storage import write_text
 
 FILE_NAME = "tokenizer.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""In run folders, and in folders of transformers."""
 VERSION = 1
 """Of the file. Files without a version count as version 1."""
 NUM_EXTRA_IDS = 100
@@ -42,10 +44,13 @@ class Tokenizer(ABC):
         num_bytes: (vocab_size,) number of UTF-8 bytes of each id, 0 for `special_ids`.
         num_ordinary: number of ids that stand for bytes.
         prefix_ids: ids before a prompt; only imported tokenizers have them.
+        chat_template: Jinja template of a conversation, see chat_template.py; None for a model that does not chat. It
+            is not part of the hash, because it does not change the ids of a text.
         hash: SHA-256, in hex, of the canonical JSON of `to_dict()`; equal hashes mean equal ids for equal text.
     """
 
     prefix_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
     first_blank: bool = False
     """Whether decoding drops the space of a text's first token, as SentencePiece does."""
 
@@ -150,9 +155,11 @@ class Tokenizer(ABC):
         return {**body, "roles": self.roles} if self.imported else body
 
     def save(self, folder: Path) -> Path:
-        """Write `tokenizer.json` into `folder` atomically and return its path."""
+        """Write `tokenizer.json` and, if there is one, `chat_template.jinja` into `folder`; returns the former."""
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.chat_template is not None:
+            write_text(path.with_name(CHAT_TEMPLATE_FILE), self.chat_template)
         write_text(path, json.dumps({"version": VERSION, "hash": self.hash, "tokenizer": self.to_dict()}))
         return path
 

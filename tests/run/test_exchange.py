@@ -17,6 +17,7 @@ from minillm.exchange.architectures import model_to_hf
 from minillm.exchange.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
 from minillm.run import export_model, fill, import_model, imports, search
+from minillm.tokenizers.chat_template import CHAT_TEMPLATE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch_dtype.*", "ignore::FutureWarning")
 
@@ -217,3 +218,17 @@ def test_the_commands_bring_in_and_out_and_name_their_mistakes(exported, run_of,
     assert not (tmp_path / "new").exists()
     assert main(["import", str(folder), str(tmp_path / "in")]) == 2
     assert "holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["folder", "file.gguf"])
+def test_a_chat_template_leaves_and_comes_back(run_of, tmp_path, name):
+    loaded = load_run(run_of("qwen3"))
+    loaded.tokenizer.chat_template = CHAT_TEMPLATE
+    out = export_model(loaded, tmp_path / name, say=lambda _: None)
+    again = import_model(out, tmp_path / "again")
+    assert load_run(again).tokenizer.chat_template == CHAT_TEMPLATE
+    assert (again / "chat_template.jinja").read_text(encoding="utf-8") == CHAT_TEMPLATE
+    if out.is_dir():
+        assert transformers.AutoTokenizer.from_pretrained(out).chat_template == CHAT_TEMPLATE
+        settings = json.loads((out / "tokenizer_config.json").read_text(encoding="utf-8"))
+        assert settings["chat_template"] == CHAT_TEMPLATE, "where older versions look"
