@@ -9,6 +9,7 @@ from torch import Tensor
 from minillm.exchange import bert_weights as bert
 from minillm.exchange import gpt2_weights as gpt2
 from minillm.exchange import llama_weights as llama
+from minillm.exchange import modernbert_weights as modernbert
 from minillm.exchange import t5_weights as t5
 from minillm.exchange.crosscheck import Outputs, decoder_outputs, encoder_decoder_outputs, encoder_outputs
 from minillm.exchange.weight_map import WeightMap, weights_from_hf, weights_to_hf
@@ -38,6 +39,8 @@ class Family(NamedTuple):
     """The objective of the published models."""
     prompt: str = "The capital of France is"
     """A sample prompt for the published models."""
+    head_names: tuple[str, ...] = ("lm_head.", "cls.")
+    """Beginnings of the heads' parameter names."""
 
 
 FAMILIES = {
@@ -46,6 +49,20 @@ FAMILIES = {
     ),
     "llama": Family(
         ("llama", "mistral", "qwen2", "qwen3"), "model.", llama.config_from_hf, llama.config_to_hf, llama.llama_map
+    ),
+    "modernbert": Family(
+        ("modernbert",),
+        "model.",
+        modernbert.config_from_hf,
+        modernbert.config_to_hf,
+        modernbert.modernbert_map,
+        family="bert",
+        position="rotary",
+        auto_class="AutoModelForMaskedLM",
+        outputs=encoder_outputs,
+        objective="mlm",
+        prompt="The capital of France is [MASK].",
+        head_names=("head.", "decoder."),
     ),
     "bert": Family(
         ("bert",),
@@ -72,7 +89,8 @@ FAMILIES = {
         prompt="The capital of <|extra_id_0|> is Paris.",
     ),
 }
-_HEADS = ("lm_head.", "cls.")
+_WITHOUT_HEADS = ("BertModel", "ModernBertModel")
+"""Classes whose parameter names lack the prefix."""
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -102,7 +120,7 @@ def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> I
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             raise ValueError(f"{name!r} has numbers that are not finite: the file is damaged")
     in_fp32 = {name: w.to(torch.float32) if w.is_floating_point() else w for name, w in weights.items()}
-    named = _full_names(in_fp32, family.prefix)
+    named = _full_names(in_fp32, family)
     try:
         ours = family.config_from_hf(config, named.keys())
     except KeyError as error:
@@ -131,15 +149,16 @@ def model_to_hf(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dic
     family = family_of(config)
     settings, rules = family.config_to_hf(config), family.rules(config)
     kept = rules.file_keys(config.num_layers)
-    prefix = family.prefix if settings["architectures"] == ["BertModel"] else ""
+    prefix = family.prefix if settings["architectures"][0] in _WITHOUT_HEADS else ""
     renamed = weights_to_hf(weights, rules, config.num_layers)
     return settings, {name.removeprefix(prefix): weight for name, weight in renamed.items() if name in kept}
 
 
-def _full_names(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _full_names(weights: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """The weights under their current names in a model with heads."""
+    prefix, heads = family.prefix, family.head_names
     bare = not any(name.startswith(prefix) for name in weights)
-    named = {prefix + name if bare and not name.startswith(_HEADS) else name: w for name, w in weights.items()}
+    named = {prefix + name if bare and not name.startswith(heads) else name: w for name, w in weights.items()}
     return bert.modern_names(named)
 
 

@@ -40,9 +40,10 @@ def encoder_decoder_outputs(ours: Any, theirs: Any, tokens: Tensor, valid: Tenso
 
 def encoder_outputs(ours: Any, theirs: Any, tokens: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The outputs of an encoder: hidden states and logits of real tokens, and outputs for whole rows."""
-    token_types = tokens % ours.config.num_token_types
-    output = ours(tokens, token_types=token_types, key_valid=valid)
-    expected = theirs(tokens, attention_mask=valid, token_type_ids=token_types)
+    num_types = ours.config.num_token_types
+    types = tokens % num_types if num_types else None
+    output = ours(tokens, token_types=types, key_valid=valid)
+    expected = theirs(tokens, attention_mask=valid, **({} if types is None else {"token_type_ids": types}))
     by_token = {"last_hidden_state": output.hidden, "prediction_logits": output.logits.get("lm")}
     by_row = {"seq_relationship_logits": output.logits.get("pair"), "pooler_output": output.logits.get("pooler")}
     (by_token if "lm" in output.logits else by_row)["logits"] = output.logits.get("lm", output.logits.get("pair"))

@@ -67,8 +67,8 @@ def write_gguf(
         OSError: the file cannot be written, or the gguf package is not installed.
         ValueError: llama.cpp does not support the activation or the kind of tokenizer.
     """
-    arch = config["model_type"]
     _require_arithmetic(config)
+    arch = "llama" if config["model_type"] == "mistral" else config["model_type"]
     writer = library().GGUFWriter(path, arch)
     writer.add_name(name)
     _write_shape(writer, arch, config)
@@ -92,6 +92,12 @@ def _require_arithmetic(config: Mapping[str, Any]) -> None:
         raise ValueError(f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {kind} model")
     if not config.get("scale_attn_weights", True):
         raise ValueError("model.attention_scale is 1; llama.cpp scales the scores of a gpt2 model by head_dim ** -0.5")
+    window, length = config.get("sliding_window"), config.get("max_position_embeddings", 0)
+    if window is not None and window < length:
+        raise ValueError(
+            f"model.window is {window} and model.max_seq_len {length}, but llama.cpp attends to all tokens in a {kind} "
+            "model; export a folder instead"
+        )
     if kind == "qwen3" and config["attention_bias"]:
         raise ValueError("model.attention_bias is 'all'; llama.cpp's qwen3 models have no biases")
 

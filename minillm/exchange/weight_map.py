@@ -18,9 +18,10 @@ class Rule(NamedTuple):
 
     hf: str
     ours: str | tuple[str, ...]
-    """Our parameter, or several if their tensor is the concatenation of ours along the last dimension."""
-    op: Literal["copy", "transpose", "split"] = "copy"
-    """transpose: their matrix is (in, out). split: several of ours, transposed and concatenated."""
+    """Our parameter, or several if their tensor is the concatenation of ours."""
+    op: Literal["copy", "transpose", "split", "stack"] = "copy"
+    """transpose: their matrix is (in, out). split: several of ours, transposed and concatenated along the last
+    dimension. stack: several of ours, concatenated along the first one."""
     tied_to: str | None = None
     """Their parameter that this one is tied to. A file may then omit this one."""
 
@@ -85,11 +86,11 @@ def weights_to_hf(ours: Mapping[str, Tensor], rules: WeightMap, num_layers: int)
 
 def _split(weight: Tensor, count: int, op: str) -> Sequence[Tensor]:
     """Our tensors from theirs; `t` leaves biases, which have one dimension, unchanged."""
-    parts = weight.chunk(count, dim=-1)
-    return parts if op == "copy" else [part.t() for part in parts]
+    parts = weight.chunk(count, dim=0 if op == "stack" else -1)
+    return parts if op in ("copy", "stack") else [part.t() for part in parts]
 
 
 def _join(parts: list[Tensor], op: str) -> Tensor:
-    if op != "copy":
+    if op not in ("copy", "stack"):
         parts = [part.t() for part in parts]
-    return torch.cat(parts, dim=-1).contiguous()
+    return torch.cat(parts, dim=0 if op == "stack" else -1).contiguous()

@@ -15,6 +15,10 @@ _BERT: Values = dict(family="bert", max_seq_len=512, norm_order="post", norm_eps
 _BERT |= dict(activation="gelu", dropout=0.1, ff_dropout=0.0, num_token_types=2, heads=("lm", "pair"))
 _BERT |= {"residual_init": "plain"}
 _BERT_MINI: Values = {**_BERT, "max_seq_len": 128, "dropout": 0.0, "heads": ("lm",)}
+_MODERNBERT: Values = dict(family="bert", norm_bias=False, input_norm=True, first_norm=False, activation="gelu")
+_MODERNBERT |= dict(gated=True, position="rotary", bias=False, head_bias=False)
+_MODERNBERT_BIG: Values = {**_MODERNBERT, "vocab_size": 50368, "max_seq_len": 8192, "window": 65}
+_MODERNBERT_BIG |= {"layer_pattern": ("full", "local", "local"), "rope_theta": 160000.0, "local_rope_theta": 10000.0}
 _T5: Values = dict(family="t5", vocab_size=32128, max_seq_len=512, norm="rmsnorm", norm_eps=1e-6, activation="relu")
 _T5 |= dict(position="t5", bias=False, dropout=0.1, final_dropout=True, attention_scale=1.0)
 _T5 |= {"init": "fan_in", "residual_init": "plain"}
@@ -53,6 +57,14 @@ PRESETS: dict[str, Values] = {
     # Shapes of Turc et al. 2019, for CPUs: short sequences, no dropout, no next-sentence head.
     "bert-mini": {**_BERT_MINI, "num_layers": 4, "d_model": 256, "num_heads": 4},
     "bert-tiny": {**_BERT_MINI, "num_layers": 2, "d_model": 128, "num_heads": 2},
+    # Warner et al. 2024, table 4; parameters 149 M and 395 M. Local layers reach 64 tokens on both sides.
+    "modernbert-base": dict(_MODERNBERT_BIG, num_layers=22, d_model=768, num_heads=12, d_ff=1152),
+    "modernbert-large": dict(_MODERNBERT_BIG, num_layers=28, d_model=1024, num_heads=16, d_ff=2624),
+    # Their design for CPUs: all layers are full, because a short text has little to skip.
+    "modernbert-mini": dict(
+        {**_MODERNBERT, "max_seq_len": 128, "num_layers": 4, "d_model": 192, "num_heads": 4, "d_ff": 512},
+        **{"residual_init": "zero", "tie_embeddings": False},
+    ),
     # Raffel et al. 2020, section 3.7; parameters 60.5 M, 222.9 M, 737.7 M, 2851.6 M, 11307.3 M.
     "t5-small": {**_T5, "num_layers": 6, "d_model": 512, "num_heads": 8, "head_scale": 512**-0.5},
     "t5-base": {**_T5, "num_layers": 12, "d_model": 768, "num_heads": 12, "head_scale": 768**-0.5},

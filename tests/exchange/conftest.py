@@ -28,6 +28,7 @@ BERT: dict[str, Any] = {
     "num_attention_heads": 5,
     "intermediate_size": 77,
 }
+MODERNBERT: dict[str, Any] = {**BERT, "num_hidden_layers": 4, "hidden_size": 40, "local_attention": 8}
 T5: dict[str, Any] = {"vocab_size": 61, "d_model": 30, "d_kv": 7, "d_ff": 44, "num_layers": 2, "num_heads": 5}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -61,12 +62,30 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
     ),
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": None, "head_dim": 8}),
+    "mistral-window": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
     "qwen2": ("Qwen2ForCausalLM", LLAMA),
+    "qwen2-window": (
+        "Qwen2ForCausalLM",
+        {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "qwen3-window": (
+        "Qwen3ForCausalLM",
+        {**LLAMA, "head_dim": 8, "use_sliding_window": True, "sliding_window": 5}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8}),
     "qwen3-biased": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8, "attention_bias": True}),
     "bert": ("BertForPreTraining", {**BERT, "type_vocab_size": 3}),
     "bert-masked": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "bert-bare": ("BertModel", BERT),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert-biased": (
+        "ModernBertForMaskedLM",
+        {**MODERNBERT, "attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
+        | {"tie_word_embeddings": False, "hidden_activation": "silu", "classifier_activation": "silu"}
+        | {"layer_types": ["full_attention", "sliding_attention"] * 2},
+    ),
+    "modernbert-bare": ("ModernBertModel", {**MODERNBERT, "layer_types": ["full_attention"] * 4}),
     "t5": ("T5ForConditionalGeneration", T5),
     "t5-v1.1": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "t5-silu": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-silu", "tie_word_embeddings": False}),

@@ -64,7 +64,7 @@ def test_a_folder_is_read_with_equal_outputs_and_written_back_bit_for_bit(name, 
     write_model(out, config, weights)
     library: Any = transformers
     architecture = config["architectures"][0]
-    assert architecture == {"MistralForCausalLM": "LlamaForCausalLM"}.get(SHAPES[name][0], SHAPES[name][0])
+    assert architecture == ("LlamaForCausalLM" if name == "mistral" else SHAPES[name][0])
     again, report = getattr(library, architecture).from_pretrained(out, output_loading_info=True)
     assert not any(report.values()), report
     assert torch.equal(outputs(again.eval(), ours=False), outputs(theirs, ours=False))
@@ -105,8 +105,10 @@ def test_a_config_of_an_earlier_release_means_the_same(saved):
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rotary scaling 'yarn' is not supported"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1"),
         ("llama", {"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not one of"),
-        ("mistral", {"sliding_window": 16}, "sliding_window is 16 in this mistral config; it must be off"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("mistral", {"sliding_window": "16"}, "sliding_window is '16'; expected an integer"),
+        ("qwen2-window", {"layer_types": ["chunked_attention"] * 2}, "layer_types is .*; supported are full_attention"),
+        ("modernbert", {"rope_scaling": {"type": "yarn"}}, "rotary scaling .* cannot be imported"),
+        ("modernbert", {"decoder_bias": False}, "decoder_bias is False; only True can be imported"),
         ("bert", {"is_decoder": True}, "is_decoder is True"),
         ("gpt2", {"n_layer": 1}, r"12 weights have no place here, among them transformer\.h\.1"),
         ("gpt2", {"n_layer": 3}, r"the weights lack 'transformer\.h\.2\.ln_1\.weight'"),
@@ -148,6 +150,17 @@ def test_a_key_that_the_config_lacks_is_named(saved):
             "llama-small",
             {"vocab_size": 61, "bias": True, "attention_bias": "qkv"},
             "Qwen2ForCausalLM cannot .*model.bias is True",
+        ),
+        (
+            "llama-small",
+            {"vocab_size": 61, "layer_pattern": ("full", "local"), "window": 4},
+            r"MistralForCausalLM cannot .*model.layer_pattern is \('full', 'local'\)",
+        ),
+        ("modernbert-mini", {"vocab_size": 61, "gated": False}, "ModernBertForMaskedLM cannot .*model.gated is False"),
+        (
+            "modernbert-mini",
+            {"vocab_size": 61, "layer_pattern": ("local",), "window": 4},
+            "in a ModernBERT the first and every n-th layer is full",
         ),
         ("bert-base", {"norm_order": "pre"}, "BertForPreTraining cannot .*model.norm_order is 'pre'"),
         ("bert-base", {"num_token_types": 0}, "model.num_token_types is 0; BertForPreTraining needs at least 1"),

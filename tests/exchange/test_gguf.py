@@ -121,6 +121,15 @@ def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path):
         read_gguf(tmp_path / "x.gguf")
 
 
+@pytest.mark.parametrize("name", ["mistral-window", "qwen2-window"])
+def test_a_window_is_refused_unless_it_is_longer_than_every_text(name, saved, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.window is 5 and model\.max_seq_len 40, but llama\.cpp"):
+        write(tmp_path / "x.gguf", saved(name), ByteTokenizer())
+    assert write(tmp_path / "y.gguf", saved(name), ByteTokenizer(), sliding_window=40) is None
+    config, weights = read_gguf(tmp_path / "y.gguf")[0]
+    assert config.window is None and len(weights) == len(read_weights(saved(name)))
+
+
 def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="not a byte-level BPE"):
         write(tmp_path / "x.gguf", saved("llama"), CharTokenizer(TEXT))

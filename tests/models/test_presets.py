@@ -17,6 +17,9 @@ PUBLISHED = {
     # BERT with its pooler, next-sentence and vocabulary heads, as pre-trained.
     "bert-base": 110_106_428,
     "bert-large": 336_226_108,
+    # ModernBertForMaskedLM of these sizes.
+    "modernbert-base": 149_655_232,
+    "modernbert-large": 395_881_664,
     "t5-small": 60_506_624,
     "t5-base": 222_903_552,
     "t5-large": 737_668_096,
