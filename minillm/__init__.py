@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from minillm.data.datasets.corpus import Corpus, prepare
     from minillm.distributed.config import ParallelConfig
     from minillm.generation.config import SampleConfig
-    from minillm.generation.generate import Completion, generate
+    from minillm.generation.generate import Completion, TokenEvent, generate, stream
     from minillm.models.build import build_model
     from minillm.models.gpt import GPT
     from minillm.models.presets import PRESETS, preset
@@ -51,7 +51,7 @@ _ROOMS = {
     "data.datasets.corpus": ("Corpus", "prepare"),
     "distributed.config": ("ParallelConfig",),
     "generation.config": ("SampleConfig",),
-    "generation.generate": ("Completion", "generate"),
+    "generation.generate": ("Completion", "TokenEvent", "generate", "stream"),
     "models.build": ("build_model",),
     "models.gpt": ("GPT",),
     "models.presets": ("PRESETS", "preset"),
