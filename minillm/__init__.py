@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from minillm.distributed.config import ParallelConfig
     from minillm.generation.config import SampleConfig
     from minillm.generation.generate import Completion, TokenEvent, generate, stream
+    from minillm.generation.text import TextEvent, stream_text
     from minillm.models.build import build_model
     from minillm.models.gpt import GPT
     from minillm.models.presets import PRESETS, preset
@@ -52,6 +53,7 @@ _ROOMS = {
     "distributed.config": ("ParallelConfig",),
     "generation.config": ("SampleConfig",),
     "generation.generate": ("Completion", "TokenEvent", "generate", "stream"),
+    "generation.text": ("TextEvent", "stream_text"),
     "models.build": ("build_model",),
     "models.gpt": ("GPT",),
     "models.presets": ("PRESETS", "preset"),

@@ -7,8 +7,8 @@ corruption fills; then the answer may contain them too.
 
 import codecs
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from minillm.generation.adapters import ConditionedDecoder, Decodable
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.generate import Completion, generate, require_rows
+from minillm.generation.generate import Completion, FinishReason, require_rows, stream, unwritten
 from minillm.models.gpt import GPT
 from minillm.models.t5 import T5
 from minillm.tokenizers.base import Tokenizer
@@ -105,6 +105,22 @@ def allowed_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
     return allowed
 
 
+class TextEvent(NamedTuple):
+    """One token of one row, or the end of a row, as text."""
+
+    row: int
+    token: int | None
+    """The generated id; None: the row ended with EOS."""
+    text: str
+    """What is new in the row's text; empty while a character is incomplete or a stop string may begin."""
+    finish_reason: FinishReason | None
+    """Why the row ends with this event; None: it goes on."""
+
+
+TextEvents = Generator[TextEvent, bool | None, None]
+"""Text events. Sending True ends the row of the last event; closing ends all rows."""
+
+
 class TextStream:
     """Converts the bytes of one completion, piece by piece, into whole characters.
 
@@ -148,6 +164,35 @@ class TextStream:
             self.emit(text)
 
 
+def stream_text(
+    model: GPT | T5,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[Prompt],
+    config: SampleConfig,
+    *,
+    prefix: bool = False,
+) -> TextEvents:
+    """The text of each row as it is generated; otherwise as `complete`. Sending and closing are as in `stream`."""
+    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
+    require_rows(len(ready.prompts) * config.num_samples)
+    return _text_events(ready, config)
+
+
+def _text_events(ready: DecodingInput, config: SampleConfig) -> TextEvents:
+    pieces: list[str] = []
+    num_rows, end = len(ready.prompts) * config.num_samples, None
+    texts = [TextStream(config.stop, pieces.append, ready.leading_blank) for _ in range(num_rows)]
+    with closing(stream(ready.model, ready.prompts, config, **ready.options)) as events, suppress(StopIteration):
+        while True:
+            row, token, finish_reason = events.send(end)
+            stopped = token is not None and texts[row].push(ready.decode(token))
+            finish_reason = "stop" if stopped else finish_reason
+            if finish_reason and not stopped:
+                texts[row].close()
+            end = bool((yield TextEvent(row, token, "".join(pieces), finish_reason))) or stopped
+            pieces.clear()
+
+
 def complete(
     model: GPT | T5,
     tokenizer: Tokenizer,
@@ -164,26 +209,15 @@ def complete(
     row as it is generated.
     """
     ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
-    num_rows = len(ready.prompts) * config.num_samples
-    require_rows(num_rows)
-    pieces: list[list[str]] = [[] for _ in range(num_rows)]
-
-    def receive(row: int, piece: str) -> None:
-        pieces[row].append(piece)
-        if on_text is not None:
-            on_text(row, piece)
-
-    streams = [TextStream(config.stop, partial(receive, row), ready.leading_blank) for row in range(num_rows)]
-
-    def push(row: int, token: int) -> bool:
-        return streams[row].push(ready.decode(token))
-
-    completions = generate(ready.model, ready.prompts, config, **ready.options, on_token=push)
-    for row, completion in enumerate(completions):
-        if completion.finish_reason != "stop":
-            streams[row].close()
-        completion.text = "".join(pieces[row])
-    return completions
+    rows = unwritten(ready.model, ready.prompts, config, eos_id=ready.options["eos_id"])
+    with closing(_text_events(ready, config)) as events:
+        for row, token, text, finish_reason in events:
+            rows[row].ids += [] if token is None else [token]
+            rows[row].text += text
+            rows[row].finish_reason = finish_reason or "length"
+            if text and on_text is not None:
+                on_text(row, text)
+    return rows
 
 
 def search(

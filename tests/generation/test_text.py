@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minillm.generation.adapters import ConditionedDecoder
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import generate
-from minillm.generation.text import TextStream, allowed_ids, complete, search
+from minillm.generation.text import TextStream, allowed_ids, complete, search, stream_text
 from minillm.models.build import build_model
 from minillm.models.gpt import GPT
 from minillm.nn.cache import KVCache
@@ -252,3 +252,15 @@ def test_a_decoder_reads_its_prompt_in_both_directions_if_told_to():
         assert search(model, TOKENIZER, prompt, beam, prefix=prefix)[0].ids == row.ids
         found.append(row.ids)
     assert found[0] != found[1]
+
+
+def test_the_text_comes_as_events_which_add_up_to_the_completions():
+    model = Scripted("zwölf!".encode(), b"xxSTOPyy", b"")
+    config = SampleConfig(temperature=0, stop=("STOP",))
+    whole = complete(model, TOKENIZER, ["a", "bc", ""], config)
+    texts, reasons = [""] * 3, [None] * 3
+    for event in stream_text(model, TOKENIZER, ["a", "bc", ""], config):
+        texts[event.row] += event.text
+        reasons[event.row] = event.finish_reason
+    assert texts == [row.text for row in whole] == ["zwölf!", "xx", ""]
+    assert reasons == [row.finish_reason for row in whole] == ["eos", "stop", "eos"]
