@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import tomli_w
 
+from minillm.adapters.config import AdapterConfig
 from minillm.config_files import find_config, flatten, nearest_key, read_toml
 from minillm.data.config import DataConfig
 from minillm.distributed.config import ParallelConfig
@@ -44,6 +45,8 @@ class RunConfig:
     """The text."""
     objective: Any = field(default_factory=lambda: objective_class(DEFAULT_OBJECTIVE)())
     """What is predicted; each objective in minillm/registry.py has its own dataclass."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """What is trained instead of all weights."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

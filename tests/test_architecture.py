@@ -17,7 +17,18 @@ from minillm.registry import OBJECTIVES
 
 PACKAGE = Path(minillm.__file__).parent
 
-FLOORS = ["nn", "models", "generation", "distributed", "data", "objectives", "training", "evaluation", "exchange"]
+FLOORS = [
+    "nn",
+    "models",
+    "generation",
+    "distributed",
+    "adapters",
+    "data",
+    "objectives",
+    "training",
+    "evaluation",
+    "exchange",
+]
 """Rooms from the lowest to the highest; imports only point down. Beside them stand tokenizers, which any may read."""
 # Room -> the modules outside itself that it may import; a name stands for itself and what is below it.
 ARROWS: dict[str, set[str]] = {
@@ -26,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "tokenizers": set(),
     "generation": {"models", "nn.cache", "tokenizers.base"},
     "distributed": {"nn.block"},
+    "adapters": set(),
     "data": {"tokenizers"},
     "objectives": {"nn.config", "nn.output", "nn.kernels.cross_entropy", "data", "tokenizers.base"},
     "training": {"objectives.base", "distributed", "data.prefetch"},
@@ -48,10 +60,10 @@ TORCH_FREE = [
     *("config", "config_files", "settings", "storage", "registry", "training.interrupt", "training.state"),
     *("cli", "models.presets", "generation.printable"),
 ]
-TORCH_FREE += [f"{r}.config" for r in ("nn", "data", "training", "tokenizers", "distributed", "generation")]
+TORCH_FREE += [f"{r}.config" for r in ("nn", "adapters", "data", "training", "tokenizers", "distributed", "generation")]
 TORCH_FREE += [
     f"cli.{name}"
-    for name in ("train", "sample", "fill", "eval", "info", "data", "import_", "export", "flags", "output")
+    for name in ("train", "sample", "fill", "eval", "info", "data", "import_", "export", "merge", "flags", "output")
 ]
 
 OUTER_VERBS = {

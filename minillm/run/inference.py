@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillm.config import RunConfig, load_config, override
+from minillm.config import RunConfig, override
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.evaluator import Measurement
 from minillm.evaluation.evaluator import evaluate as evaluate_model
@@ -19,12 +19,12 @@ from minillm.generation.fill import Filled, fill_gaps
 from minillm.generation.generate import Completion
 from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
-from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.registry import load, objective_spec
 from minillm.run.build import build_objective, prepare_corpus, read_data, validation_batches
-from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
+from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.preview import next_command
+from minillm.run.weights import load_whole
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
 from minillm.training.checkpoint import Checkpoint
@@ -94,14 +94,9 @@ def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRu
     """
     run = None if run is None else Path(run)
     folder, checkpoint = find_run(run), find_checkpoint(run)
-    config = load_config(folder / CONFIG)
     tokenizer = load_own_tokenizer(folder, checkpoint)
+    config, model = load_whole(checkpoint)
     compute = _compute(config, device)
-    with torch.device("meta"):
-        model = build_model(config.model)
-    model.to_empty(device="cpu")
-    model.tie_weights()
-    checkpoint.load_model(model)
     return LoadedRun(folder, checkpoint, config, tokenizer, model.to(compute.device).eval(), compute)
 
 

@@ -36,7 +36,7 @@ def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: 
     for note in corpus.notes:
         say(f"note: {note}")
     processes = "1 process" if runtime.world_size == 1 else f"{runtime.world_size} processes"
-    say(f"model: {num_parameters(model) / 1e6:.2f} M parameters; {compute.describe()}, {processes}")
+    say(f"model: {describe_parameters(model)}; {compute.describe()}, {processes}")
     say(f"run folder: {folder}")
 
 
@@ -56,6 +56,7 @@ def about_program(model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "parameters": num_parameters(model),
+        "trained_parameters": num_parameters(model, trained=True),
         "tokenizer": tokenizer.hash,
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {name: installed(name) for name in packages},
@@ -102,9 +103,16 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:.2f} MB"
 
 
-def num_parameters(model: nn.Module) -> int:
-    """Number of parameters, tied ones counted once."""
-    return sum(p.numel() for p in model.parameters())
+def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
+    """Number of parameters, tied ones counted once; with `trained`, without frozen ones."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
+
+
+def describe_parameters(model: nn.Module) -> str:
+    """Such as `134.52 M parameters, 2.44 M of them trained (1.8 %)`."""
+    total, trained = num_parameters(model), num_parameters(model, trained=True)
+    share = "" if trained == total else f", {trained / 1e6:.2f} M of them trained ({100 * trained / total:.1f} %)"
+    return f"{total / 1e6:.2f} M parameters{share}"
 
 
 def installed(package: str) -> str | None:

@@ -1,7 +1,8 @@
 """Completes a config with values that depend on tokenizer and data, and rejects contradictions before training."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
+from pathlib import Path
 
 from minillm.config import RunConfig
 from minillm.data.datasets.corpus import Corpus
@@ -22,6 +23,17 @@ def require_family(config: RunConfig) -> None:
             f"objective.name {name} needs a model of family {' or '.join(spec.builders)}, but model.preset "
             f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or take another preset"
         )
+
+
+def require_adaptable(config: RunConfig, init_from: Path | None, *, resume: bool, fresh: bool) -> None:
+    """ValueError for an adapter without pretrained weights to adapt, or with an optimizer for those weights."""
+    if not config.adapter.on:
+        return
+    name = f"adapter.name {config.adapter.name}"
+    if fresh or not (init_from or resume):
+        raise ValueError(f"{name} changes the weights of another run; name that run with --init-from")
+    if config.optim.name == "muon":
+        raise ValueError(f"optim.name muon trains the weights that {name} freezes; use optim.name adamw")
 
 
 def resolve(
@@ -73,23 +85,3 @@ def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
         tokenizer.encode(prompt)
     except ValueError as error:
         raise ValueError(f"sample.prompt {prompt!r} cannot be used: {error}") from None
-
-
-CONTENT = {"source", "validation", "cache"}
-"""Keys of [data] that may change in a resumed run, because the data is compared by content."""
-LOSS = {"label_smoothing", "z_loss"}
-"""Keys of [objective] that may change: they affect neither targets nor validation loss."""
-
-
-def require_same_run(saved: RunConfig, config: RunConfig, where: object) -> None:
-    """ValueError if a resumed run changes a key that must stay the same."""
-    compared = {"model": set(), "tokenizer": set(), "data": CONTENT, "objective": LOSS}
-    keys = [(section, f.name) for section in compared for f in fields(getattr(saved, section))]
-    keys = [(section, key) for section, key in keys if key not in compared[section]] + [("train", "seed")]
-    for section, key in keys:
-        was, now = (getattr(getattr(run, section), key) for run in (saved, config))
-        if was != now:
-            raise ValueError(
-                f"--resume cannot change {section}.{key}: it is {was!r} in {where}, now {now!r}; "
-                "leave it as it was, or start a new run"
-            )

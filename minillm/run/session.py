@@ -9,17 +9,16 @@ from typing import Any
 
 import torch
 
-from minillm.config import RunConfig, load_config
+from minillm.adapters.lora import init_adapter
+from minillm.config import RunConfig
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import build_mesh, materialize, parallelize
 from minillm.distributed.runtime import Runtime, start
 from minillm.evaluation.evaluator import LossEvaluator, Measurement
-from minillm.models.build import build_model
 from minillm.objectives.base import Objective
 from minillm.run import report
 from minillm.run.build import build_recipe, build_source, prepare_corpus, validation_batches
 from minillm.run.folder import (
-    CONFIG,
     CURVE,
     METRICS,
     best_or_last,
@@ -28,19 +27,19 @@ from minillm.run.folder import (
     find_checkpoint,
     find_run_to_resume,
     load_own_tokenizer,
-    require_same_text,
     write_start,
 )
 from minillm.run.inference import bytes_of_ids, score
 from minillm.run.preview import next_command, preview
 from minillm.run.report import Say
-from minillm.run.resolve import require_family, require_same_run, resolve
+from minillm.run.resolve import require_adaptable, require_family, resolve
+from minillm.run.resume import keep_base, last_checkpoint, restore
 from minillm.run.warm_start import adopt_weights
+from minillm.run.weights import adapted_model, find_base, name_base, whole_weights
 from minillm.training import precision
-from minillm.training.checkpoint import Checkpoint, newest_good
+from minillm.training.checkpoint import MODEL, Checkpoint
 from minillm.training.metrics import plot_curve
 from minillm.training.progress import say_on
-from minillm.training.schedule import lr_scale
 from minillm.training.state import Outcome
 from minillm.training.trainer import Trainer
 
@@ -81,6 +80,7 @@ def train_run(
     """
     out, init_from = (None if path is None else Path(path) for path in (out, init_from))
     require_family(config)  # before the text is read
+    require_adaptable(config, init_from, resume=resume, fresh=fresh)
     compute = precision.choose(config.train)
     runtime = start(config.parallel, compute.device)
     try:
@@ -93,6 +93,7 @@ def train_run(
         with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
             folder = runtime.broadcast(claimed)
             assert folder is not None, "the first rank has claimed it"
+            config = keep_base(config, folder) if resume else name_base(config, parent)
             return _Session(folder, compute, runtime, say, parent, resume, fresh).run(config)
     finally:
         runtime.close()
@@ -116,7 +117,7 @@ class _Session:
 
     def run(self, config: RunConfig) -> Outcome:
         """Prepare the data, resolve the config, build all parts, train, evaluate."""
-        last = _last(self.folder, self.say) if self.resume else None
+        last = last_checkpoint(self.folder, self.say) if self.resume else None
         known = self.parent or last
         home = known.path.parent if known else self.folder
         own = load_own_tokenizer(home, known) if self.resume or self.parent else None
@@ -125,7 +126,7 @@ class _Session:
         model = self._model(config)
         trainer = self._trainer(config, corpus, objective, model)
         if self.resume:
-            self._restore(trainer, config, corpus, last)
+            restore(trainer, config, corpus.info.fingerprint, last, self.say)
         if self.parent is not None:
             trainer.save()  # before config.toml, so that the run can be resumed from these weights at any time
         if self.runtime.is_main:
@@ -148,16 +149,18 @@ class _Session:
         return replace(outcome, folder=self.folder)
 
     def _model(self, config: RunConfig) -> Any:
-        """The model on this rank, initialized, then with the parent's weights if there is a parent."""
-        with torch.device("meta"):
-            model = build_model(config.model)
-        mesh = build_mesh(self.runtime)
-        parallelize(model, mesh, config.parallel, compile=self.compute.compile)
+        """The model on this rank, initialized, then with the weights of the parent, or of an adapter's base."""
+        start = find_base(config.adapter, self.folder) if config.adapter.on else self.parent
+        given = {} if start is None or self.fresh else whole_weights(start)
+        model = adapted_model(config, given)
+        parallelize(model, build_mesh(self.runtime), config.parallel, compile=self.compute.compile)
 
         def fill() -> None:
-            model.init_weights(torch.Generator().manual_seed(config.train.seed))
-            if self.parent is not None and not self.fresh:
-                adopt_weights(model, self.parent, self.say)
+            generator = torch.Generator().manual_seed(config.train.seed)
+            model.init_weights(generator)
+            init_adapter(model, generator)
+            if start is not None and given:
+                adopt_weights(model, given, where=start.path / MODEL, say=self.say)
 
         materialize(model, self.compute.device, fill)
         return model
@@ -177,27 +180,6 @@ class _Session:
             identity={"tokenizer": corpus.tokenizer.hash, "data": corpus.info.fingerprint},
             on_evaluation=partial(self._preview, model, corpus, config, objective),
         )
-
-    def _restore(self, trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None) -> None:
-        """Continue from the last checkpoint; ValueError if model, tokenizer or text have changed."""
-        saved = load_config(self.folder / CONFIG)
-        require_same_run(saved, config, self.folder / CONFIG)
-        if last is None:
-            self.say(f"{self.folder} has no checkpoint yet: starting at step 0")
-            return
-        if last.step > config.train.steps:
-            raise ValueError(
-                f"train.steps is {config.train.steps}, but {self.folder} is at step {last.step} already: raise it"
-            )
-        require_same_text(last, corpus.info.fingerprint, config.data.source)
-        trainer.restore(last, global_batch=saved.train.global_batch)
-        self.say(f"resuming {self.folder} at step {last.step} of {config.train.steps}")
-        before, now = (_lr(run, last.step + 1) for run in (saved, config))
-        if abs(now - before) > 0.05 * max(now, before):
-            self.say(
-                f"the learning rate is {now:.2e} from here; with the original config it would be {before:.2e} "
-                "(train.steps, [schedule] or optim.lr has changed)"
-            )
 
     def _conclude(
         self, trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome
@@ -221,19 +203,3 @@ class _Session:
             shown = f"sample.prompt cannot be shown: {error}"
         if shown:
             self.say(report.indent(shown))
-
-
-def _lr(config: RunConfig, step: int) -> float:
-    """The learning rate of a step, at most the last one."""
-    return lr_scale(min(step, config.train.steps), config.schedule, config.train.steps) * config.optim.lr
-
-
-def _last(folder: Path, say: Say) -> Checkpoint | None:
-    """The checkpoint to resume from; None before the first."""
-    last = newest_good(folder, say)
-    if last is not None and last.state.imported:
-        raise ValueError(
-            f"{folder} was imported, not trained, so there is nothing to resume; start a new run from its weights "
-            f"with: minillm train --init-from {shlex.quote(str(folder))}"
-        )
-    return last

@@ -54,7 +54,7 @@ class Checkpoint:
         return damage
 
     def load_model(self, model: nn.Module) -> None:
-        """Copy the weights into `model`; ValueError if names or shapes differ."""
+        """Copy the weights into `model`, all but frozen ones; ValueError if names or shapes differ."""
         load_weights(model, self.model_weights(), where=self.path / MODEL)
 
     def model_weights(self) -> dict[str, Tensor]:
@@ -78,16 +78,21 @@ def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {renamed(name): tensor for name, tensor in tensors.items()}
 
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name; tied ones once, under the first name."""
-    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    shared -= {name for name, _ in model.named_parameters()}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
+def weights(model: nn.Module, *, frozen: bool = False) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name; tied ones once, under the first name.
+
+    Frozen parameters belong to another run, so they are left out unless `frozen`.
+    """
+    own = {name for name, p in model.named_parameters() if frozen or p.requires_grad}
+    left_out = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: Path) -> None:
-    """Copy `tensors` into `model`; ValueError if a name is missing or unknown, or a shape differs."""
-    own = weights(model)
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: Path, frozen: bool = False) -> None:
+    """Copy `tensors` into `weights(model, frozen=frozen)`; ValueError if a name is missing or unknown, or a shape
+    differs.
+    """
+    own = weights(model, frozen=frozen)
     if wrong := sorted(own.keys() ^ tensors.keys()):
         raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
     with torch.no_grad():
