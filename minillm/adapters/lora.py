@@ -8,7 +8,7 @@ paper's text says normal.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -47,7 +47,7 @@ class LoRALinear(nn.Linear):
         return (self.weight.float() + change).to(self.weight.dtype)
 
 
-def add_adapter(model: nn.Module, config: AdapterConfig, *, pretrained: set[str]) -> None:
+def add_adapter(model: nn.Module, config: AdapterConfig, *, pretrained: Collection[str]) -> None:
     """Replace the targeted linear layers by LoRALinear, in place, and freeze all that is not trained.
 
     Trained are the adapter, parameters that `config.train` matches, and heads of which any parameter is not in

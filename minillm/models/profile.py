@@ -6,6 +6,7 @@ The second term is for the two matrix products of attention over a context of T 
 encoder-decoder, "per token" means per pair of a source token and a target token.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,17 +35,29 @@ class Profile:
     kv_bytes_per_token: int
     """Bytes of KV cache per decoder token in fp32; half as many in bf16. 0 for an encoder, which has no cache."""
     training_bytes: int
-    """Weights, gradients and AdamW's two moments in fp32, 16 bytes per parameter, without activations."""
+    """Weights, gradients and AdamW's two moments in fp32, 16 bytes per trained parameter and 4 per frozen one, without
+    activations."""
+    trained: int
+    """Number of parameters that are not frozen."""
 
 
-def profile(config: ModelConfig) -> Profile:
-    """The cost of a model; ValueError without vocab_size."""
+def profile(config: ModelConfig, adapt: Callable[[nn.Module], None] | None = None) -> Profile:
+    """The cost of a model, after `adapt`, which may add an adapter; ValueError without vocab_size.
+
+    A frozen weight needs no gradient of its own, so its products cost 4 operations per token instead of 6.
+    """
     with torch.device("meta"):
         model = build_model(config)
+        if adapt is not None:
+            adapt(model)
     parameters = count_parameters(model)
     total = sum(parameters.values())
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
-    products = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    matrices = [
+        p for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False) if p.ndim > 1
+    ]
+    products = sum((6 if p.requires_grad else 4) * p.numel() for p in matrices)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     attended = sum(module.q.out_features for module in attentions)  # L H K
     decoders = [module for module in model.modules() if isinstance(module, Stack) and module.causal]
     blocks = [module for decoder in decoders for module in decoder.modules() if isinstance(module, Block)]
@@ -52,9 +65,10 @@ def profile(config: ModelConfig) -> Profile:
     return Profile(
         parameters=parameters,
         total=total,
-        flops_per_token=6 * products + 12 * attended * config.max_seq_len,
+        flops_per_token=products + 12 * attended * config.max_seq_len,
         kv_bytes_per_token=BYTES_FP32 * sum(m.k.out_features + m.v.out_features for m in cached),
-        training_bytes=4 * BYTES_FP32 * total,
+        training_bytes=BYTES_FP32 * (total + 3 * trained),
+        trained=trained,
     )
 
 

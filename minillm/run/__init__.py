@@ -11,7 +11,8 @@ from minillm.run.inference import load_run as load_run
 from minillm.run.inference import sample as sample
 from minillm.run.inference import score_harness as score_harness
 from minillm.run.inference import search as search
-from minillm.run.merge import merge_run as merge_run
+from minillm.run.merging import merge_run as merge_run
 from minillm.run.session import train as train
 from minillm.run.session import train_run as train_run
 from minillm.run.warm_start import finetune_config as finetune_config
+from minillm.run.weights import profile_run as profile_run

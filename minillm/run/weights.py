@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minillm.adapters.config import AdapterConfig
 from minillm.adapters.lora import add_adapter, merge_adapter
 from minillm.config import RunConfig, load_config
 from minillm.models.build import build_model
+from minillm.models.profile import Profile, profile
 from minillm.run.folder import CONFIG, find_checkpoint
 from minillm.storage import read_manifest
-from minillm.training.checkpoint import MODEL, Checkpoint, weights
+from minillm.training.checkpoint import MODEL, Checkpoint, checkpoints, weights
 
 
 def weights_hash(checkpoint: Checkpoint) -> str:
@@ -106,3 +107,17 @@ def whole_config(folder: Path) -> RunConfig:
         add_adapter(model, config.adapter, pretrained=set(weights(model)))
         merge_adapter(model)
     return replace(config, model=model.config, adapter=AdapterConfig())
+
+
+def profile_run(folder: Path) -> Profile:
+    """The cost of a run's model. The base of an adapter is not read: what the run's checkpoints lack is frozen."""
+    config = load_config(folder / CONFIG)
+    if not config.adapter.on:
+        return profile(config.model)
+    saved = checkpoints(folder)
+    own = saved[-1].model_weights().keys() if saved else set()
+
+    def adapt(model: nn.Module) -> None:
+        add_adapter(model, config.adapter, pretrained=weights(model).keys() - own)
+
+    return profile(config.model, adapt)

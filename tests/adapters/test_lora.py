@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_targets_name_layers_by_the_end_of_their_names_and_blocks_by_default():
 def test_a_pattern_that_matches_nothing_is_refused_with_the_names_that_exist():
     for key in ("targets", "train"):
         with pytest.raises(ValueError, match=rf"adapter.{key} has 'query', which matches none of: .*attn\.sublayer\.q"):
-            adapted(made(), AdapterConfig(name="lora", **{key: ("query",)}))
+            adapted(made(), replace(LORA, **{key: ("query",)}))
 
 
 def test_new_heads_and_chosen_parameters_are_trained_in_full():

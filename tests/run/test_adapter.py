@@ -176,7 +176,7 @@ def test_an_adapter_can_be_the_base_of_another_and_of_a_plain_run(lora, tmp_path
         load_run(tmp_path / "second")
 
 
-def test_a_new_head_is_kept_with_the_adapter(run_of, tmp_path: Path):
+def test_a_new_head_is_kept_with_the_adapter(run_of, tmp_path: Path, capsys):
     source = tmp_path / "labels.csv"
     source.write_text("text,label\n" + "".join(f"so it {n},{'ab'[n % 2]}\n" for n in range(40)), encoding="utf-8")
     start = ["train", "--init-from", str(run_of("bert")), "--objective.name", "classify", "--data", str(source), *LORA]
@@ -188,4 +188,13 @@ def test_a_new_head_is_kept_with_the_adapter(run_of, tmp_path: Path):
     loaded = load_run(checkpoints(tmp_path / "run")[-1].path)
     assert torch.equal(loaded.model.heads["class"].proj.weight, held["heads.class.proj.weight"])
     about = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert 0 < about["trained_parameters"] < about["parameters"]
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "run"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    counts = (shown["parameters"]["total"], shown["parameters"]["trained"])
+    assert (
+        counts
+        == (about["parameters"], about["trained_parameters"])
+        == (counts[0], sum(map(torch.numel, held.values())))
+    )
+    assert shown["training_bytes"] == 4 * counts[0] + 12 * counts[1]
