@@ -98,6 +98,11 @@ def family_of(config: ModelConfig) -> Family:
     return next(row for row in rows if row.position in (None, config.position))
 
 
+def inputs_of(config: ModelConfig) -> tuple[str, ...]:
+    """Arguments of the Hugging Face model that its tokenizer must return: segments only if the model has two."""
+    return ("input_ids", *(["token_type_ids"] if config.num_token_types > 1 else []), "attention_mask")
+
+
 class Imported(NamedTuple):
     """A model as read from files."""
 

@@ -15,6 +15,15 @@ from minillm.exchange.tokenizer_in import load_json, read_tokenizer
 from minillm.tokenizers.base import Tokenizer
 
 SAFETENSORS, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+UNREAD = {".onnx": "ONNX", ".h5": "TensorFlow", ".msgpack": "Flax", ".tflite": "TensorFlow Lite"}
+UNREAD |= {
+    ".mlmodel": "Core ML",
+    ".mlpackage": "Core ML",
+    ".pth": "PyTorch's .pth",
+    ".pt": "PyTorch's .pt",
+    ".ot": "Rust's",
+}
+"""Suffix of a file of weights that cannot be read -> its format."""
 
 
 def read_published(source: str) -> tuple[Imported, Tokenizer]:
@@ -30,6 +39,9 @@ def read_published(source: str) -> tuple[Imported, Tokenizer]:
 
         model, tokenizer = read_gguf(path)
     else:
+        if path.is_file():
+            what = f"in {UNREAD[path.suffix]} format" if path.suffix in UNREAD else "a file"
+            raise ValueError(f"{path} is {what}; expected a folder in the format of transformers, or a .gguf file")
         folder = path if source and path.is_dir() else fetch_model(source)
         config, weights = read_config(folder), read_weights(folder)
         try:
@@ -46,7 +58,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of config.json; FileNotFoundError or ValueError if it is missing or damaged."""
     path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}; expected a folder in the format of transformers")
+        expected = f"{folder} has no {CONFIG}; expected a folder in the format of transformers"
+        raise FileNotFoundError(_other_format(folder) or expected)
     return load_json(path)
 
 
@@ -63,7 +76,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / f"{name}.index.json").is_file():
             shards = map(_read, _shards(folder / f"{name}.index.json"))
             return {key: weight for shard in shards for key, weight in shard.items()}
-    raise FileNotFoundError(f"{folder} has no weights: neither {SAFETENSORS} nor {BIN}, nor shards of them")
+    expected = f"{folder} has no weights: neither {SAFETENSORS} nor {BIN}, nor shards of them"
+    raise FileNotFoundError(_other_format(folder) or expected)
+
+
+def _other_format(folder: Path) -> str | None:
+    """A message that names the format of the folder's weights, if it has any; None if it has no weights."""
+    files = sorted(path for part in ("*", "*/*") for path in folder.glob(part) if path.suffix in (*UNREAD, ".gguf"))
+    if not files:
+        return None
+    file = files[0]
+    if file.suffix == ".gguf":
+        return f"{folder} has no {SAFETENSORS}, but a GGUF file; import that file: {file}"
+    kind = UNREAD[file.suffix]
+    return (
+        f"the weights in {folder} are in {kind} format ({file.name}), which cannot be read; get {SAFETENSORS} instead"
+    )
 
 
 def _shards(index: Path) -> Iterator[Path]:

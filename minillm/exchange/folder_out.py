@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minillm.exchange.architectures import family_of, model_to_hf
+from minillm.exchange.architectures import family_of, inputs_of, model_to_hf
 from minillm.exchange.crosscheck import compare
 from minillm.exchange.folder_in import CONFIG, SAFETENSORS
 from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokenizer_json, tokenizer_settings
@@ -77,7 +77,8 @@ def write_folder(folder: Path, export: Export) -> str:
     require_own_pattern(described, settings["model_type"])
     write_model(folder, settings, weights)
     _write(folder / "tokenizer.json", described)
-    _write(folder / "tokenizer_config.json", tokenizer_settings(tokenizer, export.config.max_seq_len))
+    inputs = inputs_of(export.config)
+    _write(folder / "tokenizer_config.json", tokenizer_settings(tokenizer, export.config.max_seq_len, inputs))
     if tokenizer.chat_template is not None:
         (folder / CHAT_TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
     if export.model.writes != "nothing":
@@ -96,7 +97,7 @@ def write_folder(folder: Path, export: Export) -> str:
         special=next(iter(tokenizer.specials), "<s>"),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    return compare(export.model, tokenizer, folder, architecture, family.outputs)
+    return compare(export.model, tokenizer, folder, architecture, family.outputs, inputs)
 
 
 def write_gguf_file(path: Path, export: Export) -> str | None:

@@ -98,6 +98,10 @@ def _require_arithmetic(config: Mapping[str, Any]) -> None:
             f"model.window is {window} and model.max_seq_len {length}, but llama.cpp attends to all tokens in a {kind} "
             "model; export a folder instead"
         )
+    if kind != "llama" and (config.get("rope_parameters") or {}).get("rope_type") == "llama3":
+        raise ValueError(
+            f"model.rope_scaling is 'llama3'; llama.cpp reads it only in a llama model, and this is a {kind}"
+        )
     if kind == "qwen3" and config["attention_bias"]:
         raise ValueError("model.attention_bias is 'all'; llama.cpp's qwen3 models have no biases")
 

@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, NUM_EXTRA_IDS, SPECIAL_TOKENS
-from minillm.tokenizers.imported import ImportedTokenizer, runner
+from minillm.tokenizers.imported import ImportedTokenizer, runner, settled
 from minillm.tokenizers.load import read_template
 from minillm.tokenizers.merges import GPT2, SINGLE_DIGITS
 
@@ -19,8 +19,6 @@ CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "
 """Default roles of tokens with these names."""
 UNKNOWN = ("<unk>", "[UNK]")
 """Default names of the token for text outside the vocabulary."""
-PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
-"""Optional keys of a tokenizer.json."""
 
 
 def read_tokenizer(folder: Path) -> ImportedTokenizer:
@@ -92,9 +90,9 @@ def from_model(
         where: the file, for messages.
         prefix: ids before every text; None: those that the post-processor adds.
     """
-    model = {"added_tokens": [], **dict.fromkeys(PARTS), **model}
     try:
-        vocabulary = runner(model).get_vocab(with_added_tokens=True)
+        made = runner(model)
+        model, vocabulary = settled(made, model), made.get_vocab(with_added_tokens=True)
         prefix = prefix_of(model) if prefix is None else prefix
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None

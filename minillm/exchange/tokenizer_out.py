@@ -1,9 +1,9 @@
 """Exports tokenizers as tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from minillm.exchange.tokenizer_in import ROLES
+from minillm.exchange.tokenizer_in import ROLES, UNKNOWN
 from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.bpe import BPETokenizer, byte_alphabet
 from minillm.tokenizers.byte import ByteTokenizer
@@ -40,13 +40,30 @@ def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
     return {**body, "added_tokens": added, "post_processor": _post_processor(tokenizer, family), "model": model}
 
 
-def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json: the role of each special token, and the chat template."""
+def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int, inputs: Sequence[str]) -> dict[str, Any]:
+    """The content of tokenizer_config.json: the role of each special token, and the chat template.
+
+    `inputs` are the arguments of the model that a call of the tokenizer returns. Without them, transformers 4 adds
+    segments for every model, and transformers 5 for none.
+    """
     names = {i: name for name, i in tokenizer.specials.items()}
     roles = {f"{role}_token": names[i] for role, i in role_ids(tokenizer).items()}
+    roles |= {"unk_token": unknown_token(tokenizer) or roles.get("eos_token")}  # CTranslate2 needs one
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_seq_len}
-    template = {} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template}
-    return settings | {"clean_up_tokenization_spaces": False} | roles | template
+    settings |= {"clean_up_tokenization_spaces": False, "model_input_names": list(inputs)}
+    settings |= {role: name for role, name in roles.items() if name is not None}
+    return settings | ({} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template})
+
+
+def unknown_token(tokenizer: Tokenizer) -> str | None:
+    """The token for text outside the vocabulary; None if the tokenizer has none, like all of our own."""
+    if not isinstance(tokenizer, ImportedTokenizer):
+        return None
+    model = tokenizer.model["model"]
+    if model["type"] == "Unigram":
+        return None if model.get("unk_id") is None else model["vocab"][model["unk_id"]][0]
+    named = (model["unk_token"],) if model.get("unk_token") else UNKNOWN
+    return next((name for name in named if name in tokenizer.specials), None)
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:

@@ -43,10 +43,12 @@ class ImportedTokenizer(Tokenizer):
         self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
     ):
         """`model` is the content of a `tokenizer.json`; `prefix` are ids before a prompt, such as Llama's <s>."""
-        self.model, self.prefix_ids = dict(model), tuple(prefix)
-        self._runner = runner(self.model)
+        self._stored, self.prefix_ids = dict(model), tuple(prefix)  # as hashed
+        self._runner = runner(model)
+        self.model = settled(self._runner, model)
         self.first_blank = not is_byte_level(self.model)
-        super().__init__("imported", token_bytes(self.model, specials), published_specials=specials, roles=roles)
+        table = token_bytes(self.model, self._runner.get_vocab(with_added_tokens=True), specials)
+        super().__init__("imported", table, published_specials=specials, roles=roles)
 
     @cached_property
     def quick(self) -> QuickBPE | None:
@@ -78,7 +80,7 @@ class ImportedTokenizer(Tokenizer):
         return self._runner.decode(shown, skip_special_tokens=False)
 
     def to_dict(self) -> dict[str, object]:
-        return {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self.model}
+        return {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self._stored}
 
 
 class QuickBPE:
@@ -106,14 +108,21 @@ class QuickBPE:
 def runner(model: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """The library's tokenizer for the content of a `tokenizer.json`; ValueError if it is not supported."""
     kind = model["model"].get("type") if isinstance(model.get("model"), dict) else None
-    if kind not in KINDS:
+    if kind not in (None, *KINDS):
         raise ValueError(f"its model has type {kind!r}; supported are {', '.join(KINDS)}")
     try:
         made = tokenizers.Tokenizer.from_str(json.dumps({**model, **LAYOUT}))
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"the tokenizers library cannot read it: {error}") from None
+    if (kind := type(made.model).__name__) not in KINDS:  # files of early versions leave it for the library to infer
+        raise ValueError(f"its model has type {kind!r}; supported are {', '.join(KINDS)}")
     made.encode_special_tokens = True  # a special token's name in a text is text
     return made
+
+
+def settled(made: tokenizers.Tokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `model`, with every default that the library applied in `made`, its `runner`, filled in."""
+    return json.loads(made.to_str()) | {part: model.get(part) for part in LAYOUT}
 
 
 def is_byte_level(model: Mapping[str, Any]) -> bool:
@@ -121,9 +130,8 @@ def is_byte_level(model: Mapping[str, Any]) -> bool:
     return (model["decoder"] or {}).get("type") == "ByteLevel"
 
 
-def token_bytes(model: Mapping[str, Any], specials: Mapping[str, int]) -> list[bytes]:
+def token_bytes(model: Mapping[str, Any], vocabulary: Mapping[str, int], specials: Mapping[str, int]) -> list[bytes]:
     """The bytes that each id adds to a decoded text; empty for special tokens and unused ids."""
-    vocabulary = runner(model).get_vocab(with_added_tokens=True)
     added = {token["content"] for token in model["added_tokens"]}
     # without a decoder, tokens are joined with spaces
     decoder: dict[str, Any] = model["decoder"] or {"type": "WordPiece", "prefix": ""}

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from minillm.exchange.architectures import model_from_hf, model_to_hf
-from minillm.exchange.folder_in import read_config, read_weights
+from minillm.exchange.folder_in import read_config, read_published, read_weights
 from minillm.exchange.folder_out import write_model
 from minillm.models.build import build_model
 from minillm.models.presets import preset
@@ -214,6 +214,26 @@ def test_a_damaged_or_missing_file_is_named(saved, tmp_path):
     (folder / "config.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json is not a JSON object"):
         read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("onnx/model.onnx", r"are in ONNX format \(model\.onnx\), which cannot be read; get model\.safetensors"),
+        ("tf_model.h5", "are in TensorFlow format"),
+        ("model.gguf", r"has no model\.safetensors, but a GGUF file; import that file: .*model\.gguf"),
+    ],
+)
+def test_weights_in_a_format_that_is_not_read_are_named(tmp_path, file, message):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match=message):
+        read_config(tmp_path)
+    with pytest.raises(FileNotFoundError, match=message):
+        read_weights(tmp_path)
+    if not file.endswith(".gguf"):
+        with pytest.raises(ValueError, match=rf"{file} is in .* format; expected a folder"):
+            read_published(str(tmp_path / file))
 
 
 class Payload:

@@ -137,6 +137,9 @@ def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
         write(tmp_path / "x.gguf", saved("qwen2"), ByteTokenizer(), hidden_act="relu", model_type="llama")
     with pytest.raises(ValueError, match=r"model\.attention_scale is 1; llama\.cpp scales the scores"):
         write(tmp_path / "x.gguf", saved("gpt2"), ByteTokenizer(), scale_attn_weights=False)
+    with pytest.raises(ValueError, match=r"rope_scaling is 'llama3'; llama\.cpp reads it only in a llama model"):
+        llama3 = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0}}
+        write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), **llama3)
     with pytest.raises(ValueError, match="qwen3 models have no biases"):
         write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), attention_bias=True)
 

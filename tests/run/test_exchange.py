@@ -153,6 +153,25 @@ def other_pair_scores(config: dict[str, Any], weights: dict[str, torch.Tensor]) 
     return config, {name: weight + 0.1 if "seq_relationship" in name else weight for name, weight in weights.items()}
 
 
+def test_an_export_whose_tokenizer_hides_the_segments_fails(run_of, tmp_path, monkeypatch):
+    names = folder_out.tokenizer_settings
+    monkeypatch.setattr(folder_out, "tokenizer_settings", lambda *args: names(*args[:2], ["input_ids"]))
+    with pytest.raises(ValueError, match=r"calls the model with \['input_ids'\], not \('input_ids', 'token_type_ids'"):
+        export_model(load_run(run_of("bert")), tmp_path / "out")
+
+
+def test_an_export_whose_pairs_are_of_one_segment_fails(run_of, tmp_path, monkeypatch):
+    def flat(tokenizer: Any, family: Any) -> Any:
+        described = tokenizer_json(tokenizer, family)
+        for part in described["post_processor"]["pair"]:
+            next(iter(part.values()))["type_id"] = 0
+        return described
+
+    monkeypatch.setattr(folder_out, "tokenizer_json", flat)
+    with pytest.raises(ValueError, match="computes different logits"):
+        export_model(load_run(run_of("bert")), tmp_path / "out")
+
+
 def test_a_shape_of_qwen2_needs_its_cut_of_text(run_of, tmp_path):
     loaded = load_run(run_of("gpt2"))  # with a BPE of our own
     shape = replace(preset("llama-small", d_model=32, num_layers=1, num_heads=2, num_kv_heads=1), attention_bias="qkv")
