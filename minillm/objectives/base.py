@@ -15,6 +15,7 @@ from minillm.data.loader import Examples, Windows
 from minillm.nn.config import ModelConfig
 from minillm.nn.kernels.cross_entropy import IGNORE_INDEX as IGNORE_INDEX
 from minillm.nn.kernels.cross_entropy import cross_entropy_sum as cross_entropy_sum
+from minillm.nn.kernels.cross_entropy import plain_cross_entropy_sum as plain_cross_entropy_sum
 from minillm.nn.output import Output
 from minillm.settings import check, setting
 
@@ -174,17 +175,6 @@ def beginning(ids: np.ndarray, decode: Decode, *, length: int = 12) -> str:
     """The first words of a text of ids, about `length` tokens."""
     text = decode(ids[:length].tolist())
     return text[: text.rfind(" ")] if " " in text.strip() else text
-
-
-def plain_cross_entropy_sum(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
-) -> Tensor:
-    """The definition of `cross_entropy_sum`, which nn/kernels/cross_entropy.py computes in less memory."""
-    log_z = logits.logsumexp(-1)  # log p(v) = logits_v - log_z
-    of_label = log_z - logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    of_uniform = log_z - logits.mean(-1)
-    loss = (1 - label_smoothing) * of_label + label_smoothing * of_uniform + z_loss * log_z.square()
-    return loss.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:

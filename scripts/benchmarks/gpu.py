@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 
 HERE = Path(__file__).parent
 STEPS, ROWS, CONTEXT, LIMIT = 60, 32, 1024, 240
-NEW = 256
+NEW = 128
 SHAKESPEARE = {"published recipe": "gpt-shakespeare-char", "ours": "gpt-shakespeare-best"}
 Results = list[dict[str, Any]]
 
@@ -43,11 +44,13 @@ def metrics(folder: Path) -> Results:
 def checks(text: Path, folder: Path) -> Results:
     """The tests that need CUDA."""
     tests = str(HERE.parents[1] / "tests" / "cuda")
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-n", "4", "-p", "no:cacheprovider", tests]
+    options = ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default", "-m", "cuda", "-q"]
+    command = [sys.executable, "-m", "pytest", *options, tests]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=HERE.parents[1])
     passed = re.search(r"(\d+) passed", done.stdout)
     failed = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
-    return [{"work": "tests that need CUDA", "passed": int(passed[1]) if passed else 0, "failed": failed}]
+    result = {"work": "tests that need CUDA", "passed": int(passed[1]) if passed else 0, "failed": failed}
+    return [result | ({"end": (done.stdout + done.stderr)[-3000:]} if failed or not passed else {})]
 
 
 def train(text: Path, folder: Path) -> Results:
@@ -59,7 +62,7 @@ def train(text: Path, folder: Path) -> Results:
     config.write_text('[model]\npreset = "gpt2"\n', encoding="utf-8")
     run(sys.executable, "-m", "minillm", "train", str(config), "--out", str(folder / "gpt2"), *flags.split())
     seconds = [line["seconds"] for line in metrics(folder / "gpt2") if "grad_norm" in line]
-    steps = [after - before for before, after in zip(seconds, seconds[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(seconds)]
     ours = ROWS * CONTEXT / median(steps[STEPS // 3 :])
     peer, memory = map(float, run(sys.executable, str(HERE / "plain_gpt.py"), "--rows", str(ROWS)).split()[-2:])
     work = {"work": f"train GPT-2 124 M, {ROWS} x {CONTEXT} tokens", "dtype": "bf16", "unit": "tokens/s"}
@@ -88,7 +91,8 @@ def decode(text: Path, folder: Path) -> Results:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         settings: dict[str, Any] = {"vocab_size": 50304, "bos_token_id": None, "eos_token_id": None}
-        peer: Any = GPT2LMHeadModel(GPT2Config(**settings)).to("cuda", torch.bfloat16).eval()
+        untyped: Any = GPT2LMHeadModel(GPT2Config(**settings))
+        peer = untyped.to("cuda", torch.bfloat16).eval()
         options: dict[str, Any] = {"do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0}
         sides["transformers"] = lambda rows: peer.generate(rows, attention_mask=torch.ones_like(rows), **options)
     except ImportError as error:
