@@ -48,6 +48,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
     "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
     "labeled": DatasetSpec(f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled"),
+    "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat"),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -76,6 +77,9 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         dataset="labeled",
         baselines=("minillm.objectives.classify:majority_figures",),
         resolve="minillm.objectives.classify:name_labels",
+    ),
+    "chat": ObjectiveSpec(
+        "minillm.objectives.chat:ChatConfig", {"gpt": "minillm.objectives.chat:build"}, dataset="chat"
     ),
 }
 

@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "distributed": {"nn.block"},
     "adapters": set(),
     "data": {"tokenizers"},
-    "objectives": {"nn.config", "nn.output", "nn.kernels.cross_entropy", "data", "tokenizers.base"},
+    "objectives": {"nn.config", "nn.output", "nn.kernels.cross_entropy", "data", "tokenizers"},
     "training": {"objectives.base", "distributed", "data.prefetch"},
     "evaluation": {
         *("training.evaluation", "training.precision", "objectives.base", "objectives.layout", "distributed.runtime"),
@@ -79,6 +79,7 @@ NAMESAKES = {
     "output": "cli: what commands print; nn: what a model returns",
     "cache": "data: on disk; nn: keys and values",
     "text": "data: a source's text; generation: text in, text out",
+    "chat": "data: tokenized conversations; objectives: what is learned from them; cli: the command",
     "build": "models: a model; run: the parts of a run",
 }
 """Names of modules that stand in several rooms, and what they are there."""

@@ -105,6 +105,10 @@ class Objective(Protocol):
         """A prompt for previews, made from a validation example; "" for none."""
         ...
 
+    def encode_prompt(self, prompt: str) -> str | list[int]:
+        """The prompt as generation takes it: the text, or ids with special tokens around it."""
+        ...
+
     def describe_cuts(self, tokens: Any) -> list[str]:
         """One phrase for each way in which examples are truncated; usually none."""
         ...
@@ -166,6 +170,10 @@ class CrossEntropyObjective:
     def prompt(self, example: Any, decode: Decode) -> str:
         """The beginning of a text."""
         return beginning(example[1:], decode)
+
+    def encode_prompt(self, prompt: str) -> str | list[int]:
+        """The text, unchanged."""
+        return prompt
 
     def describe_cuts(self, tokens: Any) -> list[str]:
         return []

@@ -41,13 +41,15 @@ def resolve(
 ) -> tuple[RunConfig, Objective]:
     """The final config and its objective. `say` receives notes about truncated examples.
 
-    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary.
+    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary; it grows
+    if the objective has added special tokens to the tokenizer.
     ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
     if config.sample.prompt is not None:
         _require_prompt(config.sample.prompt, tokenizer)
-    model = config.model if inherited else replace(config.model, vocab_size=_vocab_size(config, tokenizer))
+    rows = max(config.model.vocab_size or 0, tokenizer.vocab_size) if inherited else _vocab_size(config, tokenizer)
+    model = replace(config.model, vocab_size=rows)
     spec = objective_spec(config.objective.name)
     section = load(spec.resolve)(config.objective, corpus) if spec.resolve else config.objective
     config = replace(config, model=model, objective=section)
