@@ -27,6 +27,9 @@ class ObjectiveSpec:
     """Quick functions `(Measurement) -> dict[str, float]` that score simple baselines."""
     evaluators: tuple[str, ...] = ()
     """Functions `(Measurement) -> dict[str, Any]` that `minillm eval` calls for more figures; may take minutes."""
+    predict: str | None = None
+    """`(Predictor, examples) -> list[dict[str, Any]]`: a result for each example, for `minillm predict`. The examples are
+    those that `DatasetSpec.inputs` returns."""
     resolve: str | None = None
     """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
 
@@ -39,6 +42,9 @@ class DatasetSpec:
     """`(DataConfig, tokenizer or its builder, *, progress) -> Corpus` with training and validation split."""
     read: str
     """`(source, DataConfig, tokenizer, *, progress) -> tokens` of all of another source, for evaluation."""
+    inputs: str | None = None
+    """`(texts, source, DataConfig) -> list[Any]`: the examples, without labels, of `minillm predict` for the texts on its
+    command line, or for `source` if there are none."""
     windows: bool = False
     """Whether examples are windows of a text, which must have at least two; otherwise one example is enough."""
 
@@ -47,8 +53,10 @@ _DATA = "minillm.data.datasets"
 DATASETS: dict[str, DatasetSpec] = {
     "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
     "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
-    "labeled": DatasetSpec(f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled"),
     "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat"),
+    "labeled": DatasetSpec(
+        f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
+    ),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -73,8 +81,9 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     ),
     "classify": ObjectiveSpec(
         "minillm.objectives.classify:ClassifyConfig",
-        {"bert": "minillm.objectives.classify:build"},
+        {"bert": "minillm.objectives.classify:build", "gpt": "minillm.objectives.classify:build_causal"},
         dataset="labeled",
+        predict="minillm.objectives.classify:predict",
         baselines=("minillm.objectives.classify:majority_figures",),
         resolve="minillm.objectives.classify:name_labels",
     ),

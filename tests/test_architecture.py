@@ -63,12 +63,13 @@ TORCH_FREE = [
 TORCH_FREE += [f"{r}.config" for r in ("nn", "adapters", "data", "training", "tokenizers", "distributed", "generation")]
 TORCH_FREE += [
     f"cli.{name}"
-    for name in ("train", "sample", "fill", "eval", "info", "data", "import_", "export", "merge", "flags", "output")
+    for name in ("train", "sample", "fill", "predict", "eval", "info", "data", "import_", "export", "merge")
 ]
+TORCH_FREE += ["cli.flags", "cli.output"]
 
 OUTER_VERBS = {
     # `run` and `cli` offer the verb of a room below for a whole run, or for the command line
-    *("train", "sample", "fill", "evaluate", "search"),
+    *("train", "sample", "fill", "evaluate", "search", "predict"),
 }
 """Public names that two rooms may define."""
 NAMESAKES = {

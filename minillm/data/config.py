@@ -20,6 +20,8 @@ class DataConfig:
     """Column or key that holds the label of a text."""
     pair_field: str | None = setting(None, datasets=("labeled",))
     """Column or key that holds the second text of a labeled pair; None: single texts."""
+    label_separator: str | None = setting(None, datasets=("labeled",))
+    """Text between the labels of a field that holds several, such as a comma; None: a field of text is one label."""
     input_field: str = setting("input", datasets=("tasks",))
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
     target_field: str = setting("target", datasets=("tasks",))

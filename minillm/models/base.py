@@ -15,8 +15,9 @@ from minillm.nn.output import Output
 class Model(nn.Module):
     """Input embedding and heads; subclasses add stacks. Weights are undefined until `init_weights`."""
 
-    writes: ClassVar[Literal["continuation", "answer", "nothing"]]
-    """Whether the model generates a continuation of its prompt, an answer to it, or no text."""
+    writes: Literal["continuation", "answer", "nothing"]
+    """Whether the model generates a continuation of its prompt, an answer to it, or no text. A model without a vocabulary
+    head generates none."""
     head_transform: ClassVar[bool] = False
     """Whether the vocabulary head transforms the hidden states first, as BERT's does."""
     class_at_first: ClassVar[bool] = False
@@ -31,6 +32,8 @@ class Model(nn.Module):
     def add_heads(self) -> None:
         """Add the heads in the config. Subclasses call this last, because init_weights uses the order of modules."""
         self.heads = build_heads(self.config, transform=self.head_transform, pooled=self.class_at_first)
+        if "lm" not in self.heads:
+            self.writes = "nothing"
         self.tie_weights()
 
     def tie_weights(self) -> None:

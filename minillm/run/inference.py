@@ -68,6 +68,10 @@ class LoadedRun:
                 f"train one: minillm train --init-from {shlex.quote(str(self.folder))}"
             )
 
+    def next_command(self) -> str:
+        """The command that shows what the run can do."""
+        return next_command(self.model, self.folder)
+
     def describe(self) -> str:
         """One line with folder, step, loss and tokenizer."""
         trained = self.checkpoint.state.train

@@ -32,4 +32,6 @@ def next_command(model: Any, folder: Path) -> str:
         return f"minillm sample {run}"
     if "lm" in model.heads:
         return f'minillm fill {run} "A text with a [MASK]"'
-    return f"minillm eval {run}" if "class" in model.heads else f"minillm train --init-from {run}"
+    if set(model.heads) & {"class", "tag", "span"}:
+        return f"minillm predict {run}"
+    return f"minillm train --init-from {run}"
