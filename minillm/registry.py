@@ -28,8 +28,8 @@ class ObjectiveSpec:
     evaluators: tuple[str, ...] = ()
     """Functions `(Measurement) -> dict[str, Any]` that `minillm eval` calls for more figures; may take minutes."""
     predict: str | None = None
-    """`(Predictor, examples) -> list[dict[str, Any]]`: a result for each example, for `minillm predict`. The examples are
-    those that `DatasetSpec.inputs` returns."""
+    """`(Predictor, examples) -> list[dict[str, Any]]`: for `minillm predict`, a result for each example that
+    `DatasetSpec.inputs` returned."""
     resolve: str | None = None
     """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
 
@@ -43,8 +43,8 @@ class DatasetSpec:
     read: str
     """`(source, DataConfig, tokenizer, *, progress) -> tokens` of all of another source, for evaluation."""
     inputs: str | None = None
-    """`(texts, source, DataConfig) -> list[Any]`: the examples, without labels, of `minillm predict` for the texts on its
-    command line, or for `source` if there are none."""
+    """`(texts, source, DataConfig) -> list[Any]`: examples without labels for `minillm predict`, from the texts on its
+    command line or, if there are none, from `source`."""
     windows: bool = False
     """Whether examples are windows of a text, which must have at least two; otherwise one example is enough."""
 

@@ -16,8 +16,8 @@ class Model(nn.Module):
     """Input embedding and heads; subclasses add stacks. Weights are undefined until `init_weights`."""
 
     writes: Literal["continuation", "answer", "nothing"]
-    """Whether the model generates a continuation of its prompt, an answer to it, or no text. A model without a vocabulary
-    head generates none."""
+    """Whether the model generates a continuation of its prompt, an answer to it, or nothing, for example because it has
+    no vocabulary head."""
     head_transform: ClassVar[bool] = False
     """Whether the vocabulary head transforms the hidden states first, as BERT's does."""
     class_at_first: ClassVar[bool] = False

@@ -142,9 +142,8 @@ def test_a_single_label_raises():
 
 
 def test_the_baseline_predicts_the_most_frequent_training_label():
-    measured: Any = SimpleNamespace(
-        objective=objective(), train=tokens("a", "a", "b"), tokens=tokens("b", "b", "b", "a")
-    )
+    splits = {"train": tokens("a", "a", "b"), "tokens": tokens("b", "b", "b", "a")}
+    measured: Any = SimpleNamespace(objective=objective(), **splits)
     assert majority_figures(measured) == {"most_frequent_accuracy": 0.25}
 
 

@@ -116,9 +116,7 @@ def _read(source: str, config: DataConfig) -> Source:
     if not examples:
         raise ValueError(f"{source} has no example with a text and a label: add examples")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
-    examples.sort(
-        key=lambda example: (text_hash(example.text + example.pair), example.text, example.pair, str(example))
-    )
+    examples.sort(key=lambda one: (text_hash(one.text + one.pair), one.text, one.pair, str(one.label), one.where))
     return Source(examples, _fingerprint(source, config), notes)
 
 
