@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from minillm.objectives.prefix_lm import PrefixConfig
     from minillm.objectives.seq2seq import Seq2SeqConfig
     from minillm.objectives.span import SpanConfig
-    from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, sample, train
+    from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, predict, sample, train
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -65,7 +65,7 @@ _ROOMS = {
     "objectives.prefix_lm": ("PrefixConfig",),
     "objectives.seq2seq": ("Seq2SeqConfig",),
     "objectives.span": ("SpanConfig",),
-    "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "sample", "train"),
+    "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "predict", "sample", "train"),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
     "tokenizers.load": ("build_tokenizer", "load_tokenizer"),

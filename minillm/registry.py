@@ -27,12 +27,11 @@ class ObjectiveSpec:
     """Quick functions `(Measurement) -> dict[str, float]` that score simple baselines."""
     evaluators: tuple[str, ...] = ()
     """Functions `(Measurement) -> dict[str, Any]` that `minillm eval` calls for more figures; may take minutes."""
+    predict: str | None = None
+    """`(Predictor, examples) -> list[dict[str, Any]]`: for `minillm predict`, a result for each example that
+    `DatasetSpec.inputs` returned."""
     resolve: str | None = None
     """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
-    needs_vocabulary: bool = True
-    """Whether it reads text; otherwise it reads arrays of numbers, and [tokenizer] and [sample] have no effect."""
-    predict: str | None = None
-    """`(LoadedRun, text) -> dict[str, Any]`: the figures that `minillm predict` shows for one text or file."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,9 @@ class DatasetSpec:
     """`(DataConfig, tokenizer or its builder, *, progress) -> Corpus` with training and validation split."""
     read: str
     """`(source, DataConfig, tokenizer, *, progress) -> tokens` of all of another source, for evaluation."""
+    inputs: str | None = None
+    """`(texts, source, DataConfig) -> list[Any]`: examples without labels for `minillm predict`, from the texts on its
+    command line or, if there are none, from `source`."""
     windows: bool = False
     """Whether examples are windows of a text, which must have at least two; otherwise one example is enough."""
 
@@ -51,9 +53,10 @@ _DATA = "minillm.data.datasets"
 DATASETS: dict[str, DatasetSpec] = {
     "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
     "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
-    "labeled": DatasetSpec(f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled"),
-    "images": DatasetSpec(f"{_DATA}.images:prepare_images", f"{_DATA}.images:read_images"),
-    "numbers": DatasetSpec(f"{_DATA}.numbers:prepare_numbers", f"{_DATA}.numbers:read_numbers"),
+    "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat"),
+    "labeled": DatasetSpec(
+        f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
+    ),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -78,38 +81,14 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     ),
     "classify": ObjectiveSpec(
         "minillm.objectives.classify:ClassifyConfig",
-        {"bert": "minillm.objectives.classify:build"},
+        {"bert": "minillm.objectives.classify:build", "gpt": "minillm.objectives.classify:build_causal"},
         dataset="labeled",
+        predict="minillm.objectives.classify:predict",
         baselines=("minillm.objectives.classify:majority_figures",),
         resolve="minillm.objectives.classify:name_labels",
     ),
-    "classify_images": ObjectiveSpec(
-        "minillm.objectives.features:ImageClassConfig",
-        {"mlp": "minillm.objectives.features:build_images", "vit": "minillm.objectives.features:build_images"},
-        dataset="images",
-        baselines=("minillm.objectives.classify:majority_figures",),
-        resolve="minillm.objectives.features:name_image_classes",
-        predict="minillm.objectives.features:predict_image",
-        needs_vocabulary=False,
-    ),
-    "classify_numbers": ObjectiveSpec(
-        "minillm.objectives.features:NumberClassConfig",
-        {"mlp": "minillm.objectives.features:build_numbers"},
-        dataset="numbers",
-        baselines=("minillm.objectives.classify:majority_figures",),
-        resolve="minillm.objectives.features:name_number_classes",
-        predict="minillm.objectives.features:predict_numbers",
-        needs_vocabulary=False,
-    ),
-    "regress_numbers": ObjectiveSpec(
-        "minillm.objectives.regress:RegressConfig",
-        {"mlp": "minillm.objectives.regress:build"},
-        dataset="numbers",
-        baselines=("minillm.objectives.regress:mean_figures",),
-        evaluators=("minillm.objectives.regress:regression_figures",),
-        resolve="minillm.objectives.regress:measure_scales",
-        predict="minillm.objectives.regress:predict_number",
-        needs_vocabulary=False,
+    "chat": ObjectiveSpec(
+        "minillm.objectives.chat:ChatConfig", {"gpt": "minillm.objectives.chat:build"}, dataset="chat"
     ),
 }
 
@@ -121,14 +100,6 @@ def objective_spec(name: str) -> ObjectiveSpec:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"objective.name is {name!r}; it must be one of {', '.join(OBJECTIVES)}{hint}")
     return OBJECTIVES[name]
-
-
-def readers_of(key: str, datasets: tuple[str, ...]) -> list[str]:
-    """The objectives that read a key of another section than [objective]; `datasets` is as in `settings.setting`."""
-    of_text = key.startswith(("tokenizer.", "sample.")) or key == "data.seq_len"
-    rows = {name: row for name, row in OBJECTIVES.items() if row.needs_vocabulary or not of_text}
-    listed = [name for name, row in rows.items() if key in row.reads]
-    return listed or [name for name, row in rows.items() if not datasets or row.dataset in datasets]
 
 
 def load(reference: str) -> Any:

@@ -39,19 +39,14 @@ ARROWS: dict[str, set[str]] = {
     "distributed": {"nn.block"},
     "adapters": set(),
     "data": {"tokenizers"},
-    "objectives": {"nn.config", "nn.output", "nn.kernels.cross_entropy", "data", "tokenizers.base"},
+    "objectives": {"nn.config", "nn.output", "nn.kernels.cross_entropy", "data", "tokenizers"},
     "training": {"objectives.base", "distributed", "data.prefetch"},
     "evaluation": {
         *("training.evaluation", "training.precision", "objectives.base", "objectives.layout", "distributed.runtime"),
         *("generation", "data.loader", "data.datasets", "data.sources.records", "tokenizers.base"),
     },
     "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub"},
-    "config": {
-        "models.presets",
-        "nn.families",
-        "config_files",
-        "registry",
-    },  # and every room's config, see `violations`
+    "config": {"models.presets", "config_files", "registry"},  # and every room's config, see `violations`
     "config_files": {"models.presets"},
 }
 LEAVES = {"settings", "storage"}  # any room may import them, nn and models settings only, for their config
@@ -68,12 +63,13 @@ TORCH_FREE = [
 TORCH_FREE += [f"{r}.config" for r in ("nn", "adapters", "data", "training", "tokenizers", "distributed", "generation")]
 TORCH_FREE += [
     f"cli.{name}"
-    for name in ("train", "sample", "fill", "eval", "info", "data", "import_", "export", "merge", "flags", "output")
+    for name in ("train", "sample", "fill", "predict", "eval", "info", "data", "import_", "export", "merge")
 ]
+TORCH_FREE += ["cli.flags", "cli.output"]
 
 OUTER_VERBS = {
     # `run` and `cli` offer the verb of a room below for a whole run, or for the command line
-    *("train", "sample", "fill", "evaluate", "search"),
+    *("train", "sample", "fill", "evaluate", "search", "predict"),
 }
 """Public names that two rooms may define."""
 NAMESAKES = {
@@ -84,6 +80,7 @@ NAMESAKES = {
     "output": "cli: what commands print; nn: what a model returns",
     "cache": "data: on disk; nn: keys and values",
     "text": "data: a source's text; generation: text in, text out",
+    "chat": "data: tokenized conversations; objectives: what is learned from them; cli: the command",
     "build": "models: a model; run: the parts of a run",
 }
 """Names of modules that stand in several rooms, and what they are there."""

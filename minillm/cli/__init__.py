@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "Train a model on your text; without arguments, a small GPT on Python's documentation.",
     "sample": "Generate text with a trained model.",
     "fill": "Fill in the masked words of a text with a BERT.",
+    "predict": "Predict labels, tags or answers with a fine-tuned model.",
     "eval": "Evaluate a trained model: loss, and bits per byte or accuracy.",
     "merge": "Merge a run's adapter into its weights.",
     "info": "Show a model's parameters, FLOPs per token and memory.",

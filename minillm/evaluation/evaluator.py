@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -74,6 +76,7 @@ def evaluate(
     names = list(objective.targets)
     loss_sums, counts, correct = ({name: 0.0 for name in names} for _ in range(3))
     num_bytes = 0
+    rows: list[np.ndarray] = []
     for batch in batches:
         batch = batch.to(compute.device)
         with compute.autocast():
@@ -81,19 +84,24 @@ def evaluate(
         for name, score in objective.loss(output, batch.labels, training=False).items():
             loss_sums[name] += score.loss.item()
             counts[name] += batch.counts[name]
-            correct[name] += 0 if score.correct is None else score.correct.item()
+            correct[name] += math.nan if score.correct is None else score.correct.item()
             if objective.covers_text:
                 labels = batch.labels[name]
                 num_bytes += int(token_bytes[labels[labels != IGNORE_INDEX]].sum())
+        if (measured := objective.measure(output, batch)) is not None:
+            rows.append(measured)
     model.train(was_training)
     totals = iter(runtime.sum([*loss_sums.values(), *counts.values(), *correct.values(), num_bytes]))
     evaluation = Evaluation(
         {name: next(totals) for name in names},
         {name: int(next(totals)) for name in names},
-        {name: int(next(totals)) for name in names},
+        {name: int(right) for name in names if math.isfinite(right := next(totals))},
         int(next(totals)) if objective.covers_text else None,
         objective.primary,
     )
+    rows = runtime.gather(rows)
+    if rows:
+        evaluation = replace(evaluation, task=objective.figures(np.concatenate(rows)))
     if not evaluation.targets:
         raise ValueError("the validation text has no token to predict; raise data.validation_fraction")
     return evaluation

@@ -39,11 +39,13 @@ class Batch:
     """Targets in each label set, known before any forward pass."""
     num_tokens: int = 0
     """Tokens that the model reads, without padding, for "tokens/s"."""
+    examples: Sequence[Any] = ()
+    """The examples of the batch, for objectives whose figures need more than the labels."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A copy with `change` applied to each tensor."""
         inputs, labels = ({k: change(t) for k, t in part.items()} for part in (self.inputs, self.labels))
-        return Batch(inputs, labels, self.counts, self.num_tokens)
+        return Batch(inputs, labels, self.counts, self.num_tokens, self.examples)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -67,6 +69,15 @@ class Setup(NamedTuple):
     seq_len: int
     """Tokens in a training example."""
     data: DataConfig
+
+
+class Predictor(NamedTuple):
+    """A trained model with what it needs to predict."""
+
+    objective: Any
+    tokenizer: Tokenizer
+    forward: Callable[[dict[str, Tensor]], Output]
+    """Arguments of model.forward, on the CPU -> the outputs, fp32 and on the CPU; without gradients and dropout."""
 
 
 class Objective(Protocol):
@@ -101,8 +112,20 @@ class Objective(Protocol):
         """Label set -> its score."""
         ...
 
+    def measure(self, output: Output, batch: Batch) -> np.ndarray | None:
+        """Numbers about each example of an evaluation batch, (examples, N), for `figures`; None for no figures."""
+        ...
+
+    def figures(self, measured: np.ndarray) -> dict[str, float]:
+        """The figures of the task, from what `measure` returned for all examples, (examples, N)."""
+        ...
+
     def prompt(self, example: Any, decode: Decode) -> str:
         """A prompt for previews, made from a validation example; "" for none."""
+        ...
+
+    def encode_prompt(self, prompt: str) -> str | list[int]:
+        """The prompt as generation takes it: the text, or ids with special tokens around it."""
         ...
 
     def describe_cuts(self, tokens: Any) -> list[str]:
@@ -163,9 +186,19 @@ class CrossEntropyObjective:
             scores[name] = Score(total, None if training else num_correct(logits, wanted))
         return scores
 
+    def measure(self, output: Output, batch: Batch) -> np.ndarray | None:
+        return None
+
+    def figures(self, measured: np.ndarray) -> dict[str, float]:
+        return {}
+
     def prompt(self, example: Any, decode: Decode) -> str:
         """The beginning of a text."""
         return beginning(example[1:], decode)
+
+    def encode_prompt(self, prompt: str) -> str | list[int]:
+        """The text, unchanged."""
+        return prompt
 
     def describe_cuts(self, tokens: Any) -> list[str]:
         return []

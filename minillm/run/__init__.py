@@ -12,6 +12,7 @@ from minillm.run.inference import sample as sample
 from minillm.run.inference import score_harness as score_harness
 from minillm.run.inference import search as search
 from minillm.run.merging import merge_run as merge_run
+from minillm.run.predictions import predict as predict
 from minillm.run.session import train as train
 from minillm.run.session import train_run as train_run
 from minillm.run.warm_start import finetune_config as finetune_config

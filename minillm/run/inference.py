@@ -68,12 +68,19 @@ class LoadedRun:
                 f"train one: minillm train --init-from {shlex.quote(str(self.folder))}"
             )
 
+    def next_command(self) -> str:
+        """The command that shows what the run can do."""
+        return next_command(self.model, self.folder)
+
     def describe(self) -> str:
         """One line with folder, step, loss and tokenizer."""
         trained = self.checkpoint.state.train
         is_best = trained.best_step == self.checkpoint.step
         loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
-        return f"{self.folder}: step {self.checkpoint.step}, {loss}{self.tokenizer.describe()}"
+        return (
+            f"{self.folder}: step {self.checkpoint.step}, {loss}"
+            f"{self.tokenizer.kind} tokenizer of {self.tokenizer.vocab_size} ids"
+        )
 
 
 Run = LoadedRun | Path | str | None

@@ -41,17 +41,16 @@ def resolve(
 ) -> tuple[RunConfig, Objective]:
     """The final config and its objective. `say` receives notes about truncated examples.
 
-    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary.
+    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary; it grows
+    if the objective has added special tokens to the tokenizer.
     ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
     if config.sample.prompt is not None:
         _require_prompt(config.sample.prompt, tokenizer)
-    spec, model = objective_spec(config.objective.name), config.model
-    if spec.needs_vocabulary and not inherited:
-        model = replace(model, vocab_size=_vocab_size(config, tokenizer))
-    if not spec.needs_vocabulary:
-        model = replace(model, input_shape=_input_shape(config, corpus, inherited=inherited))
+    rows = max(config.model.vocab_size or 0, tokenizer.vocab_size) if inherited else _vocab_size(config, tokenizer)
+    model = replace(config.model, vocab_size=rows)
+    spec = objective_spec(config.objective.name)
     section = load(spec.resolve)(config.objective, corpus) if spec.resolve else config.objective
     config = replace(config, model=model, objective=section)
     objective = build_objective(config, tokenizer)
@@ -80,21 +79,6 @@ def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
             "leave model.vocab_size out, or raise it"
         )
     return size
-
-
-def _input_shape(config: RunConfig, corpus: Corpus, *, inherited: bool) -> tuple[int, ...]:
-    """The shape of the data; ValueError if the user set another one, or the weights of another run have another one.
-
-    The shape in a preset does not count, as in `_vocab_size`.
-    """
-    wanted, shape = config.model.input_shape, corpus.train.features.shape[1:]
-    free = () if inherited else PRESETS.get(config.model.preset, {}).get("input_shape")
-    if wanted in ((), free, shape):
-        return shape
-    remedy = "take other data" if inherited else "leave model.input_shape out, or take other data"
-    raise ValueError(
-        f"{corpus.info.source} has examples of shape {list(shape)}, but the model reads {list(wanted)}: {remedy}"
-    )
 
 
 def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:

@@ -198,7 +198,7 @@ class _Session:
     def _preview(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> None:
         try:
             with self.compute.autocast():
-                shown = preview(model, corpus.tokenizer, config.sample, prefix=objective.prefix_prompts)
+                shown = preview(model, corpus.tokenizer, config.sample, objective)
         except ValueError as error:  # a prompt that is too long must not end training
             shown = f"sample.prompt cannot be shown: {error}"
         if shown:

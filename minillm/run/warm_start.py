@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minillm.adapters.lora import adapter_names
@@ -18,6 +19,8 @@ from minillm.training.checkpoint import load_weights, weights
 POOLER = re.compile(r"^heads\.\w+\.(?=pooler\.)")
 HEADS = "heads."
 """Weights whose names begin with this may exist in only one of the two runs."""
+VOCABULARY = ("embed.tokens.weight", "heads.lm.proj.weight", "heads.lm.proj.bias")
+"""Weights with a row for each token, which may have more rows than in the parent."""
 
 
 def finetune_config(
@@ -54,9 +57,17 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
     return override(inherited, {"eval.at_start": True, **overrides})
 
 
+def with_rows_of(own: Tensor, given: Tensor) -> Tensor:
+    """The rows of `given`; any further rows of `own` follow, with the average of the given ones added to them."""
+    if own.shape[1:] != given.shape[1:] or len(own) <= len(given):
+        return given
+    return torch.cat((given, own[len(given) :] + given.mean(0)))
+
+
 def adopt_weights(model: Any, given: Mapping[str, Tensor], *, where: Path, say: Callable[[str], None]) -> None:
     """Copy the weights `given` of another run into `model`; heads that they lack keep their initial weights.
 
+    Special tokens that the parent lacks get the average embedding, plus their initial one so that they differ.
     ValueError if another weight than a head's is missing or left over, or if a shape differs.
     """
     own, given, added = weights(model, frozen=True), dict(given), adapter_names(model)
@@ -68,8 +79,17 @@ def adopt_weights(model: Any, given: Mapping[str, Tensor], *, where: Path, say: 
     left = sorted(name for name in given if name not in own)
     if wrong := [name for name in (*new, *left) if not name.startswith(HEADS)]:
         raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
-    load_weights(model, {name: given.get(name, tensor) for name, tensor in own.items()}, where=where, frozen=True)
+    grown = {name: with_rows_of(own[name], given[name]) for name in VOCABULARY if name in own and name in given}
+    more = max((len(grown[name]) - len(given[name]) for name in grown), default=0)
+    if more and not grown.keys() <= weights(model).keys():
+        raise ValueError(
+            f"the tokenizer has {more} special tokens that {where} lacks, and the adapter does not train their "
+            "embeddings; add them with --adapter.train embed.tokens"
+        )
+    load_weights(model, {name: (given | grown).get(name, own[name]) for name in own}, where=where, frozen=True)
     say(f"starting from the weights of {where.parent}")
+    if more:
+        say(f"  {more} special tokens added to the vocabulary")
     for names, what in ((new, "not in the checkpoint, newly initialized"), (left, "not needed for this objective")):
         if names:
             say(f"  {what}: {', '.join(names)}")

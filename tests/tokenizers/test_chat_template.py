@@ -83,7 +83,7 @@ def own(kind: str = "bpe") -> Any:
 def in_transformers(tokenizer: Any, folder: Path) -> Any:
     """The exported tokenizer, as transformers loads it."""
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer, "gpt")), encoding="utf-8")
-    settings = json.dumps(tokenizer_settings(tokenizer, 64))
+    settings = json.dumps(tokenizer_settings(tokenizer, 64, ["input_ids", "attention_mask"]))
     (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
     return transformers.AutoTokenizer.from_pretrained(folder)
 

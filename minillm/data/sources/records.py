@@ -1,7 +1,7 @@
 """Readers for files with records: .jsonl, .json, .csv, .tsv and .parquet, all but .json in bounded memory.
 
 A reader takes the columns to read as setting -> name of the column (`{"data.field": "text"}`), so that an error can
-name the setting.
+name the setting. Without columns, it reads all of them.
 """
 
 import codecs
@@ -157,7 +157,7 @@ def read_table(path: Path, columns: Columns, *, delimiter: str) -> Iterator[Reco
             if len(set(named)) < len(named):
                 raise ValueError(f"{name} has two columns of the same name in {', '.join(named)}: rename one")
             require_columns(header, columns, name)
-            places = [(column, header.index(column)) for column in columns.values()]
+            places = [(column, header.index(column)) for column in columns.values() or named]
             start = rows.line_num + 1
             for row in rows:
                 if len(row) == len(header):
@@ -194,7 +194,8 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             require_columns(file.schema_arrow.names, columns, name)
-            rows = (row for batch in file.iter_batches(batch_size=1024, columns=wanted) for row in batch.to_pylist())
+            batches = file.iter_batches(batch_size=1024, columns=wanted or None)
+            rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield Record(row, f"{name} row {number}")
     except (pa.ArrowInvalid, OSError) as error:
