@@ -54,7 +54,7 @@ class StepFunction:
         self.scaler = compute.scaler()
         # On a GPU, eager code reads and writes the logits, the largest tensor of a step, several times.
         fused = compute.compile and compute.device.type == "cuda"
-        self.loss = torch.compile(objective.loss) if fused else objective.loss
+        self.fused_loss = torch.compile(objective.loss) if fused else None
         self.parameters = list(optimizer.names)
 
     def __call__(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float], lr_scale: float) -> StepResult:
@@ -75,7 +75,7 @@ class StepFunction:
             with without_sync(self.model, self.runtime) if i + 1 < len(batches) else nullcontext():
                 with self.compute.autocast():
                     output = self.model(**batch.inputs)
-                scores = self.loss(output, batch.labels, training=True)
+                scores = (self.fused_loss or self.objective.loss)(output, batch.labels, training=True)
                 loss = torch.stack([score.loss / max(1.0, counts[name]) for name, score in scores.items()]).sum()
                 # the data-parallel wrapper averages over ranks, and the counts are already global
                 self.scaler.scale(loss * self.runtime.world_size).backward()
