@@ -26,7 +26,7 @@ PHASES: dict[str, tuple[object, str, list[str]]] = {
     "the last evaluation in training": (evaluator, "evaluate", ["train"]),
     "plotting": (session, "plot_curve", ["train"]),
     "the evaluation after training": (inference, "evaluate_model", ["train"]),
-    "sampling": (generation_text, "generate", ["sample"]),
+    "sampling": (generation_text, "stream", ["sample"]),
     "evaluating": (inference, "evaluate_model", ["eval"]),
 }
 
