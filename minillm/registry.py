@@ -30,6 +30,9 @@ class ObjectiveSpec:
     predict: str | None = None
     """`(Predictor, examples) -> list[dict[str, Any]]`: for `minillm predict`, a result for each example that
     `DatasetSpec.inputs` returned."""
+    reference: str | None = None
+    """`(Objective, examples, forward) -> (N, ...) array`: what the frozen model of --init-from says about the examples,
+    which the objective compares with. Its section has the keys `reference` and `reference_hash`."""
     resolve: str | None = None
     """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
 
@@ -57,6 +60,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "labeled": DatasetSpec(
         f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
     ),
+    "preferences": DatasetSpec(f"{_DATA}.preferences:prepare_preferences", f"{_DATA}.preferences:read_preferences"),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -89,6 +93,17 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     ),
     "chat": ObjectiveSpec(
         "minillm.objectives.chat:ChatConfig", {"gpt": "minillm.objectives.chat:build"}, dataset="chat"
+    ),
+    "reward": ObjectiveSpec(
+        "minillm.objectives.reward:RewardConfig",
+        {"gpt": "minillm.objectives.reward:build", "bert": "minillm.objectives.reward:build_encoder"},
+        dataset="preferences",
+    ),
+    "dpo": ObjectiveSpec(
+        "minillm.objectives.dpo:DPOConfig",
+        {"gpt": "minillm.objectives.dpo:build"},
+        dataset="preferences",
+        reference="minillm.objectives.dpo:reference_log_probs",
     ),
 }
 

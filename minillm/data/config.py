@@ -26,6 +26,14 @@ class DataConfig:
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
     target_field: str = setting("target", datasets=("tasks",))
     """Column or key that holds the target of a text-to-text example."""
+    prompt_field: str = setting("prompt", datasets=("preferences",))
+    """Column or key that holds a prompt."""
+    chosen_field: str = setting("chosen", datasets=("preferences",))
+    """Column or key that holds the better answer to a prompt."""
+    rejected_field: str = setting("rejected", datasets=("preferences",))
+    """Column or key that holds the worse answer to a prompt."""
+    margin_field: str | None = setting(None, datasets=("preferences",))
+    """Column or key that holds by how much the better answer is better; None: 0 for all pairs."""
     mixing: Literal["proportional", "temperature", "equal"] = setting("proportional", datasets=("tasks",))
     """How often each text-to-text task is drawn: in proportion to its number of examples, in proportion to that number
     to the power 1/T, or equally often."""

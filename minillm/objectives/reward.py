@@ -1,0 +1,107 @@
+"""Reward models: a score for a text, learned from pairs of answers (Ouyang et al. 2022, section 3.5).
+
+In the model of Bradley and Terry (1952), the probability that the first answer is preferred is sigmoid(r1 - r2). The
+loss is its negative logarithm; a margin m asks for r1 - r2 > m (Touvron et al. 2023, section 3.2.2).
+
+A GPT's score is read at the token that ends the text, a BERT's at [CLS].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minillm.data.config import DataConfig
+from minillm.data.datasets.preferences import PreferenceIds, PreferenceTokens
+from minillm.nn.output import Output
+from minillm.objectives.answers import AnswerLayout
+from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Score, Setup
+from minillm.objectives.layout import pad
+from minillm.settings import check, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Score texts, from pairs of answers of which one is preferred (Ouyang et al. 2022)."""
+
+    name: str = "reward"
+    centering: float = setting(0.0, at_least=0)
+    """Weight of the squared sum of a pair's scores, which keeps scores near 0 (Eisenstein et al. 2023); training
+    only."""
+
+    def __post_init__(self) -> None:
+        check("objective", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward(CrossEntropyObjective):
+    """Two rows for each pair: the preferred answer first."""
+
+    layout: AnswerLayout
+    centering: float = 0.0
+
+    primary: ClassVar[str] = "pair_accuracy"
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("class:1",)
+
+    @property
+    def targets(self) -> dict[str, str]:
+        return {"pair": "class"}
+
+    def examples(self, tokens: PreferenceTokens, data: DataConfig, length: int, *, training: bool) -> PreferenceTokens:
+        return tokens
+
+    def collate(self, examples: Sequence[PreferenceIds], rng: RowRNG) -> Batch:
+        """tokens, and key_valid if any row is padded, both (2B, T); the margins (B)."""
+        inputs = self.inputs([row.ids for example in examples for row in self.layout.rows(example)])
+        margins = torch.tensor([example.margin for example in examples])
+        real = inputs["key_valid"].sum() if "key_valid" in inputs else inputs["tokens"].numel()
+        return Batch(inputs, {"pair": margins}, {"pair": len(examples)}, int(real))
+
+    def inputs(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """The arguments of the model for rows of ids."""
+        tokens, valid = pad(rows, self.pad_id)
+        return {"tokens": tokens} if valid.all() else {"tokens": tokens, "key_valid": valid}
+
+    def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:
+        """Sum of -log sigmoid(r1 - r2 - margin) over the pairs."""
+        scores = output.logits["class"].float().view(-1, 2)  # (B, 2)
+        ahead = scores[:, 0] - scores[:, 1]
+        total = -F.logsigmoid(ahead - labels["pair"]).sum()
+        if training and self.centering:
+            total = total + self.centering * scores.sum(1).square().sum()
+        correct = (ahead > 0).sum()
+        return {"pair": Score(total, None if training else correct, figures_of({"reward_margin": ahead}))}
+
+    def prompt(self, example: Any, decode: Decode) -> str:
+        return ""
+
+    def describe_cuts(self, tokens: PreferenceTokens) -> list[str]:
+        return self.layout.describe_cuts(tokens)
+
+
+def figures_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name -> (2,) the sum and the number of these values (B), for `Score.figures`."""
+    return {name: torch.stack([x.detach().sum(), x.new_tensor(float(len(x)))]) for name, x in values.items()}
+
+
+def build(config: RewardConfig, setup: Setup) -> Reward:
+    """The objective for GPT."""
+    ids = setup.tokenizer
+    before = ids.prefix_ids if ids.imported else (ids.start_id,)
+    layout = AnswerLayout(before=before, after=(ids.eos_id,), max_len=setup.seq_len)
+    return Reward(ids.pad_id, layout=layout, centering=config.centering)
+
+
+def build_encoder(config: RewardConfig, setup: Setup) -> Reward:
+    """The objective for BERT."""
+    ids = setup.tokenizer
+    layout = AnswerLayout(before=(ids.cls_id,), after=(ids.sep_id,), max_len=setup.seq_len)
+    return Reward(ids.pad_id, layout=layout, centering=config.centering)
