@@ -61,7 +61,9 @@ class AnswerLayout:
         if not prompts:
             return []
         note = f"{prompts:,} of {len(tokens):,} pairs are longer than {self.max_len} tokens: their prompts are cut at "
-        return [f"{note}the beginning, and {answers:,} of them lose the end of an answer; raise data.seq_len to keep it"]
+        return [
+            f"{note}the beginning, and {answers:,} of them lose the end of an answer; raise data.seq_len to keep it"
+        ]
 
     def _parts(self, example: PreferenceIds) -> tuple[Sequence[int], np.ndarray, Sequence[int]]:
         before, after = ((), ()) if example.framed else (self.before, self.after)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -59,6 +59,8 @@ class Score(NamedTuple):
     """SUM over the targets, fp32; the trainer divides by the step's global count."""
     correct: Tensor | None = None
     """Number of targets that were the most likely prediction; None during training."""
+    figures: Mapping[str, Tensor] = {}
+    """More figures for metrics.jsonl: name -> (2,), the SUM and the number of terms."""
 
 
 class Setup(NamedTuple):

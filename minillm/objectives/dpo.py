@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -140,7 +140,5 @@ def build(config: DPOConfig, setup: Setup) -> DPO:
             f"objective.name {config.name} compares the model with its reference without dropout: set model.dropout, "
             "model.attention_dropout and model.ff_dropout to 0"
         )
-    layout = AnswerLayout(
-        before=ids.prefix_ids, after=(ids.eos_id,), max_len=setup.seq_len + 1, blank=ids.start_id
-    )
+    layout = AnswerLayout(before=ids.prefix_ids, after=(ids.eos_id,), max_len=setup.seq_len + 1, blank=ids.start_id)
     return DPO(ids.pad_id, layout=layout, beta=config.beta, kind=config.loss, smoothing=config.label_smoothing)

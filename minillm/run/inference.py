@@ -24,7 +24,8 @@ from minillm.registry import load, objective_spec
 from minillm.run.build import build_objective, prepare_corpus, read_data, validation_batches
 from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.preview import next_command
-from minillm.run.weights import load_whole
+from minillm.run.reference import with_reference
+from minillm.run.weights import find_reference, load_whole
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
 from minillm.training.checkpoint import Checkpoint
@@ -174,6 +175,14 @@ def evaluate(
     else:
         tokens, train = read_data(config, str(source), loaded.tokenizer), None
         notes = tokens.notes
+    tokens = with_reference(
+        config,
+        loaded.objective,
+        lambda: load_whole(find_reference(config, loaded.folder))[1].to(loaded.compute.device),
+        tokens,
+        compute=loaded.compute,
+        runtime=runtime,
+    )
     batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
     parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)
     measured = Measurement(*parts, tokens, train, batches)

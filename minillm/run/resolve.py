@@ -25,15 +25,17 @@ def require_family(config: RunConfig) -> None:
         )
 
 
-def require_adaptable(config: RunConfig, init_from: Path | None, *, resume: bool, fresh: bool) -> None:
-    """ValueError for an adapter without pretrained weights to adapt, or with an optimizer for those weights."""
-    if not config.adapter.on:
-        return
-    name = f"adapter.name {config.adapter.name}"
-    if fresh or not (init_from or resume):
-        raise ValueError(f"{name} changes the weights of another run; name that run with --init-from")
-    if config.optim.name == "muon":
-        raise ValueError(f"optim.name muon trains the weights that {name} freezes; use optim.name adamw")
+def require_parent(config: RunConfig, init_from: Path | None, *, resume: bool, fresh: bool) -> None:
+    """ValueError for an adapter or a reference model without --init-from, or with settings that contradict it."""
+    adapter, objective = f"adapter.name {config.adapter.name}", f"objective.name {config.objective.name}"
+    compares = objective_spec(config.objective.name).reference is not None
+    wanted = {adapter: config.adapter.on, objective: compares}
+    for name in (name for name in wanted if wanted[name] and (fresh or not (init_from or resume))):
+        raise ValueError(f"{name} needs the weights of another run; name that run with --init-from")
+    if config.adapter.on and config.optim.name == "muon":
+        raise ValueError(f"optim.name muon trains the weights that {adapter} freezes; use optim.name adamw")
+    if compares and config.adapter.dropout:
+        raise ValueError(f"{objective} compares the model with its reference without dropout: set adapter.dropout to 0")
 
 
 def resolve(

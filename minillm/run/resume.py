@@ -1,7 +1,7 @@
 """Continues a run from its last checkpoint."""
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from minillm.config import RunConfig, load_config
@@ -13,7 +13,7 @@ from minillm.training.trainer import Trainer
 
 CONTENT = {"source", "validation", "cache"}
 """Keys of [data] that may change in a resumed run, because the data is compared by content."""
-LOSS = {"label_smoothing", "z_loss"}
+LOSS = {"label_smoothing", "z_loss", "reference"}
 """Keys of [objective] that may change: they affect neither targets nor validation loss."""
 
 
@@ -40,15 +40,6 @@ def last_checkpoint(folder: Path, say: Say) -> Checkpoint | None:
             f"weights with: minillm train --init-from {shlex.quote(str(folder))}"
         )
     return last
-
-
-def keep_base(config: RunConfig, folder: Path) -> RunConfig:
-    """The config with the adapter's base of the run in `folder`, unless it names the place of the base itself."""
-    saved = load_config(folder / CONFIG).adapter
-    if not config.adapter.on:
-        return config
-    adapter = replace(config.adapter, base=config.adapter.base or saved.base, base_hash=saved.base_hash)
-    return replace(config, adapter=adapter)
 
 
 def restore(trainer: Trainer, config: RunConfig, fingerprint: str, last: Checkpoint | None, say: Say) -> None:

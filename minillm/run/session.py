@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minillm.adapters.lora import init_adapter
-from minillm.config import RunConfig
+from minillm.config import RunConfig, load_config
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import build_mesh, materialize, parallelize
 from minillm.distributed.runtime import Runtime, start
@@ -19,6 +19,7 @@ from minillm.objectives.base import Objective
 from minillm.run import report
 from minillm.run.build import build_recipe, build_source, prepare_corpus, validation_batches
 from minillm.run.folder import (
+    CONFIG,
     CURVE,
     METRICS,
     best_or_last,
@@ -31,11 +32,20 @@ from minillm.run.folder import (
 )
 from minillm.run.inference import bytes_of_ids, score
 from minillm.run.preview import next_command, preview
+from minillm.run.reference import with_reference
 from minillm.run.report import Say
-from minillm.run.resolve import require_adaptable, require_family, resolve
-from minillm.run.resume import keep_base, last_checkpoint, restore
+from minillm.run.resolve import require_family, require_parent, resolve
+from minillm.run.resume import last_checkpoint, restore
 from minillm.run.warm_start import adopt_weights
-from minillm.run.weights import adapted_model, find_base, name_base, whole_weights
+from minillm.run.weights import (
+    adapted_model,
+    find_base,
+    find_reference,
+    keep_parent,
+    load_whole,
+    name_parent,
+    whole_weights,
+)
 from minillm.training import precision
 from minillm.training.checkpoint import MODEL, Checkpoint
 from minillm.training.metrics import plot_curve
@@ -80,7 +90,7 @@ def train_run(
     """
     out, init_from = (None if path is None else Path(path) for path in (out, init_from))
     require_family(config)  # before the text is read
-    require_adaptable(config, init_from, resume=resume, fresh=fresh)
+    require_parent(config, init_from, resume=resume, fresh=fresh)
     compute = precision.choose(config.train)
     runtime = start(config.parallel, compute.device)
     try:
@@ -93,7 +103,7 @@ def train_run(
         with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
             folder = runtime.broadcast(claimed)
             assert folder is not None, "the first rank has claimed it"
-            config = keep_base(config, folder) if resume else name_base(config, parent)
+            config = keep_parent(config, load_config(folder / CONFIG)) if resume else name_parent(config, parent)
             return _Session(folder, compute, runtime, say, parent, resume, fresh).run(config)
     finally:
         runtime.close()
@@ -124,6 +134,7 @@ class _Session:
         corpus = prepare_corpus(config, own, self.runtime)
         config, objective = resolve(config, corpus, inherited=self.parent is not None, say=self.say)
         model = self._model(config)
+        corpus = self._with_reference(config, corpus, objective, model)
         trainer = self._trainer(config, corpus, objective, model)
         if self.resume:
             restore(trainer, config, corpus.info.fingerprint, last, self.say)
@@ -150,7 +161,7 @@ class _Session:
 
     def _model(self, config: RunConfig) -> Any:
         """The model on this rank, initialized, then with the weights of the parent, or of an adapter's base."""
-        start = find_base(config.adapter, self.folder) if config.adapter.on else self.parent
+        start = find_base(config, self.folder) if config.adapter.on else self.parent
         given = {} if start is None or self.fresh else whole_weights(start)
         model = adapted_model(config, given)
         parallelize(model, build_mesh(self.runtime), config.parallel, compile=self.compute.compile)
@@ -164,6 +175,17 @@ class _Session:
 
         materialize(model, self.compute.device, fill)
         return model
+
+    def _with_reference(self, config: RunConfig, corpus: Corpus, objective: Objective, model: Any) -> Corpus:
+        """The corpus with what the reference model says; a new run's own model is that, apart from its adapter."""
+
+        def reference() -> Any:
+            if self.resume:
+                return load_whole(find_reference(config, self.folder))[1].to(self.compute.device)
+            return model
+
+        add = partial(with_reference, config, objective, reference, compute=self.compute, runtime=self.runtime)
+        return replace(corpus, train=add(corpus.train), validation=add(corpus.validation))
 
     def _trainer(self, config: RunConfig, corpus: Corpus, objective: Objective, model: Any) -> Trainer:
         batches = partial(validation_batches, config, corpus.validation, objective, self.runtime)

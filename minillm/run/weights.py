@@ -18,6 +18,7 @@ from minillm.adapters.lora import add_adapter, merge_adapter
 from minillm.config import RunConfig, load_config
 from minillm.models.build import build_model
 from minillm.models.profile import Profile, profile
+from minillm.registry import objective_spec
 from minillm.run.folder import CONFIG, find_checkpoint
 from minillm.storage import read_manifest
 from minillm.training.checkpoint import MODEL, Checkpoint, checkpoints, weights
@@ -30,37 +31,62 @@ def weights_hash(checkpoint: Checkpoint) -> str:
     return own if base is None else hashlib.sha256(f"{own} {base}".encode()).hexdigest()
 
 
-def name_base(config: RunConfig, parent: Checkpoint | None) -> RunConfig:
-    """The config with the parent as the base of the adapter, if there is an adapter."""
-    if not config.adapter.on or parent is None:
+def name_parent(config: RunConfig, parent: Checkpoint | None) -> RunConfig:
+    """The config with the parent as the base of its adapter and as its reference model, if it has these."""
+    if parent is None:
         return config
-    base = replace(config.adapter, base=str(parent.path.resolve()), base_hash=weights_hash(parent))
-    return replace(config, adapter=base)
+    where, hashed = str(parent.path.resolve()), weights_hash(parent)
+    if config.adapter.on:
+        config = replace(config, adapter=replace(config.adapter, base=where, base_hash=hashed))
+    if objective_spec(config.objective.name).reference:
+        config = replace(config, objective=replace(config.objective, reference=where, reference_hash=hashed))
+    return config
 
 
-def find_base(adapter: AdapterConfig, folder: Path) -> Checkpoint:
-    """The checkpoint that the adapter of the run in `folder` changes: where the config says, or beside the run.
+def keep_parent(config: RunConfig, saved: RunConfig) -> RunConfig:
+    """The config of a resumed run with the base and the reference model of the saved one, unless they have moved."""
+    if config.adapter.on and saved.adapter.on:
+        base = config.adapter.base or saved.adapter.base
+        config = replace(config, adapter=replace(config.adapter, base=base, base_hash=saved.adapter.base_hash))
+    section, was = config.objective, saved.objective
+    if objective_spec(section.name).reference and section.name == was.name:
+        section = replace(section, reference=section.reference or was.reference, reference_hash=was.reference_hash)
+    return replace(config, objective=section)
 
-    FileNotFoundError if it is in neither place; ValueError if it has other weights.
+
+def find_base(config: RunConfig, folder: Path) -> Checkpoint:
+    """The checkpoint that the adapter of the run in `folder` changes; errors as in `_find`."""
+    return _find(config.adapter.base, config.adapter.base_hash, folder, "adapter.base")
+
+
+def find_reference(config: RunConfig, folder: Path) -> Checkpoint:
+    """The checkpoint of the reference model of the run in `folder`; errors as in `_find`."""
+    return _find(config.objective.reference, config.objective.reference_hash, folder, "objective.reference")
+
+
+def _find(path: str | None, expected: str | None, folder: Path, key: str) -> Checkpoint:
+    """The checkpoint at `path`, or of that name beside the run.
+
+    FileNotFoundError if it is in neither place; ValueError if its weights are not those with the hash `expected`.
     """
-    remedy = f"restore it, or set adapter.base in {folder / CONFIG} to where it is"
-    if adapter.base is None or adapter.base_hash is None:
-        raise ValueError(f"{folder / CONFIG} has an adapter, but adapter.base or adapter.base_hash is missing")
-    named, other = Path(adapter.base), None
+    remedy = f"restore it, or set {key} in {folder / CONFIG} to where it is"
+    if path is None or expected is None:
+        raise ValueError(f"{folder / CONFIG} lacks {key} or {key}_hash; start a new run with --init-from")
+    named, other = Path(path), None
     for place in (named, folder.parent / named.parent.name / named.name):
         try:
             found = find_checkpoint(place)
         except FileNotFoundError:
             continue
-        if weights_hash(found) == adapter.base_hash:
+        if weights_hash(found) == expected:
             return found
         other = other or place
     if other is not None:
         raise ValueError(
-            f"the adapter {folder} belongs to other weights than those of {other}: their fingerprint must be "
-            f"{adapter.base_hash[:12]}; {remedy}"
+            f"{folder} needs other weights than those of {other}: their hash must be {expected[:12]}, {key}_hash; "
+            f"{remedy}"
         )
-    raise FileNotFoundError(f"the adapter {folder} changes the weights of {named}, which does not exist; {remedy}")
+    raise FileNotFoundError(f"{folder} needs the weights of {named}, which does not exist; {remedy}")
 
 
 def adapted_model(config: RunConfig, given: Mapping[str, Tensor]) -> Any:
@@ -76,7 +102,7 @@ def load_whole(checkpoint: Checkpoint) -> tuple[RunConfig, Any]:
     """The run's config, and its model on the CPU, in which an adapter is merged."""
     folder = checkpoint.path.parent
     config = load_config(folder / CONFIG)
-    given = whole_weights(find_base(config.adapter, folder)) if config.adapter.on else {}
+    given = whole_weights(find_base(config, folder)) if config.adapter.on else {}
     model = adapted_model(config, given)
     model.to_empty(device="cpu")
     model.tie_weights()

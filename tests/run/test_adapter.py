@@ -118,7 +118,7 @@ def test_the_base_may_move_with_the_run_and_another_base_is_one_clear_error(
     capsys.readouterr()
     assert main(["sample", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert f"the adapter {folder} changes the weights of" in said and "which does not exist; restore it, or set" in said
+    assert f"{folder} needs the weights of" in said and "does not exist; restore it, or set adapter.base" in said
     assert main(["train", "--resume", "--out", str(folder), "--adapter.base", str(base.with_name("renamed"))]) == 0
     load_run(folder)
 
@@ -127,7 +127,7 @@ def test_the_base_may_move_with_the_run_and_another_base_is_one_clear_error(
     capsys.readouterr()
     assert main(["eval", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert "belongs to other weights than those of" in said and said.count("\n") == 1
+    assert "needs other weights than those of" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_an_adapter_needs_a_parent_and_a_run_without_one_cannot_be_merged(
     config_file: Path, run_of, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["train", str(config_file), *LORA, "--out", str(tmp_path / "run")]) == 2
-    assert "adapter.name lora changes the weights of another run; name that run with --init-from" in (
+    assert "adapter.name lora needs the weights of another run; name that run with --init-from" in (
         capsys.readouterr().err
     )
     assert main(["merge", str(run_of("gpt2")), str(tmp_path / "merged")]) == 2
@@ -172,7 +172,7 @@ def test_an_adapter_can_be_the_base_of_another_and_of_a_plain_run(lora, tmp_path
         best = min(line["val_loss"] for line in curve(tmp_path / out) if "val_loss" in line)
         assert evaluate(load_run(tmp_path / out)).loss == pytest.approx(best, rel=1e-5)
     shutil.rmtree(tmp_path / "base-gpt2")
-    with pytest.raises(FileNotFoundError, match=f"the adapter {first} changes the weights of"):
+    with pytest.raises(FileNotFoundError, match=f"{first} needs the weights of"):
         load_run(tmp_path / "second")
 
 
