@@ -60,7 +60,11 @@ DATASETS: dict[str, DatasetSpec] = {
     "labeled": DatasetSpec(
         f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
     ),
-    "preferences": DatasetSpec(f"{_DATA}.preferences:prepare_preferences", f"{_DATA}.preferences:read_preferences"),
+    "preferences": DatasetSpec(
+        f"{_DATA}.preferences:prepare_preferences",
+        f"{_DATA}.preferences:read_preferences",
+        inputs=f"{_DATA}.preferences:read_scored",
+    ),
 }
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -98,6 +102,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         "minillm.objectives.reward:RewardConfig",
         {"gpt": "minillm.objectives.reward:build", "bert": "minillm.objectives.reward:build_encoder"},
         dataset="preferences",
+        predict="minillm.objectives.reward:predict",
     ),
     "dpo": ObjectiveSpec(
         "minillm.objectives.dpo:DPOConfig",

@@ -24,11 +24,11 @@ class AdapterConfig:
     2023)."""
     dropout: float = setting(0.0, at_least=0, below=1, only=_LORA)
     """Dropout probability on the input of A; training only."""
-    targets: tuple[str, ...] = setting(("blocks.*",), only=_LORA)
-    """Patterns of the linear layers to change, such as attn.*, ffn.*, or q and v; a pattern matches the end of a
+    targets: tuple[str, ...] = setting(("blocks",), only=_LORA)
+    """Patterns of the linear layers to change, such as q and v, attn or blocks.0.ffn; a pattern matches parts of a
     layer's name. Default: all in the blocks, attention and feed-forward."""
     train: tuple[str, ...] = setting((), only=_LORA)
-    """Patterns of other parameters that are trained in full, such as heads.* or norm.weight. New heads always are."""
+    """Patterns of other parameters that are trained in full, such as heads or norm. New heads always are."""
     base: str | None = setting(None, only=_LORA)
     """Checkpoint whose weights are adapted; set by --init-from. Change it if that run has moved."""
     base_hash: str | None = setting(None, only=_LORA)
@@ -49,5 +49,5 @@ class AdapterConfig:
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a pattern matches the dotted `name` or the end of it after a dot."""
-    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}") for pattern in patterns)
+    """Whether a pattern matches parts of the dotted `name` that follow each other."""
+    return any(fnmatchcase(f".{name}.", f"*.{pattern}.*") for pattern in patterns)

@@ -50,9 +50,9 @@ class LoRALinear(nn.Linear):
 def add_adapter(model: nn.Module, config: AdapterConfig, *, pretrained: Collection[str]) -> None:
     """Replace the targeted linear layers by LoRALinear, in place, and freeze all that is not trained.
 
-    Trained are the adapter, parameters that `config.train` matches, and heads of which any parameter is not in
-    `pretrained`, the names of the base's weights. The model may be on the meta device; `init_adapter` fills the
-    adapter. ValueError if a pattern matches nothing.
+    Trained are the adapter, parameters that `config.train` matches, and what is new: parameters that are not in
+    `pretrained`, the names of the base's weights, and all of a head of which a part is new. The model may be on the
+    meta device; `init_adapter` fills the adapter. ValueError if a pattern matches nothing.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     parameters = [name for name, _ in model.named_parameters()]
@@ -60,7 +60,8 @@ def add_adapter(model: nn.Module, config: AdapterConfig, *, pretrained: Collecti
     _require_matches("train", config.train, parameters)
     heads = {_head(name) for name in parameters if _head(name) and name not in pretrained}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_head(name) in heads or matches(name, config.train))
+        new = name not in pretrained or _head(name) in heads
+        parameter.requires_grad_(new or matches(name, config.train))
     for name, layer in layers.items():
         if matches(name, config.targets) and _head(name) not in heads:
             model.set_submodule(name, LoRALinear(layer, config))

@@ -14,7 +14,7 @@ class DataConfig:
 
     source: str = setting("builtin:python-docs")
     """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME."""
-    field: str = setting("text", datasets=("text", "labeled"))
+    field: str = setting("text", datasets=("text", "labeled", "preferences"))
     """Column or key that holds the text, in sources of records."""
     label_field: str = setting("label", datasets=("labeled",))
     """Column or key that holds the label of a text."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from minillm.data.datasets.preferences import PreferenceIds, PreferenceTokens
 
@@ -60,13 +62,17 @@ class AnswerLayout:
             answers += len(before) + min(1, len(prompt)) + longest > self.max_len
         if not prompts:
             return []
-        note = f"{prompts:,} of {len(tokens):,} pairs are longer than {self.max_len} tokens: their prompts are cut at "
-        return [
-            f"{note}the beginning, and {answers:,} of them lose the end of an answer; raise data.seq_len to keep it"
-        ]
+        long = f"{prompts:,} of {len(tokens):,} pairs are longer than {self.max_len} tokens"
+        cut = f"their prompts lose the beginning, and {answers:,} of them lose the end of an answer"
+        return [f"{long}: {cut}; raise data.seq_len to keep it"]
 
     def _parts(self, example: PreferenceIds) -> tuple[Sequence[int], np.ndarray, Sequence[int]]:
         before, after = ((), ()) if example.framed else (self.before, self.after)
         if self.blank is not None and not len(before) + len(example.prompt):
             before = (self.blank,)
         return before, example.prompt, after
+
+
+def figures_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name -> (2,) the sum and the number of these values (B), for `Score.figures`."""
+    return {name: torch.stack([x.detach().sum(), x.new_tensor(float(len(x)))]) for name, x in values.items()}

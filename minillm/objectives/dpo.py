@@ -22,7 +22,7 @@ from torch import Tensor
 from minillm.data.config import DataConfig
 from minillm.data.datasets.preferences import PreferenceIds, PreferenceTokens
 from minillm.nn.output import Output
-from minillm.objectives.answers import AnswerLayout
+from minillm.objectives.answers import AnswerLayout, figures_of
 from minillm.objectives.base import (
     IGNORE_INDEX,
     Batch,
@@ -35,7 +35,6 @@ from minillm.objectives.base import (
     cross_entropy_sum,
 )
 from minillm.objectives.layout import pad
-from minillm.objectives.reward import figures_of
 from minillm.settings import check, setting
 
 
@@ -90,20 +89,34 @@ class DPO(CrossEntropyObjective):
         return Batch(inputs, {"pair": answers, "reference": reference}, {"pair": len(examples)}, int(valid.sum()))
 
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:
-        """Sum of the losses of the pairs, and figures about them: the margin of the rewards beta log(pi / ref)."""
-        sums = answer_log_probs(output, labels["pair"])  # (B, 2)
+        """Sum of the losses of the pairs."""
+        sums, ahead = self._compare(output, labels)
+        total = self._losses(ahead, training=training).sum()
+        if not training:
+            return {"pair": Score(total, (ahead > 0).sum())}
+        figures = {"pair_accuracy": (ahead > 0).float(), "reward_margin": self.beta * ahead}
+        figures |= {"chosen_log_prob": sums[:, 0], "rejected_log_prob": sums[:, 1]}
+        return {"pair": Score(total, figures=figures_of(figures))}
+
+    def measure(self, output: Output, batch: Batch) -> np.ndarray:
+        """(B, 3) the margin of the rewards, and the log-probabilities of both answers."""
+        sums, ahead = self._compare(output, batch.labels)
+        return torch.cat([self.beta * ahead[:, None], sums], 1).cpu().numpy()
+
+    def figures(self, measured: np.ndarray) -> dict[str, float]:
+        names = ("reward_margin", "chosen_log_prob", "rejected_log_prob")
+        return dict(zip(names, measured.mean(0).tolist(), strict=True))
+
+    def _compare(self, output: Output, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, 2) log-probabilities of the answers, and (B) how many nats the better one has gained on the other."""
+        sums = answer_log_probs(output, labels["pair"])
         lengths = (labels["pair"] != IGNORE_INDEX).sum(1).view(-1, 2)
         over = lengths if self.kind == "ipo" else torch.ones_like(lengths)
-        change = (sums - labels["reference"]) / over
-        ahead = change[:, 0] - change[:, 1]  # (B)
-        figures = {"reward_margin": self.beta * ahead, "chosen_log_prob": sums[:, 0], "rejected_log_prob": sums[:, 1]}
-        if training:
-            figures["pair_accuracy"] = (ahead > 0).float()
-        correct = None if training else (ahead > 0).sum()
-        return {"pair": Score(self._losses(ahead, training=training).sum(), correct, figures_of(figures))}
+        gained = (sums - labels["reference"]) / over
+        return sums, gained[:, 0] - gained[:, 1]
 
     def _losses(self, ahead: Tensor, *, training: bool) -> Tensor:
-        """(B) the loss of pairs whose better answer is `ahead` (B) by so many nats more than in the reference."""
+        """(B) the loss of each pair; `ahead` (B) is as in `_compare`."""
         if self.kind == "ipo":
             return (ahead - 1 / (2 * self.beta)).square()
         smoothing = self.smoothing if training else 0.0

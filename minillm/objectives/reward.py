@@ -8,21 +8,24 @@ A GPT's score is read at the token that ends the text, a BERT's at [CLS].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minillm.data.config import DataConfig
-from minillm.data.datasets.preferences import PreferenceIds, PreferenceTokens
+from minillm.data.datasets.preferences import Preference, PreferenceIds, PreferenceTokens, Scored
 from minillm.nn.output import Output
-from minillm.objectives.answers import AnswerLayout
-from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Score, Setup
-from minillm.objectives.layout import pad
+from minillm.objectives.answers import AnswerLayout, figures_of
+from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, Predictor, RowRNG, Score, Setup
+from minillm.objectives.layout import by_length, pad
 from minillm.settings import check, setting
+
+PREDICT_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +75,21 @@ class Reward(CrossEntropyObjective):
 
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:
         """Sum of -log sigmoid(r1 - r2 - margin) over the pairs."""
-        scores = output.logits["class"].float().view(-1, 2)  # (B, 2)
+        scores = scores_of(output)
         ahead = scores[:, 0] - scores[:, 1]
         total = -F.logsigmoid(ahead - labels["pair"]).sum()
-        if training and self.centering:
-            total = total + self.centering * scores.sum(1).square().sum()
-        correct = (ahead > 0).sum()
-        return {"pair": Score(total, None if training else correct, figures_of({"reward_margin": ahead}))}
+        if not training:
+            return {"pair": Score(total, (ahead > 0).sum())}
+        total = total + self.centering * scores.sum(1).square().sum()
+        figures = {"pair_accuracy": (ahead > 0).float(), "reward_margin": ahead}
+        return {"pair": Score(total, figures=figures_of(figures))}
+
+    def measure(self, output: Output, batch: Batch) -> np.ndarray:
+        """(B, 2) the scores of both answers."""
+        return scores_of(output).cpu().numpy()
+
+    def figures(self, measured: np.ndarray) -> dict[str, float]:
+        return {"reward_margin": float((measured[:, 0] - measured[:, 1]).mean())}
 
     def prompt(self, example: Any, decode: Decode) -> str:
         return ""
@@ -87,9 +98,9 @@ class Reward(CrossEntropyObjective):
         return self.layout.describe_cuts(tokens)
 
 
-def figures_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> (2,) the sum and the number of these values (B), for `Score.figures`."""
-    return {name: torch.stack([x.detach().sum(), x.new_tensor(float(len(x)))]) for name, x in values.items()}
+def scores_of(output: Output) -> Tensor:
+    """(B, 2) the scores of both answers of each pair, fp32."""
+    return output.logits["class"].float().view(-1, 2)
 
 
 def build(config: RewardConfig, setup: Setup) -> Reward:
@@ -105,3 +116,31 @@ def build_encoder(config: RewardConfig, setup: Setup) -> Reward:
     ids = setup.tokenizer
     layout = AnswerLayout(before=(ids.cls_id,), after=(ids.sep_id,), max_len=setup.seq_len)
     return Reward(ids.pad_id, layout=layout, centering=config.centering)
+
+
+def predict(predictor: Predictor, examples: Sequence[Scored]) -> list[dict[str, Any]]:
+    """The score of each text, or of both answers of a pair."""
+    objective, tokenizer = predictor.objective, predictor.tokenizer
+    rows, owners = [], []
+    for number, example in enumerate(examples):
+        if isinstance(example, Preference):
+            (pair,) = PreferenceTokens([example], tokenizer).rows
+            rows += [row.ids for row in objective.layout.rows(pair)]
+            owners += [number, number]
+        else:
+            rows.append(objective.layout.text(tokenizer.encode(example.text)))
+            owners.append(number)
+    scores: list[list[float]] = [[] for _ in examples]
+    found = np.zeros(len(rows))
+    for part in by_length(list(map(len, rows)), PREDICT_BATCH):
+        found[part] = predictor.forward(objective.inputs([rows[i] for i in part])).logits["class"][:, 0].numpy()
+    for owner, score in zip(owners, found.tolist(), strict=True):
+        scores[owner].append(score)
+    return [_result(example, own) for example, own in zip(examples, scores, strict=True)]
+
+
+def _result(example: Scored, scores: list[float]) -> dict[str, Any]:
+    if isinstance(example, Preference):
+        texts = {"prompt": example.asked, "chosen": example.chosen, "rejected": example.rejected}
+        return texts | {"chosen_score": scores[0], "rejected_score": scores[1]}
+    return {"text": example.text, "score": scores[0]}

@@ -81,11 +81,6 @@ def adopt_weights(model: Any, given: Mapping[str, Tensor], *, where: Path, say: 
         raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
     grown = {name: with_rows_of(own[name], given[name]) for name in VOCABULARY if name in own and name in given}
     more = max((len(grown[name]) - len(given[name]) for name in grown), default=0)
-    if more and not grown.keys() <= weights(model).keys():
-        raise ValueError(
-            f"the tokenizer has {more} special tokens that {where} lacks, and the adapter does not train their "
-            "embeddings; add them with --adapter.train embed.tokens"
-        )
     load_weights(model, {name: (given | grown).get(name, own[name]) for name in own}, where=where, frozen=True)
     say(f"starting from the weights of {where.parent}")
     if more:

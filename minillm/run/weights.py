@@ -90,11 +90,15 @@ def _find(path: str | None, expected: str | None, folder: Path, key: str) -> Che
 
 
 def adapted_model(config: RunConfig, given: Mapping[str, Tensor]) -> Any:
-    """The model of `config` on the meta device; an adapter is added, and what `given` has for it is frozen."""
+    """The model of `config` on the meta device; with an adapter, weights that `given` has in the same shape are frozen.
+
+    Tables that have grown by special tokens have another shape.
+    """
     with torch.device("meta"):
         model = build_model(config.model)
         if config.adapter.on:
-            add_adapter(model, config.adapter, pretrained=set(given))
+            shapes = {name: tensor.shape for name, tensor in weights(model).items()}
+            add_adapter(model, config.adapter, pretrained={n for n, x in given.items() if shapes.get(n) == x.shape})
     return model
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from minillm.adapters.config import AdapterConfig
+from minillm.adapters.config import AdapterConfig, matches
 from minillm.adapters.lora import (
     LoRALinear,
     adapter_names,
@@ -95,10 +95,17 @@ def test_targets_name_layers_by_the_end_of_their_names_and_blocks_by_default():
     every = {f"decoder.blocks.{i}.{part}" for i in range(2) for part in ("ffn.sublayer.up", "ffn.sublayer.down")}
     every |= {f"decoder.blocks.{i}.attn.sublayer.{part}" for i in range(2) for part in ("q", "k", "v", "out")}
     assert {name for name, _ in lora_layers(adapted(made()))} == every
-    some = adapted(made(), AdapterConfig(name="lora", targets=("q", "blocks.1.ffn.*")))
+    some = adapted(made(), AdapterConfig(name="lora", targets=("q", "blocks.1.ffn")))
     expected = {"decoder.blocks.0.attn.sublayer.q", "decoder.blocks.1.attn.sublayer.q"}
     expected |= {"decoder.blocks.1.ffn.sublayer.up", "decoder.blocks.1.ffn.sublayer.down"}
     assert {name for name, _ in lora_layers(some)} == expected
+
+
+def test_a_pattern_matches_whole_parts_of_a_name():
+    name = "decoder.blocks.10.attn.sublayer.q"
+    fitting = ("q", "sublayer.q", "blocks.10", "blocks.1*.attn", "decoder", "blocks.*.q", name)
+    assert all(matches(name, (pattern,)) for pattern in fitting)
+    assert not any(matches(name, (pattern,)) for pattern in ("blocks.1", "layer.q", "q.weight", "ffn", "decoder.q"))
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_names_that_exist():
@@ -109,10 +116,10 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_names_that_exist():
 
 def test_new_heads_and_chosen_parameters_are_trained_in_full():
     model = made("gpt", heads=("lm", "class:3"))
-    config = AdapterConfig(name="lora", targets=("q", "heads.*"), train=("final_norm.weight",))
+    config = AdapterConfig(name="lora", targets=("q", "heads"), train=("final_norm",))
     adapted(model, config, new=("heads.class",))
     trained = {name for name, p in model.named_parameters() if p.requires_grad} - adapter_names(model)
-    assert trained == {"heads.class.proj.weight", "decoder.final_norm.weight"}
+    assert trained == {"heads.class.proj.weight", "decoder.final_norm.weight", "decoder.final_norm.bias"}
     assert "heads.class.proj" not in dict(lora_layers(model)), "a new head needs no adapter"
 
 

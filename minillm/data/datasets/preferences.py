@@ -13,7 +13,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +47,16 @@ class Preference(NamedTuple):
     where: str
     """Names the pair in an error message."""
     group: str
+
+
+class Text(NamedTuple):
+    """A text to score."""
+
+    text: str
+    where: str
+
+
+Scored = Preference | Text
 
 
 class PreferenceIds(NamedTuple):
@@ -128,6 +138,21 @@ def read_preferences(
     return PreferenceTokens(read.content, tokenizer, read.notes)
 
 
+def read_scored(texts: Sequence[str], source: str | None, config: DataConfig) -> list[Scored]:
+    """`texts`; or those of `source`: the field data.field of each record, or both answers if it is a pair."""
+    if source is None:
+        return [Text(text, f"text {number}") for number, text in enumerate(texts, 1)]
+    columns = {"data.field": config.field}
+    found: list[Scored] = []
+    for record in islice(sources.read_records(source, {}), config.max_documents):
+        if config.chosen_field in record.fields and config.rejected_field in record.fields:
+            found.append(_preference(record, config, 0.0))
+        else:
+            require_columns(record.fields, columns, record.where)
+            found.append(Text(record.text(config.field), record.where))
+    return found
+
+
 def _encode(example: Preference, tokenizer: Tokenizer) -> PreferenceIds:
     if isinstance(example.prompt, str):
         parts = (tokenizer.encode(text).astype(np.int64) for text in (example.prompt, example.chosen, example.rejected))
@@ -165,13 +190,17 @@ def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Prefere
     columns |= {"data.margin_field": config.margin_field} if config.margin_field else {}
     for record in sources.read_records(source, {}):
         require_columns(record.fields, columns, record.where)
-        prompt, chosen, rejected = _texts(record, config)
-        same = chosen == rejected
-        tally.reasons.update(["equal answers"] if same and chosen else [])
-        if tally.keeps(chosen=chosen, rejected=rejected) and not same:
-            asked = prompt if isinstance(prompt, str) else "\n".join(content for _, content in prompt)
-            margin = _margin(record, config.margin_field)
-            yield Preference(asked, f"{chosen}\n{rejected}", prompt, chosen, rejected, margin, record.where, asked)
+        pair = _preference(record, config, _margin(record, config.margin_field))
+        same = pair.chosen == pair.rejected
+        tally.reasons.update(["equal answers"] if same and pair.chosen else [])
+        if tally.keeps(chosen=pair.chosen, rejected=pair.rejected) and not same:
+            yield pair
+
+
+def _preference(record: Record, config: DataConfig, margin: float) -> Preference:
+    prompt, chosen, rejected = _texts(record, config)
+    asked = prompt if isinstance(prompt, str) else "\n".join(content for _, content in prompt)
+    return Preference(asked, f"{chosen}\n{rejected}", prompt, chosen, rejected, margin, record.where, asked)
 
 
 def _texts(record: Record, config: DataConfig) -> tuple[str | Messages, str, str]:

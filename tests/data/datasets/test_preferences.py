@@ -46,7 +46,7 @@ def read(tmp_path: Path) -> Callable[..., PreferenceTokens]:
 
 
 def test_texts_are_tokenized_apart_so_that_the_prompt_is_the_same_for_both_answers(read):
-    merging = build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=260), ["to day today to" * 50])
+    merging = build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=400), ["today today"] * 50)
     (row,) = read(merging, {"prompt": "to", "chosen": "day", "rejected": " do"}).rows
     assert len(merging.encode("today")) < len(row.prompt) + len(row.chosen), "joined, they would share a token"
     assert merging.decode(row.prompt) == "to" and merging.decode(row.chosen) == "day"
@@ -82,7 +82,7 @@ def test_csv_files_hold_pairs_too(tmp_path: Path, tokenizer):
 def test_conversations_in_each_shape_are_the_same_pair(read, chatty, record):
     (row,) = read(chatty, record).rows
     assert row.framed
-    assert chatty.decode(row.prompt, keep_special=True) == "<|bos|><|user|>2?<|assistant|>"
+    assert chatty.decode(row.prompt, keep_special=True) == "<|eos|><|user|>2?<|assistant|>"
     answers = [chatty.decode(ids, keep_special=True) for ids in (row.chosen, row.rejected)]
     assert answers == ["4<|eos|>", "5<|eos|>"], "the end of the turn is part of the answer"
 
