@@ -12,7 +12,7 @@ from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import open_run
 from minillm.generation.printable import printable
 
-INPUTS = ("text", "pair", "question", "words")
+INPUTS = ("text", "pair", "question", "words", "prompt", "chosen", "rejected")
 """Keys of a result that repeat its input."""
 
 

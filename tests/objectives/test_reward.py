@@ -31,7 +31,8 @@ SHAPE: dict[str, Any] = {"vocab_size": 23, "max_seq_len": 16, "d_model": 16, "nu
 
 def pair(prompt: int, chosen: int, rejected: int, margin: float = 0.0) -> PreferenceIds:
     rng = np.random.default_rng(prompt)
-    return PreferenceIds(*(rng.integers(0, 21, n) for n in (prompt, chosen, rejected)), margin, False, "here")
+    first, second, third = (rng.integers(0, 21, n) for n in (prompt, chosen, rejected))
+    return PreferenceIds(first, second, third, margin, False, "here")
 
 
 PAIRS = [pair(3, 2, 5), pair(1, 4, 1, 0.5), pair(0, 1, 3, -0.25)]
@@ -60,6 +61,7 @@ def test_loss_and_gradient_equal_an_fp64_reference(centering: float):
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
     found.backward()
     expected.backward()
+    assert ours.grad is not None
     torch.testing.assert_close(ours.grad.double(), scores.grad, rtol=1e-5, atol=1e-6)
 
 

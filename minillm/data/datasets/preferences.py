@@ -155,8 +155,9 @@ def read_scored(texts: Sequence[str], source: str | None, config: DataConfig) ->
 
 def _encode(example: Preference, tokenizer: Tokenizer) -> PreferenceIds:
     if isinstance(example.prompt, str):
-        parts = (tokenizer.encode(text).astype(np.int64) for text in (example.prompt, example.chosen, example.rejected))
-        return PreferenceIds(*parts, example.margin, False, example.where)
+        texts = (example.prompt, example.chosen, example.rejected)
+        prompt, chosen, rejected = (ids.astype(np.int64) for ids in tokenizer.encode_batch(texts))
+        return PreferenceIds(prompt, chosen, rejected, example.margin, False, example.where)
     try:
         template = ChatTemplate(tokenizer)
         dialogue = [{"role": role, "content": content} for role, content in example.prompt]
