@@ -35,6 +35,8 @@ class ObjectiveSpec:
     which the objective compares with. Its section has the keys `reference` and `reference_hash`."""
     resolve: str | None = None
     """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
+    needs_vocabulary: bool = True
+    """Whether it reads text; otherwise it reads arrays of numbers, and [tokenizer] and [sample] have no effect."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ DATASETS: dict[str, DatasetSpec] = {
         f"{_DATA}.preferences:prepare_preferences",
         f"{_DATA}.preferences:read_preferences",
         inputs=f"{_DATA}.preferences:read_scored",
+    ),
+    "images": DatasetSpec(
+        f"{_DATA}.images:prepare_images", f"{_DATA}.images:read_images", inputs=f"{_DATA}.images:read_inputs"
+    ),
+    "numbers": DatasetSpec(
+        f"{_DATA}.numbers:prepare_numbers", f"{_DATA}.numbers:read_numbers", inputs=f"{_DATA}.numbers:read_inputs"
     ),
 }
 
@@ -110,6 +118,33 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         dataset="preferences",
         reference="minillm.objectives.dpo:reference_log_probs",
     ),
+    "classify_images": ObjectiveSpec(
+        "minillm.objectives.features:ImageClassConfig",
+        {"mlp": "minillm.objectives.features:build_images", "vit": "minillm.objectives.features:build_images"},
+        dataset="images",
+        baselines=("minillm.objectives.classify:majority_figures",),
+        resolve="minillm.objectives.features:name_image_classes",
+        predict="minillm.objectives.features:predict_images",
+        needs_vocabulary=False,
+    ),
+    "classify_numbers": ObjectiveSpec(
+        "minillm.objectives.features:NumberClassConfig",
+        {"mlp": "minillm.objectives.features:build_numbers"},
+        dataset="numbers",
+        baselines=("minillm.objectives.classify:majority_figures",),
+        resolve="minillm.objectives.features:name_number_classes",
+        predict="minillm.objectives.features:predict_numbers",
+        needs_vocabulary=False,
+    ),
+    "regress_numbers": ObjectiveSpec(
+        "minillm.objectives.regress:RegressConfig",
+        {"mlp": "minillm.objectives.regress:build"},
+        dataset="numbers",
+        baselines=("minillm.objectives.classify:majority_figures",),
+        resolve="minillm.objectives.regress:measure_scales",
+        predict="minillm.objectives.regress:predict_numbers",
+        needs_vocabulary=False,
+    ),
 }
 
 
@@ -120,6 +155,14 @@ def objective_spec(name: str) -> ObjectiveSpec:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"objective.name is {name!r}; it must be one of {', '.join(OBJECTIVES)}{hint}")
     return OBJECTIVES[name]
+
+
+def readers_of(key: str, datasets: tuple[str, ...]) -> list[str]:
+    """The objectives that read a key of another section than [objective]; `datasets` is as in `settings.setting`."""
+    of_text = key.startswith(("tokenizer.", "sample.")) or key == "data.seq_len"
+    rows = {name: row for name, row in OBJECTIVES.items() if row.needs_vocabulary or not of_text}
+    listed = [name for name, row in rows.items() if key in row.reads]
+    return listed or [name for name, row in rows.items() if not datasets or row.dataset in datasets]
 
 
 def load(reference: str) -> Any:

@@ -46,7 +46,12 @@ ARROWS: dict[str, set[str]] = {
         *("generation", "data.loader", "data.datasets", "data.sources.records", "tokenizers.base"),
     },
     "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub"},
-    "config": {"models.presets", "config_files", "registry"},  # and every room's config, see `violations`
+    "config": {
+        "models.presets",
+        "nn.families",
+        "config_files",
+        "registry",
+    },  # and every room's config, see `violations`
     "config_files": {"models.presets"},
 }
 LEAVES = {"settings", "storage"}  # any room may import them, nn and models settings only, for their config

@@ -12,7 +12,7 @@ from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import open_run
 from minillm.generation.printable import printable
 
-INPUTS = ("text", "pair", "question", "words", "prompt", "chosen", "rejected")
+INPUTS = ("text", "pair", "question", "words", "prompt", "chosen", "rejected", "image", "numbers")
 """Keys of a result that repeat its input."""
 
 
@@ -29,7 +29,7 @@ def predict(
 
     Args:
         run: Run folder.
-        texts: Texts; for a model of pairs, two for each prediction.
+        texts: Texts, for a model of pairs two for each prediction; image files; or rows of numbers such as "3.5, 2".
         data: Predict for each example of this file or other source instead; labels in it are not read.
         json: Print one JSON object for each input.
     """
@@ -58,5 +58,5 @@ def _value(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = " ".join((value if isinstance(value, str) else " ".join(value)).split())
+    text = " ".join((value if isinstance(value, str) else " ".join(map(str, value))).split())
     return text if len(text) <= 100 else f"{text[:99]}…"

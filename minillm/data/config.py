@@ -13,11 +13,14 @@ class DataConfig:
     """The source of the data, how it is split, and the length of a training example."""
 
     source: str = setting("builtin:python-docs")
-    """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME."""
+    """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME; for images, a folder
+    with IDX files, or with a subfolder of image files for each class."""
     field: str = setting("text", datasets=("text", "labeled", "preferences"))
     """Column or key that holds the text, in sources of records."""
-    label_field: str = setting("label", datasets=("labeled",))
-    """Column or key that holds the label of a text."""
+    label_field: str = setting("label", datasets=("labeled", "numbers"))
+    """Column or key that holds the label of a text, or the class or number to predict from numbers."""
+    columns: tuple[str, ...] = setting((), datasets=("numbers",))
+    """Columns or keys that hold the input numbers."""
     pair_field: str | None = setting(None, datasets=("labeled",))
     """Column or key that holds the second text of a labeled pair; None: single texts."""
     label_separator: str | None = setting(None, datasets=("labeled",))

@@ -11,7 +11,7 @@ from minillm.tokenizers.char import CharTokenizer
 from minillm.tokenizers.imported import ImportedTokenizer
 from minillm.tokenizers.merges import QWEN2, cut_pattern, last_merge
 
-Family = Literal["gpt", "bert", "t5"]
+Family = Literal["gpt", "bert", "t5", "vit", "mlp"]
 
 _CHARACTER_OF = {value: character for character, value in byte_alphabet().items()}
 

@@ -1,5 +1,6 @@
-"""The base class of GPT, BERT and T5: input embedding, heads, weight tying, initialization."""
+"""The base class of all models: input embedding, heads, weight tying, initialization."""
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from minillm.nn.config import ModelConfig
 from minillm.nn.embedding import InputEmbedding
-from minillm.nn.heads import build_heads
+from minillm.nn.heads import ClassSource, build_heads
 from minillm.nn.init import init_weights
 from minillm.nn.output import Output
 
@@ -20,18 +21,20 @@ class Model(nn.Module):
     no vocabulary head."""
     head_transform: ClassVar[bool] = False
     """Whether the vocabulary head transforms the hidden states first, as BERT's does."""
-    class_at_first: ClassVar[bool] = False
-    """Whether the class head reads the first token, as BERT's does; otherwise the last real one."""
+    class_from: ClassVar[ClassSource] = "last"
+    """What the class head reads."""
+    embedding: ClassVar[Callable[..., nn.Module]] = InputEmbedding
+    """Makes the input embedding from the config."""
     heads: nn.ModuleDict
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = InputEmbedding(config)
+        self.embed = self.embedding(config)
 
     def add_heads(self) -> None:
         """Add the heads in the config. Subclasses call this last, because init_weights uses the order of modules."""
-        self.heads = build_heads(self.config, transform=self.head_transform, pooled=self.class_at_first)
+        self.heads = build_heads(self.config, transform=self.head_transform, class_from=self.class_from)
         if "lm" not in self.heads:
             self.writes = "nothing"
         self.tie_weights()
@@ -39,7 +42,7 @@ class Model(nn.Module):
     def tie_weights(self) -> None:
         """Share the token table with the vocabulary head if configured; required again after `to_empty`."""
         if self.config.tie_embeddings and "lm" in self.heads:
-            self.heads["lm"].get_submodule("proj").weight = self.embed.tokens.weight
+            self.heads["lm"].get_submodule("proj").weight = self.embed.get_parameter("tokens.weight")
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Tie weights and initialize all parameters (nn/init.py)."""

@@ -12,7 +12,7 @@ from minillm.nn.token_layout import layout_of
 class BERT(Model):
     """embed -> encoder stack -> heads."""
 
-    writes, head_transform, class_at_first = "nothing", True, True
+    writes, head_transform, class_from = "nothing", True, "pooled"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from minillm.nn.families import FAMILIES, HeadSpec
+from minillm.nn.families import HeadSpec, check_family
 from minillm.settings import Bounds, Only, check, setting
 
 _ROTARY: Only = {"position": ("rotary",)}
 _LLAMA3: Only = {**_ROTARY, "rope_scaling": ("llama3",)}
 _BUCKETS: Only = {"position": ("t5",)}
+_FEATURES: Only = {"family": ("vit", "mlp")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,8 @@ class ModelConfig:
 
     preset: str = setting("qwen3-nano")
     """Named shape from `models/presets.py`, which the other keys of this section modify."""
-    family: Literal["gpt", "bert", "t5"] = setting("gpt")
-    """gpt: decoder-only, bert: encoder-only, t5: encoder-decoder."""
+    family: Literal["gpt", "bert", "t5", "vit", "mlp"] = setting("gpt")
+    """gpt: decoder-only, bert: encoder-only, t5: encoder-decoder, vit: encoder of images, mlp: dense layers."""
 
     # Size
     vocab_size: int | None = setting(None, at_least=1)
@@ -31,6 +32,14 @@ class ModelConfig:
     """Blocks in each stack."""
     d_model: int = setting(256, at_least=1)
     """Width of the residual stream."""
+
+    # Images and numbers instead of tokens
+    input_shape: tuple[int, ...] = setting((), only=_FEATURES)
+    """Channels, height and width of an image, or the number of columns of a table; empty: that of the data."""
+    patch_size: int = setting(16, at_least=1, only={"family": ("vit",)})
+    """Side of the square patches that an image is cut into, in pixels (Dosovitskiy et al. 2020)."""
+    hidden_sizes: tuple[int, ...] = setting((), only={"family": ("mlp",)})
+    """Width of each hidden layer; empty: the output is a linear function of the input."""
 
     # Attention heads
     num_heads: int = setting(4, at_least=1)
@@ -119,7 +128,7 @@ class ModelConfig:
     heads: tuple[str, ...] = setting(("lm",))
     """Output heads, set by the objective: lm (vocabulary), pair (next sentence, Devlin et al. 2019, section 3.1),
     pooler (some published encoders have only this one), class:N (N numbers for a sequence), tag:N (N for each token),
-    span (start and end of an answer), value (one number for each token). T5 has lm only."""
+    span (start and end of an answer), value (one number for each token). Families have some of these."""
     head_bias: bool = setting(True, only={"family": ("bert",)})
     """Whether the dense layer of BERT's vocabulary head has a bias; false in ModernBERT."""
     tie_embeddings: bool = setting(True)
@@ -163,7 +172,7 @@ class ModelConfig:
             )
         self._check_buckets()
         self._check_pattern()
-        self._check_family()
+        check_family(self.family, self.heads, self.num_token_types)
 
     def _check_buckets(self) -> None:
         """T5 uses half of the buckets for each direction; half of those hold a single distance each."""
@@ -184,18 +193,6 @@ class ModelConfig:
             raise ValueError(f"model.{key} has no effect without local layers; add one to model.layer_pattern")
         if "local" in self.layer_pattern and self.window is None:
             raise ValueError("model.layer_pattern has local layers; set model.window to the tokens that they reach")
-
-    def _check_family(self) -> None:
-        """ValueError for settings that the family does not support."""
-        family, names = FAMILIES[self.family], [spec.name for spec in self.head_specs]
-        if not set(names) <= set(family.heads):
-            raise ValueError(f"model.heads is {list(self.heads)}; a {self.family} model has {list(family.heads)} only")
-        if len(set(names)) < len(names):
-            raise ValueError(f"model.heads is {list(self.heads)}; it names a head twice")
-        if self.num_token_types and not family.token_types:
-            raise ValueError(
-                f"model.num_token_types is {self.num_token_types}, but a t5 model reads no token types: set it to 0"
-            )
 
     def require_length(self, length: int) -> None:
         """Raise ValueError if `length` tokens exceed `max_seq_len`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,10 +90,27 @@ class TokenHead(nn.Module):
         return self.proj(F.dropout(hidden, self.dropout, self.training))
 
 
-def build_heads(config: ModelConfig, *, transform: bool, pooled: bool) -> nn.ModuleDict:
-    """The heads in `config.heads`; `transform` is as in LMHead. `pooled`: classes are read at the first token."""
+class FirstTokenHead(TokenHead):
+    """Class logits W h + b of a sequence, h the state of its first token (Dosovitskiy et al. 2020, section 3.1)."""
 
-    sequence = partial(PooledHead, config) if pooled else partial(LastTokenHead, config)
+    def forward(self, hidden: Tensor, predict_at: Tensor | None = None, key_valid: Tensor | None = None) -> Tensor:
+        """hidden (B, T, D) -> (B, size). Rows have no padding. Ignores `predict_at`."""
+        return super().forward(hidden[:, :1])[:, 0]
+
+
+ClassSource = Literal["pooled", "last", "first"]
+"""What a class head reads: the first token through a pooler, the last real token, or the first token."""
+_CLASS_HEADS: dict[ClassSource, type[nn.Module]] = {
+    "pooled": PooledHead,
+    "last": LastTokenHead,
+    "first": FirstTokenHead,
+}
+
+
+def build_heads(config: ModelConfig, *, transform: bool, class_from: ClassSource) -> nn.ModuleDict:
+    """The heads in `config.heads`; `transform` is as in LMHead."""
+
+    sequence = partial(_CLASS_HEADS[class_from], config)
     builders: dict[str, Callable[[int], nn.Module]] = {
         "lm": lambda _: LMHead(config, transform=transform),
         "pair": lambda _: PooledHead(config, 2),

@@ -78,10 +78,7 @@ class LoadedRun:
         trained = self.checkpoint.state.train
         is_best = trained.best_step == self.checkpoint.step
         loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
-        return (
-            f"{self.folder}: step {self.checkpoint.step}, {loss}"
-            f"{self.tokenizer.kind} tokenizer of {self.tokenizer.vocab_size} ids"
-        )
+        return f"{self.folder}: step {self.checkpoint.step}, {loss}{self.tokenizer.describe()}"
 
 
 Run = LoadedRun | Path | str | None

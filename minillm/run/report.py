@@ -28,11 +28,7 @@ XZ_LIMIT = 32_000_000
 
 def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime) -> None:
     """Print text, model, device and run folder."""
-    train, validation = corpus.info.train, corpus.info.validation
-    say(
-        f"text: {corpus.info.source}, {size(train.bytes)} in {train.tokens:,} tokens to train on "
-        f"({train.bytes / train.tokens:.2f} bytes per token), {size(validation.bytes)} to validate on"
-    )
+    say(corpus.info.describe())
     for note in corpus.notes:
         say(f"note: {note}")
     processes = "1 process" if runtime.world_size == 1 else f"{runtime.world_size} processes"
@@ -71,11 +67,11 @@ def conclude(
     state = outcome.state
     why = " (stopped early: no better validation loss)" if outcome.reason == "early" else ""
     say(
-        f"trained {state.step:,} steps, read {state.tokens:,} tokens in {state.seconds:.0f} s{why}; "
-        f"best checkpoint: step {best_step}"
+        f"trained {state.step:,} steps, read {state.tokens:,} {corpus.info.unit or 'tokens'} in {state.seconds:.0f} s"
+        f"{why}; best checkpoint: step {best_step}"
         + (f"; {state.skipped} steps were not finite and not applied" if state.skipped else "")
     )
-    say(f"whole validation text: {whole.describe()}")
+    say(f"whole validation {'data' if corpus.info.unit else 'text'}: {whole.describe()}")
     if whole.baselines:
         figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.baselines.items()]
         say(f"baseline: {', '.join(figures)}")
@@ -94,13 +90,6 @@ def xz_bits_per_byte(text: bytes) -> float | None:
     except ImportError:
         return None
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text) if text else None
-
-
-def size(num_bytes: int) -> str:
-    """A number of bytes in a readable unit."""
-    if num_bytes < 1000:
-        return f"{num_bytes} bytes"
-    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def num_parameters(model: nn.Module, *, trained: bool = False) -> int:

@@ -50,9 +50,12 @@ def resolve(
     tokenizer = corpus.tokenizer
     if config.sample.prompt is not None:
         _require_prompt(config.sample.prompt, tokenizer)
-    rows = max(config.model.vocab_size or 0, tokenizer.vocab_size) if inherited else _vocab_size(config, tokenizer)
-    model = replace(config.model, vocab_size=rows)
-    spec = objective_spec(config.objective.name)
+    spec, model = objective_spec(config.objective.name), config.model
+    if spec.needs_vocabulary:
+        rows = max(model.vocab_size or 0, tokenizer.vocab_size) if inherited else _vocab_size(config, tokenizer)
+        model = replace(model, vocab_size=rows)
+    else:
+        model = replace(model, input_shape=_input_shape(config, corpus, inherited=inherited))
     section = load(spec.resolve)(config.objective, corpus) if spec.resolve else config.objective
     config = replace(config, model=model, objective=section)
     objective = build_objective(config, tokenizer)
@@ -81,6 +84,21 @@ def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
             "leave model.vocab_size out, or raise it"
         )
     return size
+
+
+def _input_shape(config: RunConfig, corpus: Corpus, *, inherited: bool) -> tuple[int, ...]:
+    """The shape of the data; ValueError if the user set another one, or the weights of another run have another one.
+
+    The shape in a preset does not count, as in `_vocab_size`.
+    """
+    wanted, shape = config.model.input_shape, corpus.train.features.shape[1:]
+    free = () if inherited else PRESETS.get(config.model.preset, {}).get("input_shape")
+    if wanted in ((), free, shape):
+        return shape
+    remedy = "take other data" if inherited else "leave model.input_shape out, or take other data"
+    raise ValueError(
+        f"{corpus.info.source} has examples of shape {list(shape)}, but the model reads {list(wanted)}: {remedy}"
+    )
 
 
 def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:

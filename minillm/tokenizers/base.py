@@ -123,6 +123,10 @@ class Tokenizer(ABC):
         """Ends a passage of a BERT input, or an input before its target; the fallback is PAD, then EOS."""
         return self._role("<|sep|>", "<|pad|>", "<|eos|>")
 
+    def describe(self) -> str:
+        """Kind and size."""
+        return f"{self.kind} tokenizer of {self.vocab_size} ids"
+
     @property
     def name(self) -> str:
         """For messages, such as `bpe-4096-1f3a9c02`: kind, size and start of the hash."""

@@ -13,6 +13,7 @@ from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.tokenizers.imported import ImportedTokenizer
+from minillm.tokenizers.no_text import NoTokenizer
 from minillm.tokenizers.stock import stock_tokenizer
 
 
@@ -96,6 +97,8 @@ def from_dict(body: Mapping[str, Any]) -> Tokenizer:
     match body["kind"]:
         case "byte":
             return ByteTokenizer(names)
+        case "none":
+            return NoTokenizer()
         case "char":
             return CharTokenizer(body["characters"], names)
         case "imported":
