@@ -18,7 +18,7 @@ from minillm.data.config import DataConfig
 from minillm.data.datasets.arrays import FeatureRow, FeatureRows
 from minillm.data.datasets.corpus import Corpus
 from minillm.nn.output import Output
-from minillm.objectives.base import Score, Setup
+from minillm.objectives.base import Batch, Predictor, Score, Setup
 from minillm.objectives.features import FeatureObjective, column_scales
 from minillm.settings import check
 
@@ -87,7 +87,7 @@ def build(config: RegressConfig, setup: Setup) -> Regress:
     """The objective for an MLP."""
     *means, mean = config.means
     *scales, scale = config.scales
-    return Regress(0, 0.0, 0.0, (), tuple(means), tuple(scales), 0, 0.0, mean, scale)
+    return Regress(0, means=tuple(means), scales=tuple(scales), target_mean=mean, target_scale=scale)
 
 
 def measure_scales(config: RegressConfig, corpus: Corpus) -> RegressConfig:
