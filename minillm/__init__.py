@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from minillm.objectives.prefix_lm import PrefixConfig
     from minillm.objectives.seq2seq import Seq2SeqConfig
     from minillm.objectives.span import SpanConfig
+    from minillm.objectives.tag import TagConfig
     from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, predict, sample, train
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
@@ -65,6 +66,7 @@ _ROOMS = {
     "objectives.prefix_lm": ("PrefixConfig",),
     "objectives.seq2seq": ("Seq2SeqConfig",),
     "objectives.span": ("SpanConfig",),
+    "objectives.tag": ("TagConfig",),
     "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "predict", "sample", "train"),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),

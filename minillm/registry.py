@@ -58,6 +58,9 @@ _DATA = "minillm.data.datasets"
 DATASETS: dict[str, DatasetSpec] = {
     "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
     "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
+    "tagged": DatasetSpec(
+        f"{_DATA}.tagged:prepare_tagged", f"{_DATA}.tagged:read_tagged", inputs=f"{_DATA}.tagged:read_inputs"
+    ),
     "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat"),
     "labeled": DatasetSpec(
         f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
@@ -102,6 +105,14 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         predict="minillm.objectives.classify:predict",
         baselines=("minillm.objectives.classify:majority_figures",),
         resolve="minillm.objectives.classify:name_labels",
+    ),
+    "tag": ObjectiveSpec(
+        "minillm.objectives.tag:TagConfig",
+        {"bert": "minillm.objectives.tag:build", "gpt": "minillm.objectives.tag:build_causal"},
+        dataset="tagged",
+        baselines=("minillm.objectives.tag:most_frequent_tags",),
+        predict="minillm.objectives.tag:predict",
+        resolve="minillm.objectives.tag:name_tags",
     ),
     "chat": ObjectiveSpec(
         "minillm.objectives.chat:ChatConfig", {"gpt": "minillm.objectives.chat:build"}, dataset="chat"

@@ -9,7 +9,10 @@ from cyclopts import Parameter
 from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import open_run, show
 
-FIELDS = ("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field")
+FIELDS = (
+    *("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field"),
+    *("data.words_field", "data.tags_field"),
+)
 
 
 @with_flags("data", prefix=False, only=FIELDS)

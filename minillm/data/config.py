@@ -25,6 +25,13 @@ class DataConfig:
     """Column or key that holds the second text of a labeled pair; None: single texts."""
     label_separator: str | None = setting(None, datasets=("labeled",))
     """Text between the labels of a field that holds several, such as a comma; None: a field of text is one label."""
+    words_field: str = setting("words", datasets=("tagged",))
+    """Key that holds the list of words of a sentence, in sources of records."""
+    tags_field: str = setting("tags", datasets=("tagged",))
+    """Key that holds the list of tags; in CoNLL files the number of a column, counted from 1, or else the last one."""
+    tag_scheme: Literal["auto", "bio", "bioes", "iob1", "none"] = setting("auto", datasets=("tagged",))
+    """How tags mark entities; iob1 is converted to bio. none: tags are labels of single words, such as parts of speech.
+    auto: bio or bioes if all tags fit it, else none."""
     input_field: str = setting("input", datasets=("tasks",))
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
     target_field: str = setting("target", datasets=("tasks",))

@@ -9,9 +9,12 @@ def f1(correct: float, predicted: float, wanted: float) -> float:
 
 
 def macro_f1(targets: np.ndarray, predictions: np.ndarray, num_classes: int) -> float:
-    """Mean F1 of the classes that occur among targets or predictions; both (N,) integers."""
-    table = confusion(targets, predictions, num_classes)
-    occurs = (table.sum(0) + table.sum(1)) > 0
+    """Mean F1 of the classes that occur among targets or predictions; both (N,) integers.
+
+    The prediction `num_classes` means that there is none.
+    """
+    table = confusion(targets, predictions, num_classes + 1)
+    occurs = (table.sum(0) + table.sum(1))[:num_classes] > 0
     scores = [f1(table[c, c], table[:, c].sum(), table[c].sum()) for c in np.flatnonzero(occurs)]
     return float(np.mean(scores))
 

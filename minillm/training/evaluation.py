@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-ACCURACIES = {"lm": "token_accuracy", "class": "accuracy"}
+ACCURACIES = {"lm": "token_accuracy", "class": "accuracy", "tag": "accuracy"}
 """Label set -> the name of its accuracy; others are called `<label set>_accuracy`."""
 
 

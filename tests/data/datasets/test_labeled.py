@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def config(tmp_path: Path) -> DataConfig:
     return DataConfig(source=str(path), cache=str(tmp_path / "cache"), validation_fraction=0.25)
 
 
-def spelled(tokens: LabeledTokens) -> list[tuple[str, str, str]]:
+def spelled(tokens: LabeledTokens) -> list[tuple[str, str, Any]]:
     """The examples again, in the order of the texts."""
     rows = [tokens.row(i) for i in range(len(tokens))]
     return sorted((TOKENIZER.decode(row.first), TOKENIZER.decode(row.second), row.label) for row in rows)
