@@ -13,7 +13,7 @@ import numpy as np
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepare_examples
-from minillm.data.sources.conll import Scheme, Sentence, check, read_conll, scheme_of, to_bio
+from minillm.data.sources.conll import Scheme, Sentence, check_tags, read_conll, scheme_of, to_bio
 from minillm.data.sources.records import Record, Tally, ending
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
 from minillm.data.sources.token_classes import tagged_lines
@@ -128,7 +128,7 @@ def _read(source: str, config: DataConfig) -> Source:
         if scheme == "iob1" and isinstance(sentence, Sentence):
             sentence = sentence._replace(tags=to_bio(sentence.tags))
         if isinstance(sentence, Sentence):
-            check(sentence, scheme)
+            check_tags(sentence, scheme)
             sentence = _of_words(sentence)
         examples.append(sentence)
     examples.sort(key=lambda one: (text_hash(one.text), one.text, one.tags, one.where))

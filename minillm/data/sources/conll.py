@@ -2,7 +2,7 @@
 
 Files of the shared tasks differ in the number of columns, in the scheme of their tags, and in lines that separate
 documents (Tjong Kim Sang and De Meulder 2003). `to_bio` converts the scheme of 2003, in which most entities begin with
-I-, and `check` finds tags that cannot follow each other.
+I-, and `check_tags` finds tags that cannot follow each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def scheme_of(tags: Sequence[str]) -> Scheme:
     return "bioes" if prefixes & {"E", "S"} else "bio"
 
 
-def check(sentence: Sentence, scheme: Scheme) -> None:
+def check_tags(sentence: Sentence, scheme: Scheme) -> None:
     """ValueError, naming the word, for a tag that the scheme does not allow after the one before it."""
     if scheme not in ("bio", "bioes"):
         return

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm.data.sources.conll import Entity, Sentence, check, count_entities, entities, read_conll, scheme_of, to_bio
+from minillm.data.sources.conll import (
+    Entity,
+    Sentence,
+    check_tags,
+    count_entities,
+    entities,
+    read_conll,
+    scheme_of,
+    to_bio,
+)
 
 FILE = (
     "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n \nGerman JJ B-NP B-MISC\r\n\n"
@@ -75,13 +84,13 @@ def test_a_tag_that_cannot_follow_raises_with_its_word(scheme, tags: str, word: 
     with pytest.raises(
         ValueError, match=rf"x\.conll line 9: the tag '.*' of '{word}' cannot follow .* in {scheme.upper()}"
     ):
-        check(sentence(tags), scheme)
-    check(sentence(tags), "none")
+        check_tags(sentence(tags), scheme)
+    check_tags(sentence(tags), "none")
 
 
 def test_valid_tags_pass():
-    check(sentence("B-A I-A I-A B-A O B-B"), "bio")
-    check(sentence("S-A B-A I-A E-A S-B O"), "bioes")
+    check_tags(sentence("B-A I-A I-A B-A O B-B"), "bio")
+    check_tags(sentence("S-A B-A I-A E-A S-B O"), "bioes")
 
 
 def test_iob1_becomes_bio():
