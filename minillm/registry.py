@@ -37,6 +37,10 @@ class ObjectiveSpec:
     """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
     needs_vocabulary: bool = True
     """Whether it reads text; otherwise it reads arrays of numbers, and [tokenizer] and [sample] have no effect."""
+    source: str | None = None
+    """`(RunParts) -> BatchSource` for training batches that are not just examples of the data; None: a Loader."""
+    evaluator: str | None = None
+    """`(RunParts) -> Evaluator` for figures other than the loss on held-out examples; None: a LossEvaluator."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ DATASETS: dict[str, DatasetSpec] = {
         f"{_DATA}.tagged:prepare_tagged", f"{_DATA}.tagged:read_tagged", inputs=f"{_DATA}.tagged:read_inputs"
     ),
     "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat"),
+    "prompts": DatasetSpec(f"{_DATA}.prompts:prepare_prompt_data", f"{_DATA}.prompts:read_prompt_data"),
     "labeled": DatasetSpec(
         f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
     ),
@@ -77,6 +82,13 @@ DATASETS: dict[str, DatasetSpec] = {
         f"{_DATA}.numbers:prepare_numbers", f"{_DATA}.numbers:read_numbers", inputs=f"{_DATA}.numbers:read_inputs"
     ),
 }
+
+_ONLINE: Any = {
+    "dataset": "prompts",
+    "source": "minillm.rl.rollouts:build_rollouts",
+    "evaluator": "minillm.rl.validation:reward_evaluator",
+}
+"""What objectives that train on their own completions have in common."""
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     "clm": ObjectiveSpec(
@@ -113,6 +125,12 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         baselines=("minillm.objectives.tag:most_frequent_tags",),
         predict="minillm.objectives.tag:predict",
         resolve="minillm.objectives.tag:name_tags",
+    ),
+    "grpo": ObjectiveSpec(
+        "minillm.objectives.policy_config:GRPOConfig", {"gpt": "minillm.objectives.policy:build"}, **_ONLINE
+    ),
+    "ppo": ObjectiveSpec(
+        "minillm.objectives.policy_config:PPOConfig", {"gpt": "minillm.objectives.policy:build_ppo"}, **_ONLINE
     ),
     "chat": ObjectiveSpec(
         "minillm.objectives.chat:ChatConfig", {"gpt": "minillm.objectives.chat:build"}, dataset="chat"

@@ -27,6 +27,7 @@ FLOORS = [
     "objectives",
     "training",
     "evaluation",
+    "rl",
     "exchange",
 ]
 """Rooms from the lowest to the highest; imports only point down. Beside them stand tokenizers, which any may read."""
@@ -42,8 +43,19 @@ ARROWS: dict[str, set[str]] = {
     "objectives": {"nn.config", "nn.output", "nn.kernels.cross_entropy", "data", "tokenizers"},
     "training": {"objectives.base", "distributed", "data.prefetch"},
     "evaluation": {
-        *("training.evaluation", "training.precision", "objectives.base", "objectives.layout", "distributed.runtime"),
+        *(
+            "training.config",
+            "training.evaluation",
+            "training.precision",
+            "objectives.base",
+            "objectives.layout",
+            "distributed.runtime",
+        ),
         *("generation", "data.loader", "data.datasets", "data.sources.records", "tokenizers.base"),
+    },
+    "rl": {
+        *("evaluation.evaluator", "training.evaluation", "training.checkpoint", "objectives.base", "objectives.policy"),
+        *("data.datasets.prompts", "data.loader", "data.prefetch", "generation", "adapters.lora"),
     },
     "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub"},
     "config": {

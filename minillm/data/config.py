@@ -36,8 +36,8 @@ class DataConfig:
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
     target_field: str = setting("target", datasets=("tasks",))
     """Column or key that holds the target of a text-to-text example."""
-    prompt_field: str = setting("prompt", datasets=("preferences",))
-    """Column or key that holds a prompt."""
+    prompt_field: str = setting("prompt", datasets=("preferences", "prompts"))
+    """Column or key that holds a prompt; rewards may read the record's other fields."""
     chosen_field: str = setting("chosen", datasets=("preferences",))
     """Column or key that holds the better answer to a prompt."""
     rejected_field: str = setting("rejected", datasets=("preferences",))

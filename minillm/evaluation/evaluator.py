@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.base import IGNORE_INDEX, Batch, Objective
+from minillm.training.config import Recipe
 from minillm.training.evaluation import Evaluation
 from minillm.training.precision import Compute
 
@@ -35,6 +37,25 @@ class LossEvaluator:
     def __call__(self, model: nn.Module) -> Evaluation:
         rest: Any = {"compute": self.compute, "runtime": self.runtime, "token_bytes": self.token_bytes}
         return evaluate(model, self.batches(), self.objective, **rest)
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What an ObjectiveSpec's own source of batches, or its own evaluator, is built from."""
+
+    model: Any
+    """The plain module that is trained."""
+    tokenizer: Tokenizer
+    objective: Any
+    examples: Any
+    """Those to train on, or to evaluate on."""
+    recipe: Recipe
+    compute: Compute
+    runtime: Runtime
+    folder: Path | None
+    """The run folder; None for an evaluation outside training."""
+    scorer: Callable[[str], Callable[[Sequence[str]], Sequence[float]]]
+    """Path of a run -> function that scores texts with its model."""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def generate(
     eos_id: int | None = None,
     allowed: Tensor | None = None,
     on_token: OnToken | None = None,
+    samples: Sequence[int] | None = None,
 ) -> list[Completion]:
     """Collect the tokens of `stream`.
 
@@ -113,6 +114,7 @@ def generate(
         eos_id: the id that ends a row; None: no id.
         allowed: (V,) bool, False for ids that are never chosen; None: all are allowed.
         on_token: receives each id as it is chosen and may end the row.
+        samples: sample number of each row, on which its random numbers depend; None: from 0 for each prompt.
     Returns:
         Completions in the order prompt number * num_samples + sample number.
     Raises:
@@ -120,6 +122,8 @@ def generate(
             that are not finite.
     """
     rows = unwritten(model, prompts, config, eos_id=eos_id)
+    for row, sample in zip(rows, samples or (), strict=samples is not None):
+        row.sample = sample
     collect(rows, _events(model, rows, config, prefix, eos_id, allowed), on_token)
     return rows
 

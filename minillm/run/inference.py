@@ -7,13 +7,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from minillm.config import RunConfig, override
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.evaluator import Measurement
-from minillm.evaluation.evaluator import evaluate as evaluate_model
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.fill import Filled, fill_gaps
 from minillm.generation.generate import Completion
@@ -21,7 +17,7 @@ from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
 from minillm.objectives.base import Objective
 from minillm.registry import load, objective_spec
-from minillm.run.build import build_objective, prepare_corpus, read_data, validation_batches
+from minillm.run.build import build_evaluator, build_objective, prepare_corpus, read_data, run_parts, validation_batches
 from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.preview import next_command
 from minillm.run.reference import with_reference
@@ -192,23 +188,17 @@ def evaluate(
 
 def score(measured: Measurement, config: RunConfig, runtime: Runtime) -> Evaluation:
     """Evaluate on all of `measured.tokens`, shared between ranks; the first rank adds the baselines."""
-    evaluation = evaluate_model(
-        measured.model,
-        validation_batches(config, measured.tokens, measured.objective, runtime, max_tokens=0),
-        measured.objective,
-        compute=measured.compute,
-        runtime=runtime,
-        token_bytes=bytes_of_ids(measured.tokenizer, measured.compute),
-    )
+    parts = run_parts(config, measured.model, measured.tokenizer, measured.objective, measured.compute, runtime)
+    evaluation = build_evaluator(config, measured.tokens, parts, max_tokens=0)(measured.model)
     if measured.train is None or not runtime.is_main:
         return evaluation
     baselines = [load(name)(measured) for name in objective_spec(config.objective.name).baselines]
     return replace(evaluation, baselines={key: value for figures in baselines for key, value in figures.items()})
 
 
-def bytes_of_ids(tokenizer: Tokenizer, compute: precision.Compute) -> Tensor:
-    """(V,) UTF-8 bytes of each id, on the device."""
-    return torch.from_numpy(tokenizer.num_bytes).to(compute.device)
+def text_scorer(run: Path | str) -> Callable[[Sequence[str]], Sequence[float]]:
+    """A function that scores texts with the reward model of a run; ValueError if it is not one."""
+    raise ValueError(f"{run} has no reward head")
 
 
 def score_harness(run: Run, tasks: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -14,10 +14,10 @@ from minillm.config import RunConfig, load_config
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import build_mesh, materialize, parallelize
 from minillm.distributed.runtime import Runtime, start
-from minillm.evaluation.evaluator import LossEvaluator, Measurement
+from minillm.evaluation.evaluator import Measurement
 from minillm.objectives.base import Objective
 from minillm.run import report
-from minillm.run.build import build_recipe, build_source, prepare_corpus, validation_batches
+from minillm.run.build import build_evaluator, build_source, prepare_corpus, run_parts, validation_batches
 from minillm.run.folder import (
     CONFIG,
     CURVE,
@@ -30,7 +30,7 @@ from minillm.run.folder import (
     load_own_tokenizer,
     write_start,
 )
-from minillm.run.inference import bytes_of_ids, score
+from minillm.run.inference import score
 from minillm.run.preview import next_command, preview
 from minillm.run.reference import with_reference
 from minillm.run.report import Say
@@ -188,14 +188,13 @@ class _Session:
         return replace(corpus, train=add(corpus.train), validation=add(corpus.validation))
 
     def _trainer(self, config: RunConfig, corpus: Corpus, objective: Objective, model: Any) -> Trainer:
-        batches = partial(validation_batches, config, corpus.validation, objective, self.runtime)
-        token_bytes = bytes_of_ids(corpus.tokenizer, self.compute)
+        parts = run_parts(config, model, corpus.tokenizer, objective, self.compute, self.runtime, self.folder)
         return Trainer(
             model=model,
             objective=objective,
-            source=build_source(config, corpus.train, objective, self.runtime, self.compute.device),
-            evaluator=LossEvaluator(batches, objective, self.compute, self.runtime, token_bytes),
-            recipe=build_recipe(config),
+            source=build_source(config, corpus.train, parts),
+            evaluator=build_evaluator(config, corpus.validation, parts),
+            recipe=parts.recipe,
             compute=self.compute,
             runtime=self.runtime,
             folder=self.folder,

@@ -21,6 +21,8 @@ from minillm.storage import MANIFEST, TEMPORARY, find_damage, force_to_disk, sea
 from minillm.training.state import CheckpointState
 
 MODEL, OPTIMIZER, STATE = FILES = "model.safetensors", "optimizer.safetensors", "state.json"
+SOURCE = "source.safetensors"
+"""State of the source of batches; most sources have none, and then there is no such file."""
 _REPLACED = ".replaced-"
 _NAME = re.compile(rf"({re.escape(_REPLACED)})?step-(\d{{6,}})")
 
@@ -40,12 +42,12 @@ class Checkpoint:
 
     def verify(self, *names: str) -> None:
         """ValueError unless the named files, by default all, match the manifest."""
-        if damage := find_damage(self.path, *(names or FILES)):
+        if damage := find_damage(self.path, *(names or self._files())):
             raise ValueError(f"{damage}; name {self.path.parent} to use its newest undamaged checkpoint")
 
     def damage(self) -> str | None:
         """What is wrong with the checkpoint; None if it is undamaged."""
-        damage = find_damage(self.path, *FILES)
+        damage = find_damage(self.path, *self._files())
         if damage is None:
             try:
                 self.state  # noqa: B018 - read for its errors
@@ -60,6 +62,13 @@ class Checkpoint:
     def model_weights(self) -> dict[str, Tensor]:
         """Weights by name, tied ones once."""
         return current_names(load_file(self.path / MODEL))
+
+    def load_source(self) -> dict[str, Tensor]:
+        """State of the source of batches; usually empty."""
+        return load_file(self.path / SOURCE) if SOURCE in self._files() else {}
+
+    def _files(self) -> tuple[str, ...]:
+        return (*FILES, SOURCE) if (self.path / SOURCE).exists() else FILES
 
     def load_optimizer(self) -> dict[str, Tensor]:
         """Optimizer state by parameter name."""
@@ -148,7 +157,13 @@ def best_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def save_checkpoint(
-    run: Path, step: int, *, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: CheckpointState
+    run: Path,
+    step: int,
+    *,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    state: CheckpointState,
+    source: dict[str, Tensor] | None = None,
 ) -> Checkpoint:
     """Write `step-{step}/`. After a crash at any time, the checkpoint is either complete or absent.
 
@@ -160,6 +175,8 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         save_file(_on_cpu(model), temporary / MODEL)
         save_file(_on_cpu(optimizer), temporary / OPTIMIZER)
+        if source:
+            save_file(_on_cpu(source), temporary / SOURCE)
         (temporary / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         seal(temporary)
         replaced = run / f"{_REPLACED}{final.name}"

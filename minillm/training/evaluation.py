@@ -32,6 +32,8 @@ class Evaluation:
     """What was skipped in the data, one line each."""
     more: dict[str, Any] = field(default_factory=dict)
     """Results of the objective's slow evaluators, if requested."""
+    samples: tuple[dict[str, Any], ...] = ()
+    """Some of the model's outputs, for samples.jsonl."""
 
     @property
     def losses(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ class MetricsLog:
     def close(self) -> None:
         with writing(self._file):
             self._stream.close()
+
+
+def write_samples(file: Path, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Add the outputs of an evaluation to samples.jsonl; lines of later steps, which will be repeated, are dropped."""
+    kept = [line for line in read_metrics(file) if line["step"] < step]
+    lines = [*kept, *({"step": step, **sample} for sample in samples)]
+    write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
