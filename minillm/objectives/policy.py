@@ -157,7 +157,9 @@ class Policy:
         finished = []
         for row, tokens in zip(rows, estimated, strict=True):
             figures = {**row.figures, "reward": row.reward, "truncated": float(row.truncated)}
-            figures |= {"length": float(len(row.completion)), "groups_without_difference": equal[row.group]}
+            figures["length"] = float(len(row.completion))
+            if self.config.num_generations > 1:
+                figures["groups_without_difference"] = equal[row.group]
             finished.append(replace(row, figures=figures, tokens={**row.tokens, **tokens}))
         return finished
 

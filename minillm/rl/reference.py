@@ -25,6 +25,7 @@ class Reference:
     """
 
     def __init__(self, parts: RunParts) -> None:
+        assert parts.folder is not None, "there is a run folder in training"
         self.parts, self.folder = parts, parts.folder / FOLDER
         self.model: Any = None
         self._stack = ExitStack()

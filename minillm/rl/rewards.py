@@ -10,6 +10,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 ANSWER = "answer"
 """Field with the right answer, if a reward names none."""
 Function = Callable[..., Sequence[float]]
@@ -84,13 +86,10 @@ class Rewards:
 
     def __call__(self, rows: Sequence[Judged]) -> tuple[list[float], list[dict[str, float]]]:
         """The sum for each completion; and if there are several rewards, each of them by name, without its weight."""
-        values = [term(rows) for term in self.terms]
-        totals = [
-            sum(t.weight * v for t, v in zip(self.terms, each, strict=True)) for each in zip(*values, strict=True)
-        ]
-        several = self.terms if len(self.terms) > 1 else ()
-        parts = [{t.name: v for t, v in zip(several, each, strict=False)} for each in zip(*values, strict=True)]
-        return totals, parts
+        values = np.array([term(rows) for term in self.terms])  # (terms, N)
+        totals = np.array([term.weight for term in self.terms]) @ values
+        several = [term.name for term in self.terms] if len(self.terms) > 1 else []
+        return totals.tolist(), [dict(zip(several, each, strict=False)) for each in values.T.tolist()]
 
 
 def parse_term(text: str, scorer: Scorer) -> Term:

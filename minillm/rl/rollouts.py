@@ -164,10 +164,10 @@ class RolloutSource:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The rollout in use; empty if each step has its own, which the same weights sample again."""
-        return {} if self._rows is None or self.config.num_updates == 1 else pack(*self._rows)
+        return {} if self._rows is None or self.config.num_updates == 1 else rows_to_tensors(*self._rows)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._rows = unpack(state) if state else None
+        self._rows = rows_from_tensors(state) if state else None
 
     def close(self) -> None: ...
 
@@ -192,7 +192,7 @@ def complete_ids(
 _IDS = ("prompt", "completion")
 
 
-def pack(number: int, rows: Sequence[Trajectory]) -> dict[str, Tensor]:
+def rows_to_tensors(number: int, rows: Sequence[Trajectory]) -> dict[str, Tensor]:
     """A rollout as tensors: rows of different lengths one after the other, with their lengths."""
     packed = {"number": torch.tensor(number)}
     for name in _IDS:
@@ -209,8 +209,8 @@ def pack(number: int, rows: Sequence[Trajectory]) -> dict[str, Tensor]:
     return packed
 
 
-def unpack(packed: dict[str, Tensor]) -> tuple[int, list[Trajectory]]:
-    """The inverse of `pack`."""
+def rows_from_tensors(packed: dict[str, Tensor]) -> tuple[int, list[Trajectory]]:
+    """The inverse of `rows_to_tensors`."""
     ends = {name: packed[f"{name}_length"].cumsum(0).tolist()[:-1] for name in _IDS}
     prompts, completions = (np.split(packed[name].numpy(), ends[name]) for name in _IDS)
     part = {name: value for name, value in packed.items() if name.startswith(("figures.", "tokens."))}
