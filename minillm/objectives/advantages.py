@@ -120,7 +120,7 @@ def value_estimate(rows: Sequence[Trajectory], config: PPOConfig) -> list[dict[s
 
 def _penalty(row: Trajectory, config: GRPOConfig | PPOConfig) -> np.ndarray:
     """(T,) what the KL divergence takes from the reward of each token."""
-    if config.kl_in == "loss" or not config.kl:
+    if not config.penalizes:
         return np.zeros(len(row.completion))
     log_ratio = torch.from_numpy(row.tokens["reference"] - row.tokens["old"]).double()
     return config.kl * KL[config.kl_estimator](log_ratio).numpy()

@@ -49,6 +49,11 @@ class PolicyConfig:
                 "set it to k2 or k3, or set objective.kl_in to reward"
             )
 
+    @property
+    def penalizes(self) -> bool:
+        """Whether the divergence is part of the reward."""
+        return self.kl > 0 and self.kl_in != "loss"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOConfig(PolicyConfig):

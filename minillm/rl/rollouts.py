@@ -23,7 +23,7 @@ from minillm.generation.config import SampleConfig
 from minillm.generation.generate import Completion, generate
 from minillm.objectives.base import Batch
 from minillm.objectives.policy import Trajectory
-from minillm.rl.reference import Reference
+from minillm.rl.frozen import Reference
 from minillm.rl.rewards import Judged, RewardError, Rewards
 
 ROLLOUT = 3
@@ -112,7 +112,7 @@ class RolloutSource:
     def _with_log_probs(self, rows: list[Trajectory]) -> list[Trajectory]:
         """Add the log-probabilities and values that the loss compares with, as far as it does."""
         config, wanted = self.config, dict[str, str]()
-        if config.num_updates > 1 or (config.kl and config.kl_in == "reward"):
+        if config.num_updates > 1 or config.penalizes:
             wanted["old"] = "log_prob"
         if "value" in self.parts.objective.heads:
             wanted["value"] = "value"
