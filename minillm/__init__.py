@@ -40,7 +40,18 @@ if TYPE_CHECKING:
     from minillm.objectives.seq2seq import Seq2SeqConfig
     from minillm.objectives.span import SpanConfig
     from minillm.objectives.tag import TagConfig
-    from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, predict, sample, train
+    from minillm.run import (
+        LoadedRun,
+        embed,
+        evaluate,
+        fill,
+        find_run,
+        finetune_config,
+        load_run,
+        predict,
+        sample,
+        train,
+    )
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -67,7 +78,18 @@ _ROOMS = {
     "objectives.seq2seq": ("Seq2SeqConfig",),
     "objectives.span": ("SpanConfig",),
     "objectives.tag": ("TagConfig",),
-    "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "predict", "sample", "train"),
+    "run": (
+        "LoadedRun",
+        "embed",
+        "evaluate",
+        "fill",
+        "find_run",
+        "finetune_config",
+        "load_run",
+        "predict",
+        "sample",
+        "train",
+    ),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
     "tokenizers.load": ("build_tokenizer", "load_tokenizer"),

@@ -15,7 +15,7 @@ from minillm.adapters.config import AdapterConfig
 from minillm.config_files import find_config, flatten, nearest_key, read_toml
 from minillm.data.config import DataConfig
 from minillm.distributed.config import ParallelConfig
-from minillm.generation.config import SampleConfig
+from minillm.generation.config import EmbedConfig, SampleConfig
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
 from minillm.nn.families import why_unread
@@ -62,6 +62,8 @@ class RunConfig:
     """Distributed training."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Generation."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """Sentence embeddings."""
 
 
 SECTIONS: dict[str, Any] = get_type_hints(RunConfig)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, model_from_hf
+from minillm.exchange.sentence_transformers import read_embedding
 from minillm.exchange.tokenizer_in import load_json, read_tokenizer
+from minillm.generation.config import EmbedConfig
 from minillm.tokenizers.base import Tokenizer
 
 SAFETENSORS, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
@@ -26,14 +28,16 @@ UNREAD |= {
 """Suffix of a file of weights that cannot be read -> its format."""
 
 
-def read_published(source: str) -> tuple[Imported, Tokenizer]:
-    """The model and the tokenizer of a folder in Hugging Face's layout, a GGUF file, or a model's name on the hub.
+def read_published(source: str) -> tuple[Imported, Tokenizer, EmbedConfig]:
+    """The model, the tokenizer and the settings of sentence embeddings, which only a folder can have.
+
+    The source is a folder in Hugging Face's layout, a GGUF file, or a model's name on the hub.
 
     Raises:
         OSError: the source does not exist, or the hub does not answer.
         ValueError: something in it is damaged or not supported.
     """
-    path = Path(source)
+    path, embed = Path(source), EmbedConfig()
     if path.suffix.lower() == ".gguf":
         from minillm.exchange.gguf_in import read_gguf  # its package is an extra
 
@@ -43,15 +47,16 @@ def read_published(source: str) -> tuple[Imported, Tokenizer]:
             what = f"in {UNREAD[path.suffix]} format" if path.suffix in UNREAD else "a file"
             raise ValueError(f"{path} is {what}; expected a folder in the format of transformers, or a .gguf file")
         folder = path if source and path.is_dir() else fetch_model(source)
-        config, weights = read_config(folder), read_weights(folder)
         try:
+            folder, embed = read_embedding(folder)
+            config, weights = read_config(folder), read_weights(folder)
             model, tokenizer = model_from_hf(config, weights), read_tokenizer(folder)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
     ids, rows = tokenizer.vocab_size, model.config.vocab_size or 0
     if rows < ids:
         raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights have only {rows}; they do not match")
-    return model, tokenizer
+    return model, tokenizer, embed
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from minillm.exchange.architectures import family_of, inputs_of, model_to_hf
 from minillm.exchange.crosscheck import compare
 from minillm.exchange.folder_in import CONFIG, SAFETENSORS
+from minillm.exchange.sentence_transformers import write_embedding
 from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokenizer_json, tokenizer_settings
+from minillm.generation.config import EmbedConfig
 from minillm.nn.config import ModelConfig
 from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, Tokenizer
 
@@ -52,6 +54,8 @@ class Export:
     tokenizer: Tokenizer
     facts: Mapping[str, str]
     """Additional rows for the table of the model card."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """Settings of sentence embeddings."""
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of config.json, and the weights; raises like `model_to_hf`."""
@@ -83,6 +87,7 @@ def write_folder(folder: Path, export: Export) -> str:
         (folder / CHAT_TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
     if export.model.writes != "nothing":
         _write(folder / "generation_config.json", export.special_ids() | suppressed(export))
+    write_embedding(folder, export.embed, export.config.d_model, export.config.max_seq_len)
     parameters = sum(weight.numel() for weight in export.model.parameters())
     facts = {
         "architecture": f"{architecture}, {parameters / 1e6:.2f} M parameters",

@@ -5,6 +5,7 @@ from minillm.run.folder import CONFIG as CONFIG
 from minillm.run.folder import find_run as find_run
 from minillm.run.imports import import_model as import_model
 from minillm.run.inference import LoadedRun as LoadedRun
+from minillm.run.inference import embed as embed
 from minillm.run.inference import evaluate as evaluate
 from minillm.run.inference import fill as fill
 from minillm.run.inference import load_run as load_run

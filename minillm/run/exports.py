@@ -21,7 +21,8 @@ def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], Non
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another name to export to")
-    export = Export(loaded.folder.name, loaded.config.model, loaded.model, loaded.tokenizer, facts_of(loaded))
+    config, facts = loaded.config, facts_of(loaded)
+    export = Export(loaded.folder.name, config.model, loaded.model, loaded.tokenizer, facts, config.embed)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(out)
     shutil.rmtree(temporary, ignore_errors=True)

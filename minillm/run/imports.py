@@ -35,7 +35,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
     require_free(out)
     if (Path(source) / CONFIG).is_file():
         raise ValueError(f"{source} is already a run; use it directly, or start from it with train --init-from")
-    (config, weights), tokenizer = read_published(source)
+    (config, weights), tokenizer, embed = read_published(source)
     require_valid(config, source)
     model, family = assemble(config, weights, source), family_of(config)
     run = RunConfig(
@@ -44,6 +44,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
         data=DataConfig(seq_len=min(config.max_seq_len, WINDOW)),
         objective=objective_class(family.objective)(**({"next_sentence": True} if "pair" in config.heads else {})),
         sample=SampleConfig(prompt=family.prompt),
+        embed=embed,
     )
     state = CheckpointState(TrainState(), scaler={}, tokenizer=tokenizer.hash, data=None, imported=True)
     with claim(out, resume=False):

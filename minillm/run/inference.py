@@ -11,6 +11,7 @@ from minillm.config import RunConfig, override
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.evaluator import Measurement
 from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.generation.embed import Text, embed_texts
 from minillm.generation.fill import Filled, fill_gaps
 from minillm.generation.generate import Completion
 from minillm.generation.text import complete
@@ -142,6 +143,12 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
         raise ValueError(f"{loaded.folder} predicts no tokens; instead: {next_command(loaded.model, loaded.folder)}")
     with loaded.compute.autocast():
         return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)
+
+
+def embed(run: Run, texts: Sequence[Text], *, prompt: str | None = None) -> Tensor:
+    """The vectors of `texts` (N, D), as `embed_texts` with the settings of the run's [embed] section."""
+    loaded = _loaded(run)
+    return embed_texts(loaded.model, loaded.tokenizer, texts, loaded.config.embed, prompt=prompt)
 
 
 def evaluate(

@@ -54,6 +54,7 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
     inherited = replace(
         config, model=parent.model, tokenizer=parent.tokenizer, data=data, objective=objective, sample=sample
     )
+    inherited = replace(inherited, embed=parent.embed)
     return override(inherited, {"eval.at_start": True, **overrides})
 
 

@@ -51,6 +51,20 @@ def read_records(source: str, columns: Columns) -> Iterator[Record]:
         yield from records
 
 
+def read_texts(source: str, field: str = "text", pair_field: str | None = None) -> Iterator[str | tuple[str, str]]:
+    """The texts of a source, one a record or, in text files, one a line; pairs with `pair_field`. Empty lines are left
+    out; ValueError as in `read_pieces`."""
+    columns = {"data.field": field} | ({"data.pair_field": pair_field} if pair_field else {})
+    for path, records in _readers(source, columns):
+        if records is None and pair_field:
+            raise ValueError(f"{path} has no fields: give pairs as {RECORD_FILES}")
+        if records is None:
+            whole = "".join(piece.text for piece in read_plain(path))
+            yield from (line for line in whole.splitlines() if line.strip())
+        for record in records or ():
+            yield (record.text(field), record.text(pair_field)) if pair_field else record.text(field)
+
+
 def _readers(source: str, columns: Columns) -> Iterator[tuple[Path, Iterator[Record] | None]]:
     """Each file of a source with its records, or None for plain text. A hub data set counts as one file."""
     if (name := hub_name(source)) is not None:
