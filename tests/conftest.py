@@ -69,6 +69,12 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "qwen3-untied": ("llama-small", QWEN3 | {"model.tie_embeddings": False}),
     "char": ("gpt2", {"tokenizer.kind": "char"}),
     "bert": ("bert-tiny", BPE | {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make"}),
+    "modernbert": (
+        "modernbert-mini",
+        BPE
+        | {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make", "model.d_ff": 48, "model.window": 9}
+        | {"model.layer_pattern": ("full", "local"), "model.local_rope_theta": 500.0},
+    ),
     "t5": ("t5-mini", BPE | {"objective.name": "span", "model.d_ff": 48, "sample.prompt": "7 and <|extra_id_0|> make"}),
 }
 

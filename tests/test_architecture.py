@@ -57,7 +57,7 @@ ARROWS: dict[str, set[str]] = {
         *("evaluation.evaluator", "training.evaluation", "training.checkpoint", "objectives.base", "objectives.policy"),
         *("data.datasets.prompts", "data.loader", "data.prefetch", "generation", "adapters.lora"),
     },
-    "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub"},
+    "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub", "generation.config"},
     "config": {
         "models.presets",
         "nn.families",
@@ -80,13 +80,13 @@ TORCH_FREE = [
 TORCH_FREE += [f"{r}.config" for r in ("nn", "adapters", "data", "training", "tokenizers", "distributed", "generation")]
 TORCH_FREE += [
     f"cli.{name}"
-    for name in ("train", "sample", "fill", "predict", "eval", "info", "data", "import_", "export", "merge")
+    for name in ("train", "sample", "fill", "embed", "predict", "eval", "info", "data", "import_", "export", "merge")
 ]
 TORCH_FREE += ["cli.flags", "cli.output"]
 
 OUTER_VERBS = {
     # `run` and `cli` offer the verb of a room below for a whole run, or for the command line
-    *("train", "sample", "fill", "evaluate", "search", "predict"),
+    *("train", "sample", "fill", "evaluate", "search", "predict", "embed"),
 }
 """Public names that two rooms may define."""
 NAMESAKES = {
@@ -94,6 +94,7 @@ NAMESAKES = {
     "base": "each room's base class",
     "__init__": "Python's",
     "fill": "cli: the command of that name",
+    "embed": "cli: the command of that name",
     "output": "cli: what commands print; nn: what a model returns",
     "cache": "data: on disk; nn: keys and values",
     "text": "data: a source's text; generation: text in, text out",

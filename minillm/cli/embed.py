@@ -62,14 +62,16 @@ def embed(
         print(f"{len(vectors)} vectors of {vectors.size(1)} numbers written to {out}", file=sys.stderr)
     if similar is not None:
         for text, score in rank(loaded, similar, read, vectors, prompt=prompt)[:top_k]:
-            print(jsonlib.dumps({"text": text, "score": score}) if json else f"{score:.4f} {printable(shown(text))}")
+            print(
+                jsonlib.dumps({"text": text, "score": score}) if json else f"{score:.4f} {printable(on_one_line(text))}"
+            )
     elif out is None:
         for text, vector in zip(read, vectors.tolist(), strict=True):
             start = " ".join(f"{number:.4f}" for number in vector[:SHOWN])
-            line = f"{start} … ({len(vector)} numbers)  {shown(text)}"
+            line = f"{start} … ({len(vector)} numbers)  {on_one_line(text)}"
             print(jsonlib.dumps({"text": text, "vector": vector}) if json else printable(line))
 
 
-def shown(text: str | Sequence[str]) -> str:
+def on_one_line(text: str | Sequence[str]) -> str:
     """A text or a pair of texts on one line."""
     return " ".join((text if isinstance(text, str) else " | ".join(text)).split())

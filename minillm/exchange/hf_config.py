@@ -15,7 +15,7 @@ _KINDS = {
 }
 """Type of each of our settings; str for a Literal."""
 _DERIVED = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "d_ff": "ff_width"}
-_DERIVED |= {"attention_dropout": "attention_drop"}
+_DERIVED |= {"attention_dropout": "attention_drop", "ff_dropout": "ff_drop"}
 """Setting that may be None -> property with the resolved value."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minillm.storage import write_text
+from minillm.tokenizers.framing import Framing
 
 FILE_NAME = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -141,6 +142,15 @@ class Tokenizer(ABC):
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         return [self.encode(text) for text in texts]
+
+    def framing(self, *, pair: bool) -> Framing:
+        """Special tokens around a text, [CLS] A [SEP], or a pair, [CLS] A [SEP] B [SEP] (Devlin et al. 2019).
+
+        An imported tokenizer has those of its post-processor.
+        """
+        before = tuple((self.roles[name], 0) for name in ("<|cls|>",) if name in self.roles)
+        first, last = (tuple((self.roles[n], kind) for n in ("<|sep|>",) if n in self.roles) for kind in (0, pair))
+        return Framing(before, first if pair else (), last, (0, 1)[: 1 + pair])
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
         """The bytes of `ids` (a sequence, array or CPU tensor of integers); special tokens are skipped."""

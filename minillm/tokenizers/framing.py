@@ -1,16 +1,9 @@
 """Special tokens around a text, or around both texts of a pair, as an encoder reads them."""
 
-from __future__ import annotations
-
-import json
 from typing import NamedTuple
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
-
-from minillm.tokenizers.base import Tokenizer
-from minillm.tokenizers.imported import ImportedTokenizer
 
 Special = tuple[int, int]
 """Id and token type."""
@@ -37,23 +30,6 @@ class Framing(NamedTuple):
             ids += [*text[:length].tolist(), *(i for i, _ in end)]
             types += [*[kind] * length, *(other for _, other in end)]
         return ids, types
-
-
-def framing(tokenizer: Tokenizer, *, pair: bool) -> Framing:
-    """The framing of a text or a pair: that of an imported post-processor, else [CLS] A [SEP] or [CLS] A [SEP] B [SEP]
-    (Devlin et al. 2019), without the tokens that the tokenizer lacks."""
-    texts = ("a", "b")[: 1 + pair]
-    if isinstance(tokenizer, ImportedTokenizer) and tokenizer.model.get("post_processor") is not None:
-        whole = {**tokenizer.model, "truncation": None, "padding": None}
-        encoded = tokenizers.Tokenizer.from_str(json.dumps(whole)).encode(*texts)
-        special = list(zip(encoded.ids, encoded.type_ids, strict=True))
-        places = [[i for i, of in enumerate(encoded.sequence_ids) if of == number] for number in range(len(texts))]
-        between = special[places[0][-1] + 1 : places[-1][0]] if pair else []
-        types = tuple(encoded.type_ids[place[0]] for place in places)
-        return Framing(tuple(special[: places[0][0]]), tuple(between), tuple(special[places[-1][-1] + 1 :]), types)
-    before = [(tokenizer.roles[name], 0) for name in ("<|cls|>",) if name in tokenizer.roles]
-    ends = [((tokenizer.roles["<|sep|>"], kind),) if "<|sep|>" in tokenizer.roles else () for kind in (0, 1)]
-    return Framing(tuple(before), ends[0] if pair else (), ends[pair], (0, 1)[: 1 + pair])
 
 
 def _fitting(lengths: list[int], room: int) -> list[int]:

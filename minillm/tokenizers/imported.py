@@ -27,6 +27,7 @@ from tokenizers import normalizers
 from minillm.tokenizers.base import Tokenizer, utf8
 from minillm.tokenizers.blocks import map_blocks
 from minillm.tokenizers.bpe import byte_alphabet
+from minillm.tokenizers.framing import Framing
 from minillm.tokenizers.merges import ByteMerges, byte_merges
 
 KINDS = ("BPE", "Unigram", "WordLevel", "WordPiece")
@@ -78,6 +79,17 @@ class ImportedTokenizer(Tokenizer):
             return super().decode(ids, keep_special=keep_special)
         shown = [i for i in self._checked(ids) if keep_special or i not in self.special_ids]
         return self._runner.decode(shown, skip_special_tokens=False)
+
+    def framing(self, *, pair: bool) -> Framing:
+        if self.model.get("post_processor") is None:
+            return super().framing(pair=pair)
+        whole = {**self.model, "truncation": None, "padding": None}
+        encoded = tokenizers.Tokenizer.from_str(json.dumps(whole)).encode(*("a", "b")[: 1 + pair])
+        special = tuple(zip(encoded.ids, encoded.type_ids, strict=True))
+        places = [[i for i, of in enumerate(encoded.sequence_ids) if of == number] for number in range(1 + pair)]
+        between = special[places[0][-1] + 1 : places[-1][0]] if pair else ()
+        types = tuple(encoded.type_ids[place[0]] for place in places)
+        return Framing(special[: places[0][0]], between, special[places[-1][-1] + 1 :], types)
 
     def to_dict(self) -> dict[str, object]:
         return {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self._stored}

@@ -35,8 +35,9 @@ def test_a_gpt_writes_the_same_greedy_text_in_transformers(run_of, exported, nam
         assert len(set(ours.ids)) > 3  # it has learned to write
 
 
-def test_a_bert_fills_a_mask_alike_in_transformers(run_of, exported):
-    folder, loaded = exported("bert"), load_run(run_of("bert"))
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_a_bert_fills_a_mask_alike_in_transformers(run_of, exported, name):
+    folder, loaded = exported(name), load_run(run_of(name))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
     ask = transformers.pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=3)
@@ -111,9 +112,26 @@ def test_an_imported_model_is_in_memory_once(exported, tmp_path, monkeypatch):
     keep = lambda *_, model, **__: saved.update(model)  # noqa: E731
     monkeypatch.setattr(imports, "save_checkpoint", keep)
     import_model(folder, tmp_path / "again")
-    (_, weights), _ = read["it"]
+    (_, weights), *_ = read["it"]
     assert all(parameter.data_ptr() == weights[name].data_ptr() for name, parameter in saved.items())
     assert weights["heads.lm.proj.weight"].data_ptr() == weights["embed.tokens.weight"].data_ptr()  # tied
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_both_versions_of_t5_are_an_auto_model(run_of, tmp_path, scaled):
+    """v1.0 ties its head to the embeddings and scales it; v1.1 has a gated feed-forward layer and its own head."""
+    loaded = load_run(run_of("t5"))
+    if scaled:
+        shape = replace(loaded.config.model, gated=False, activation="relu", tie_embeddings=True, head_scale=32**-0.5)
+        model = build_model(shape)
+        model.init_weights(torch.Generator().manual_seed(0))
+        loaded = replace(loaded, config=replace(loaded.config, model=shape), model=model.eval())
+    export_model(loaded, tmp_path / "out", say=lambda _: None)
+    theirs: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
+    source, target = torch.randint(400, (2, 2, 11), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = theirs(input_ids=source, decoder_input_ids=target).logits
+        assert (loaded.model(source, target).logits["lm"] - logits).abs().max() < 1e-5 * logits.abs().max()
 
 
 def test_the_model_card_tells_what_the_run_knows(exported):
