@@ -16,8 +16,8 @@ def rank(
 ) -> list[tuple[Text, float]]:
     """`texts`, whose vectors are `vectors` (N, D), and their similarity to `query`, the most similar first."""
     (scores,) = similarity(embed(loaded, [query], prompt=prompt), vectors, loaded.config.embed.similarity)
-    order = scores.argsort(descending=True, stable=True).tolist()
-    return [(texts[i], scores[i].item()) for i in order]
+    values: list[float] = scores.tolist()
+    return sorted(zip(texts, values, strict=True), key=lambda found: found[1], reverse=True)
 
 
 def write_vectors(path: Path, vectors: Tensor) -> None:

@@ -84,7 +84,7 @@ class ImportedTokenizer(Tokenizer):
         if self.model.get("post_processor") is None:
             return super().framing(pair=pair)
         whole = {**self.model, "truncation": None, "padding": None}
-        encoded = tokenizers.Tokenizer.from_str(json.dumps(whole)).encode(*("a", "b")[: 1 + pair])
+        encoded = tokenizers.Tokenizer.from_str(json.dumps(whole)).encode("a", "b" if pair else None)
         special = tuple(zip(encoded.ids, encoded.type_ids, strict=True))
         places = [[i for i, of in enumerate(encoded.sequence_ids) if of == number] for number in range(1 + pair)]
         between = special[places[0][-1] + 1 : places[-1][0]] if pair else ()

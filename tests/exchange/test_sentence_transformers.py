@@ -50,7 +50,8 @@ def test_a_real_model_has_equal_vectors_before_and_after_export(library, tmp_pat
 def test_a_trained_encoder_has_equal_vectors_with_every_pooling(library, run_of, tmp_path: Path, name: str):
     loaded, texts = load_run(run_of(name)), [f"{n} and {n} make {2 * n}; so" for n in (7, 100, 9999)]
     for pooling in POOLING:
-        settings: Any = EmbedConfig(pooling=pooling, max_tokens=9, prompts=("query=12 and ",), prompt="query")
+        kind: Any = pooling
+        settings = EmbedConfig(pooling=kind, max_tokens=9, prompts=("query=12 and ",), prompt="query")
         run = replace(loaded, config=replace(loaded.config, embed=settings))
         theirs = library.SentenceTransformer(
             str(export_model(run, tmp_path / pooling, say=lambda _: None)), device="cpu"
