@@ -7,6 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from minillm.config import RunConfig, override
 from minillm.distributed.runtime import Runtime
 from minillm.evaluation.evaluator import Measurement
