@@ -20,6 +20,7 @@ PACKAGE = Path(minillm.__file__).parent
 FLOORS = [
     "nn",
     "models",
+    "inference",
     "generation",
     "distributed",
     "adapters",
@@ -36,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "nn": set(),
     "models": {"nn"},
     "tokenizers": set(),
+    "inference": {"models.gpt", "nn"},
     "generation": {"models", "nn.cache", "tokenizers.base"},
     "distributed": {"nn.block"},
     "adapters": set(),

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from minillm.generation.adapters import Decodable, checked_prompt, evaluating, padded
 from minillm.generation.config import SampleConfig
-from minillm.generation.prompt_lookup import PromptLookup
 from minillm.generation.sampling import Sampler
+from minillm.generation.speculative import ModelDrafter, NgramLookup, Verifier
 from minillm.nn.cache import KVCache
 
 MAX_ROWS = 65_536
@@ -45,6 +45,14 @@ class Completion:
     """Log-probability divided by the length penalty, from beam search; None for a sampled completion."""
     prompt_tokens_cut: int = 0
     """Tokens dropped at the start of a prompt that exceeds the context."""
+
+
+class Draft(NamedTuple):
+    """A smaller model with the same vocabulary, for speculative decoding."""
+
+    model: Decodable
+    cost: float
+    """Of one of its steps, as a fraction of a step of the model that verifies."""
 
 
 class TokenEvent(NamedTuple):
@@ -81,6 +89,7 @@ def stream(
     prefix: bool = False,
     eos_id: int | None = None,
     allowed: Tensor | None = None,
+    draft: Draft | None = None,
 ) -> TokenEvents:
     """Continue each prompt `config.num_samples` times, all rows in one batch, and yield each token as it is chosen.
 
@@ -90,7 +99,7 @@ def stream(
     an accelerator. Arguments and errors are as in `generate`.
     """
     rows = unwritten(model, prompts, config, eos_id=eos_id)
-    return _events(model, rows, config, prefix, eos_id, allowed)
+    return _events(model, rows, config, prefix, eos_id, allowed, draft)
 
 
 def generate(
@@ -101,6 +110,7 @@ def generate(
     prefix: bool = False,
     eos_id: int | None = None,
     allowed: Tensor | None = None,
+    draft: Draft | None = None,
     on_token: OnToken | None = None,
     samples: Sequence[int] | None = None,
 ) -> list[Completion]:
@@ -113,6 +123,7 @@ def generate(
         prefix: read the prompt in both directions, as a prefix language model does (Raffel et al. 2020, section 3.2.1).
         eos_id: the id that ends a row; None: no id.
         allowed: (V,) bool, False for ids that are never chosen; None: all are allowed.
+        draft: a smaller model whose tokens are verified; None: they come from prompt lookup. Only for a single row.
         on_token: receives each id as it is chosen and may end the row.
         samples: sample number of each row, on which its random numbers depend; None: from 0 for each prompt.
     Returns:
@@ -124,7 +135,7 @@ def generate(
     rows = unwritten(model, prompts, config, eos_id=eos_id)
     for row, sample in zip(rows, samples or (), strict=samples is not None):
         row.sample = sample
-    collect(rows, _events(model, rows, config, prefix, eos_id, allowed), on_token)
+    collect(rows, _events(model, rows, config, prefix, eos_id, allowed, draft), on_token)
     return rows
 
 
@@ -172,6 +183,7 @@ def _events(
     prefix: bool,
     eos_id: int | None,
     allowed: Tensor | None,
+    draft: Draft | None,
 ) -> TokenEvents:
     """The events of `stream`; `rows` are not changed."""
     if not rows or not config.max_new_tokens:
@@ -182,8 +194,7 @@ def _events(
         cache, logits = prefill(model, texts, config.max_new_tokens, prefix=prefix)
         require_finite(logits)
         sampler = Sampler(config, texts, [row.sample for row in rows], logits, allowed)
-        # Drafts pay off only for a single row, where a pass over a few tokens costs as much as over one.
-        lookup = PromptLookup(texts[0], config.num_draft_tokens) if len(rows) == 1 and config.num_draft_tokens else None
+        verifier = _verifier(model, texts, config, draft)
         for remaining in range(config.max_new_tokens - 1, -1, -1):
             tokens = sampler(logits)  # (B, 1)
             ids = tokens.flatten().tolist()
@@ -196,16 +207,26 @@ def _events(
                     del live[i]
             if not live or not remaining:
                 return
-            drafted = None if lookup is None else lookup.accept(ids[0], cache)
+            drafted = None if verifier is None else verifier.accept(ids[0], cache)
             if drafted is not None:
                 logits = drafted
             elif cache.length == cache.max_len:
                 num_written = config.max_new_tokens - remaining
                 cache, logits = prefill(model, texts, remaining, prefix=prefix, num_written=num_written)
-            elif lookup is None:
+            elif verifier is None:
                 logits = model.step(tokens, cache)[:, 0]
             else:
-                logits = lookup.step(model, tokens, cache, max_drafts=remaining - 1)
+                logits = verifier.step(model, tokens, cache, max_drafts=remaining - 1)
+
+
+def _verifier(
+    model: Decodable, texts: Sequence[Sequence[int]], config: SampleConfig, draft: Draft | None
+) -> Verifier | None:
+    """Drafts pay off only for a single row, where a pass over a few tokens costs little more than over one."""
+    if len(texts) > 1 or not config.num_draft_tokens:
+        return None
+    drafter = NgramLookup(texts[0]) if draft is None else ModelDrafter(draft.model, texts[0], cost=draft.cost)
+    return Verifier(drafter, config.num_draft_tokens, cost=model.draft_cost)
 
 
 def prefill(

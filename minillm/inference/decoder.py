@@ -12,12 +12,11 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minillm.inference.cache import FlatCache
 from minillm.inference.layer import FastLayer, FastNorm
-from minillm.inference.products import Plan, Products
+from minillm.inference.products import Products
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 from minillm.nn.mask import AttentionMask
@@ -32,12 +31,15 @@ KNOWN = {
 }
 """Settings whose every value this file computes, but for those in `supports`. Any other must have its default."""
 
+POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+"""Position schemes without a bias."""
+
 
 def supports(config: ModelConfig) -> bool:
-    """Whether `FastDecoder` computes what the model does."""
+    """Whether `FastDecoder` computes what a GPT of this config does."""
     others = [field for field in fields(config) if field.name not in KNOWN]
     plain = all(getattr(config, field.name) in (field.default, ("lm",)) for field in others)
-    return plain and config.family == ModelConfig.family and config.position not in ("t5", "alibi")
+    return plain and config.position in POSITIONS
 
 
 class FastDecoder(nn.Module):

@@ -63,14 +63,13 @@ class FastLayer:
         x = x + self.out(self._attend(self.qkv(self.attention_norm(x)), cache, angles, mask, batch))
         hidden = self.up(self.ffn_norm(x))  # (N, F) or (N, 2 F)
         if self.gated:
-            hidden = self.activation(hidden.narrow(1, 0, self.ff_width)) * hidden.narrow(1, self.ff_width, self.ff_width)
+            gate, up = hidden.split(self.ff_width, 1)
+            hidden = self.activation(gate) * up
         else:
             hidden = self.activation(hidden)
         return x.add_(self.down(hidden))
 
-    def _attend(
-        self, qkv: Tensor, cache: LayerView, angles: Tensor | None, mask: Tensor | None, batch: int
-    ) -> Tensor:
+    def _attend(self, qkv: Tensor, cache: LayerView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
         """qkv (N, (H + 2 G) K) -> (N, H K)."""
         heads, groups, width = self.heads, self.groups, self.width
         num_rows = qkv.size(0)

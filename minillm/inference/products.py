@@ -23,7 +23,7 @@ class Plan:
     """A product of fewer rows is padded to this many."""
     packed: bool = True
     """Whether quantized weights are multiplied in packed form; else they are dequantized when the model is loaded."""
-    draft_cost: float = 1.0
+    draft_cost: float = 0.2
     """Cost of a second row in a step, as a fraction of the step."""
 
     def describe(self) -> str:
@@ -35,7 +35,7 @@ class Plan:
 class Products:
     """Makes products of a model's linear layers, fused if they read the same input."""
 
-    def __init__(self, plan: Plan, names: Mapping[nn.Module, str], quantized: Mapping[str, QuantizedWeight]) -> None:
+    def __init__(self, plan: Plan, names: Mapping[nn.Linear, str], quantized: Mapping[str, QuantizedWeight]) -> None:
         """`names` of the layers' weights; `quantized` are weights by name, instead of the plain ones."""
         self.plan, self.names, self.quantized = plan, names, quantized
 
@@ -50,13 +50,9 @@ class Products:
         """
         layers = [linear for linear in linears if isinstance(linear, nn.Linear)]
         indices = [rows_of(layer, order) for layer, order in zip(layers, orders or [None] * len(layers), strict=True)]
-        biases = [layer.bias.detach()[rows] for layer, rows in zip(layers, indices, strict=True) if layer.bias is not None]
-        if biases and len(biases) < len(layers):
-            biases = [
-                torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()[rows]
-                for layer, rows in zip(layers, indices, strict=True)
-            ]
-        bias = torch.cat(biases) if biases else None
+        bias = None
+        if all(layer.bias is not None for layer in layers):  # all of them have one, or none
+            bias = torch.cat([layer.bias.detach()[rows] for layer, rows in zip(layers, indices, strict=True)])
         names = [self.names[layer] for layer in layers]
         parts = [self.quantized[name] for name in names if name in self.quantized]
         if parts and len(parts) == len(layers) and self.plan.packed:

@@ -25,6 +25,8 @@ class Model(nn.Module):
     """What the class head reads."""
     embedding: ClassVar[Callable[..., nn.Module]] = InputEmbedding
     """Makes the input embedding from the config."""
+    draft_cost: float = 0.0
+    """Cost of reading one more token in a decoding step, as a fraction of the step; a GPU reads it for nothing."""
     heads: nn.ModuleDict
 
     def __init__(self, config: ModelConfig) -> None:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from minillm.generation.fill import Filled, fill_gaps
 from minillm.generation.generate import Completion
 from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
+from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.objectives.base import Objective
 from minillm.registry import load, objective_spec
 from minillm.run.build import build_evaluator, build_objective, prepare_corpus, read_data, run_parts, validation_batches
+from minillm.run.decoding import DecodingDtype, make_decoder
 from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, require_same_text
 from minillm.run.preview import next_command
 from minillm.run.reference import with_reference
@@ -40,7 +42,12 @@ class LoadedRun:
     config: RunConfig
     tokenizer: Tokenizer
     model: Any
+    """With fp32 weights; those of a quantized run are the values that its 8 or 4 bits stand for."""
     compute: precision.Compute
+    quantized: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    """Weights of 8 and 4 bits by name."""
+    dtype: str = "auto"
+    """Of plain weights during decoding: fp32, bf16 or auto, the faster one."""
 
     @cached_property
     def objective(self) -> Objective:
@@ -48,9 +55,17 @@ class LoadedRun:
         return build_objective(self.config, self.tokenizer)
 
     @cached_property
+    def _decoder(self) -> tuple[Any, str]:
+        return make_decoder(self.model, self.compute, self.quantized, dtype=self.dtype, cache=self.config.data.cache)
+
+    @property
     def decoder(self) -> Any:
-        """The model with weights in the compute dtype."""
-        return precision.for_decoding(self.model, self.compute)
+        """The model in the form that generates fastest on this machine."""
+        return self._decoder[0]
+
+    def describe_decoder(self) -> str:
+        """One line with the dtype and form of its products."""
+        return self._decoder[1]
 
     def require_writer(self) -> None:
         """ValueError unless the model writes text."""
@@ -84,10 +99,11 @@ Run = LoadedRun | Path | str | None
 """A loaded run, or the argument of `load_run`."""
 
 
-def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRun:
+def load_run(run: Path | str | None = None, *, device: str = "auto", dtype: DecodingDtype = "auto") -> LoadedRun:
     """Load the best checkpoint of a run folder, or a given checkpoint folder; None: the latest run under runs/.
 
-    `device` is as train.device; it need not be the one that the run was trained on.
+    `device` is as train.device; it need not be the one that the run was trained on. `dtype` is that of decoding; auto:
+    the faster one.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -98,7 +114,8 @@ def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRu
     tokenizer = load_own_tokenizer(folder, checkpoint)
     config, model = load_whole(checkpoint)
     compute = _compute(config, device)
-    return LoadedRun(folder, checkpoint, config, tokenizer, model.to(compute.device).eval(), compute)
+    model = model.to(compute.device).eval()
+    return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, dtype=dtype)
 
 
 def _compute(config: RunConfig, device: str) -> precision.Compute:

@@ -64,6 +64,9 @@ class FakeRun:
     def describe(self) -> str:
         return "runs/fake: step 7"
 
+    def describe_decoder(self) -> str:
+        return "decoding: fp32 weights"
+
 
 class FakeEvaluation(NamedTuple):
     loss: float
@@ -91,8 +94,8 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
         fake.asked |= {"config": config, "out": out, "resume": resume}
         return Ended(TrainState(), "interrupted" if fake.signal else "finished", fake.signal, fake.folder)
 
-    def load_run(folder: Path | None = None) -> FakeRun:
-        fake.asked["folder"] = folder
+    def load_run(folder: Path | None = None, **options: Any) -> FakeRun:
+        fake.asked |= {"folder": folder} | ({"options": options} if options else {})
         return fake
 
     def sample(loaded: FakeRun, config: Any, on_text: Any = None) -> list[Completion]:

@@ -36,7 +36,7 @@ def test_resuming_without_a_config_takes_the_runs_own_with_the_flags_over_it(com
 def test_a_single_sample_streams_after_its_prompt(command, fake_run):
     outcome = command("sample")
     assert (outcome.code, outcome.out) == (0, "Once upon a time\n")
-    assert outcome.err == "runs/fake: step 7\n"
+    assert outcome.err == "runs/fake: step 7\ndecoding: fp32 weights\n"
     assert fake_run.asked["sample"] == fake_run.config.sample
 
 
@@ -186,3 +186,8 @@ def test_data_shows_text_to_text_examples_and_what_is_left_out(command, tmp_path
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_dtype_of_decoding_reaches_the_run(command, fake_run):
+    command("sample", "--dtype", "bf16")
+    assert fake_run.asked["options"]["dtype"] == "bf16"

@@ -28,7 +28,7 @@ STAND_IN: Any = object  # passes for any type
 class Scripted(STAND_IN):
     """A model that says given bytes, then EOS, whatever was asked: row i says scripts[i]."""
 
-    writes = "continuation"
+    writes, draft_cost = "continuation", 0.0
 
     def __init__(self, *scripts, vocab_size=TOKENIZER.vocab_size):
         self.config, self.vocab_size = ModelConfig(vocab_size=vocab_size, max_seq_len=1000), vocab_size

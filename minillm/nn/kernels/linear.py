@@ -1,4 +1,4 @@
-"""Forms of `F.linear(x, weight, bias)` for inference on a CPU: the weight is stored once as the product reads it fastest.
+"""Forms of `F.linear(x, weight, bias)` for inference on a CPU: weights are stored as the product reads them fastest.
 
 `test_every_form_equals_the_plain_product` in tests/nn/test_kernels.py compares them with F.linear. Which form is fast
 depends on the processor, so inference/measure.py measures them. All operators with an underscore are private to torch:
@@ -29,7 +29,9 @@ Product = Callable[[Tensor], Tensor]
 class DenseProduct:
     """x W^T + b in fp32 or bf16, in one of three forms."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, form: Form, dtype: torch.dtype, min_rows: int = 1) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, form: Form, dtype: torch.dtype, min_rows: int = 1
+    ) -> None:
         """`min_rows` pads x: on some processors, oneDNN reads the weights faster for two rows than for one."""
         self.dtype, self.min_rows, weight = dtype, min_rows, weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
@@ -68,19 +70,22 @@ class QuantizedProduct:
         if weight.zero is None:
             self.packed, self.scales = weight.values, weight.scale.flatten().bfloat16()
         else:
-            self.packed = torch._convert_weight_to_int4pack_for_cpu(weight.values.int(), 1)
+            self.packed = PACK_INT4(weight.values.int(), 1)
             self.scales = torch.stack((weight.scale, weight.zero), -1).transpose(0, 1).contiguous().bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.size(0) >= WIDE_ROWS:
             y = F.linear(x.to(self.wide), self.source.dequantize(self.wide)).bfloat16()
         elif self.source.zero is None:
-            y = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.packed, self.scales)
+            y = INT8(x.to(torch.bfloat16), self.packed, self.scales)
         else:
-            y = torch._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), self.packed, self.group, self.scales)
+            y = INT4(x.to(torch.bfloat16), self.packed, self.group, self.scales)
         return y if self.bias is None else y + self.bias
 
 
+PACK_INT4: Any = getattr(torch, "_convert_weight_to_int4pack_for_cpu", None)
+INT8: Any = getattr(torch, "_weight_int8pack_mm", None)
+INT4: Any = getattr(torch, "_weight_int4pack_mm_for_cpu", None)
 ONEDNN: Any = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
 
 
@@ -93,6 +98,5 @@ def can_pack(weight: QuantizedWeight) -> bool:
     """Whether torch has a packed product for a weight of this shape."""
     outputs, inputs = weight.values.shape
     if weight.bits == 8:
-        return hasattr(torch, "_weight_int8pack_mm")
-    known = hasattr(torch, "_weight_int4pack_mm_for_cpu")
-    return known and weight.group in (32, 64, 128, 256) and outputs % 16 == 0 and inputs % weight.group == 0
+        return INT8 is not None
+    return INT4 is not None and weight.group in (32, 64, 128, 256) and outputs % 16 == 0 and inputs % weight.group == 0
