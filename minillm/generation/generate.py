@@ -15,7 +15,7 @@ from torch import Tensor
 from minillm.generation.adapters import Decodable, checked_prompt, evaluating, padded
 from minillm.generation.config import SampleConfig
 from minillm.generation.sampling import Sampler
-from minillm.generation.speculative import ModelDrafter, NgramLookup, Verifier
+from minillm.generation.speculative import Draft, verifier_for
 from minillm.nn.cache import KVCache
 
 MAX_ROWS = 65_536
@@ -45,14 +45,6 @@ class Completion:
     """Log-probability divided by the length penalty, from beam search; None for a sampled completion."""
     prompt_tokens_cut: int = 0
     """Tokens dropped at the start of a prompt that exceeds the context."""
-
-
-class Draft(NamedTuple):
-    """A smaller model with the same vocabulary, for speculative decoding."""
-
-    model: Decodable
-    cost: float
-    """Of one of its steps, as a fraction of a step of the model that verifies."""
 
 
 class TokenEvent(NamedTuple):
@@ -194,7 +186,7 @@ def _events(
         cache, logits = prefill(model, texts, config.max_new_tokens, prefix=prefix)
         require_finite(logits)
         sampler = Sampler(config, texts, [row.sample for row in rows], logits, allowed)
-        verifier = _verifier(model, texts, config, draft)
+        verifier = verifier_for(model, texts, config.num_draft_tokens, draft)
         for remaining in range(config.max_new_tokens - 1, -1, -1):
             tokens = sampler(logits)  # (B, 1)
             ids = tokens.flatten().tolist()
@@ -217,16 +209,6 @@ def _events(
                 logits = model.step(tokens, cache)[:, 0]
             else:
                 logits = verifier.step(model, tokens, cache, max_drafts=remaining - 1)
-
-
-def _verifier(
-    model: Decodable, texts: Sequence[Sequence[int]], config: SampleConfig, draft: Draft | None
-) -> Verifier | None:
-    """Drafts pay off only for a single row, where a pass over a few tokens costs little more than over one."""
-    if len(texts) > 1 or not config.num_draft_tokens:
-        return None
-    drafter = NgramLookup(texts[0]) if draft is None else ModelDrafter(draft.model, texts[0], cost=draft.cost)
-    return Verifier(drafter, config.num_draft_tokens, cost=model.draft_cost)
 
 
 def prefill(

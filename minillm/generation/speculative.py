@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,14 @@ MEMORY = 0.9
 """Weight of the earlier drafts in the mean share that was accepted."""
 RETRY = 32
 """While drafts do not pay off, one is tried after this many tokens."""
+
+
+class Draft(NamedTuple):
+    """A smaller model with the same vocabulary, for speculative decoding."""
+
+    model: Decodable
+    cost: float
+    """Of one of its steps, as a fraction of a step of the model that verifies."""
 
 
 class Drafter(Protocol):
@@ -145,3 +153,13 @@ class Verifier:
             return False
         self.waiting = 0
         return True
+
+
+def verifier_for(
+    model: Decodable, texts: Sequence[Sequence[int]], num_draft_tokens: int, draft: Draft | None
+) -> Verifier | None:
+    """None without drafts, and for several rows: only for one does a pass over a few tokens cost little more."""
+    if len(texts) > 1 or not num_draft_tokens:
+        return None
+    drafter = NgramLookup(texts[0]) if draft is None else ModelDrafter(draft.model, texts[0], cost=draft.cost)
+    return Verifier(drafter, num_draft_tokens, cost=model.draft_cost)

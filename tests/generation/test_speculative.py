@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from minillm.generation.config import SampleConfig
-from minillm.generation.generate import Draft, generate
-from minillm.generation.speculative import NgramLookup
+from minillm.generation.generate import generate
+from minillm.generation.speculative import Draft, NgramLookup
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 
