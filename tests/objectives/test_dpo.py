@@ -223,6 +223,9 @@ def test_a_run_starts_at_ln_2_learns_and_resumes_with_the_same_bits(dpo, tmp_pat
     assert lines[0]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
     last = [line for line in lines if "val_loss" in line][-1]
     assert last["val_loss"] < 0.6 and last["pair_accuracy"] == 1.0 and last["reward_margin"] > 0.1
+    steps = [line for line in lines if "loss" in line]
+    assert steps[0]["reward_margin"] == pytest.approx(0.0, abs=1e-5) and steps[-1]["reward_margin"] > 0.1
+    assert steps[-1]["pair_accuracy"] == 1.0 and steps[-1]["chosen_log_prob"] > steps[-1]["rejected_log_prob"]
     assert lines[0]["rejected_log_prob"] < lines[0]["chosen_log_prob"] < last["chosen_log_prob"] < 0
 
     for later in (tmp_path / "run").glob("step-000006"):
