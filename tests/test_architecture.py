@@ -30,6 +30,7 @@ FLOORS = [
     "evaluation",
     "rl",
     "exchange",
+    "inspection",
 ]
 """Rooms from the lowest to the highest; imports only point down. Beside them stand tokenizers, which any may read."""
 # Room -> the modules outside itself that it may import; a name stands for itself and what is below it.
@@ -60,6 +61,7 @@ ARROWS: dict[str, set[str]] = {
         *("data.datasets.prompts", "data.loader", "data.prefetch", "generation", "adapters.lora"),
     },
     "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub", "generation.config"},
+    "inspection": {"nn.attention", "nn.block", "generation", "tokenizers.base"},
     "config": {
         "models.presets",
         "nn.families",
@@ -84,7 +86,7 @@ TORCH_FREE += [
     f"cli.{name}"
     for name in ("train", "sample", "fill", "embed", "predict", "eval", "info", "data", "import_", "export", "merge")
 ]
-TORCH_FREE += ["cli.flags", "cli.output"]
+TORCH_FREE += ["cli.flags", "cli.output", "cli.attention"]
 
 OUTER_VERBS = {
     # `run` and `cli` offer the verb of a room below for a whole run, or for the command line
@@ -101,6 +103,7 @@ NAMESAKES = {
     "cache": "data: on disk; nn: keys and values",
     "text": "data: a source's text; generation: text in, text out",
     "chat": "data: tokenized conversations; objectives: what is learned from them; cli: the command",
+    "attention": "nn: the layer; cli: the command",
     "build": "models: a model; run: the parts of a run",
 }
 """Names of modules that stand in several rooms, and what they are there."""

@@ -24,6 +24,7 @@ COMMANDS = {
     "fill": "Fill in the masked words of a text with a BERT.",
     "predict": "Predict labels, tags or answers with a fine-tuned model.",
     "embed": "Turn texts into vectors, or rank them by their similarity to a text.",
+    "attention": "Show which tokens a model attends to, as text, a picture or a page.",
     "eval": "Evaluate a trained model: loss, and bits per byte or accuracy.",
     "merge": "Merge a run's adapter into its weights.",
     "info": "Show a model's parameters, FLOPs per token and memory.",
