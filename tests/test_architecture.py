@@ -90,7 +90,7 @@ TORCH_FREE += ["cli.flags", "cli.output", "cli.attention"]
 
 OUTER_VERBS = {
     # `run` and `cli` offer the verb of a room below for a whole run, or for the command line
-    *("train", "sample", "fill", "evaluate", "search", "predict", "embed"),
+    *("train", "sample", "fill", "evaluate", "search", "predict", "embed", "attention"),
 }
 """Public names that two rooms may define."""
 NAMESAKES = {
