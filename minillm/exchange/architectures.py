@@ -10,6 +10,7 @@ from minillm.exchange import bert_weights as bert
 from minillm.exchange import gpt2_weights as gpt2
 from minillm.exchange import llama_weights as llama
 from minillm.exchange import modernbert_weights as modernbert
+from minillm.exchange import roberta_weights as roberta
 from minillm.exchange import t5_weights as t5
 from minillm.exchange.crosscheck import Outputs, decoder_outputs, encoder_decoder_outputs, encoder_outputs
 from minillm.exchange.weight_map import WeightMap, weights_from_hf, weights_to_hf
@@ -29,8 +30,8 @@ class Family(NamedTuple):
     rules: Callable[[ModelConfig], WeightMap]
     family: Literal["gpt", "bert", "t5"] = "gpt"
     """`ModelConfig.family`."""
-    position: str | None = None
-    """The position scheme of the row's models; None: any."""
+    fits: Callable[[ModelConfig], bool] = lambda config: True
+    """Whether a model of this family belongs to the row, if no earlier one does."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads a model with a vocabulary head."""
     outputs: Outputs = decoder_outputs
@@ -41,11 +42,21 @@ class Family(NamedTuple):
     """A sample prompt for the published models."""
     head_names: tuple[str, ...] = ("lm_head.", "cls.")
     """Beginnings of the heads' parameter names."""
+    shifted_positions: str | None = None
+    """Their table of positions, if the position of a text's first token is the padding id + 1."""
 
+
+_ENCODER: dict[str, Any] = dict(family="bert", auto_class="AutoModelForMaskedLM", outputs=encoder_outputs)
+_ENCODER |= dict(objective="mlm", prompt="The capital of France is [MASK].")
 
 FAMILIES = {
     "gpt2": Family(
-        ("gpt2",), "transformer.", gpt2.config_from_hf, gpt2.config_to_hf, gpt2.gpt2_map, position="learned"
+        ("gpt2",),
+        "transformer.",
+        gpt2.config_from_hf,
+        gpt2.config_to_hf,
+        gpt2.gpt2_map,
+        fits=lambda config: config.position == "learned",
     ),
     "llama": Family(
         ("llama", "mistral", "qwen2", "qwen3"), "model.", llama.config_from_hf, llama.config_to_hf, llama.llama_map
@@ -56,26 +67,31 @@ FAMILIES = {
         modernbert.config_from_hf,
         modernbert.config_to_hf,
         modernbert.modernbert_map,
-        family="bert",
-        position="rotary",
-        auto_class="AutoModelForMaskedLM",
-        outputs=encoder_outputs,
-        objective="mlm",
-        prompt="The capital of France is [MASK].",
+        fits=lambda config: config.position == "rotary",
         head_names=("head.", "decoder."),
+        **_ENCODER,
     ),
-    "bert": Family(
-        ("bert",),
-        "bert.",
-        bert.config_from_hf,
-        bert.config_to_hf,
-        bert.bert_map,
-        family="bert",
-        auto_class="AutoModelForMaskedLM",
-        outputs=encoder_outputs,
-        objective="mlm",
-        prompt="The capital of France is [MASK].",
+    "roberta": Family(
+        ("roberta", "xlm-roberta", "camembert"),
+        "roberta.",
+        roberta.roberta_config_from_hf,
+        roberta.roberta_config_to_hf,
+        roberta.roberta_map,
+        fits=lambda config: config.num_token_types == 1 and {*config.heads} <= {"lm", "pooler"},
+        shifted_positions=roberta.POSITIONS,
+        **_ENCODER,
     ),
+    "distilbert": Family(
+        ("distilbert",),
+        "distilbert.",
+        roberta.distilbert_config_from_hf,
+        roberta.distilbert_config_to_hf,
+        roberta.distilbert_map,
+        fits=lambda config: config.num_token_types == 0 and {*config.heads} <= {"lm"},
+        head_names=("vocab_",),
+        **_ENCODER,
+    ),
+    "bert": Family(("bert",), "bert.", bert.config_from_hf, bert.config_to_hf, bert.bert_map, **_ENCODER),
     "t5": Family(
         ("t5", "mt5"),
         "",
@@ -89,13 +105,13 @@ FAMILIES = {
         prompt="The capital of <|extra_id_0|> is Paris.",
     ),
 }
-_WITHOUT_HEADS = ("BertModel", "ModernBertModel")
+_WITHOUT_HEADS = ("BertModel", "ModernBertModel", "RobertaModel", "DistilBertModel")
 """Classes whose parameter names lack the prefix."""
 
 
 def family_of(config: ModelConfig) -> Family:
     rows = (row for row in FAMILIES.values() if row.family == config.family)
-    return next(row for row in rows if row.position in (None, config.position))
+    return next(row for row in rows if row.fits(config))
 
 
 def inputs_of(config: ModelConfig) -> tuple[str, ...]:
@@ -126,6 +142,8 @@ def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> I
             raise ValueError(f"{name!r} has numbers that are not finite: the file is damaged")
     in_fp32 = {name: w.to(torch.float32) if w.is_floating_point() else w for name, w in weights.items()}
     named = _full_names(in_fp32, family)
+    if (table := family.shifted_positions) and table in named:
+        named[table] = named[table][_first_position(config.get("pad_token_id")) :]
     try:
         ours = family.config_from_hf(config, named.keys())
     except KeyError as error:
@@ -141,10 +159,13 @@ def model_from_hf(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> I
     return Imported(ours, found)
 
 
-def model_to_hf(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def model_to_hf(
+    config: ModelConfig, weights: Mapping[str, Tensor], pad_id: int = 1
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The content of config.json, and the weights by their names, without the copies of tied ones.
 
-    `weights` are by our names, tied ones under both. ValueError if no transformers class can hold the model.
+    `weights` are by our names, tied ones under both. `pad_id` is the tokenizer's. ValueError if no transformers class
+    can hold the model.
     """
     if config.ngram_order > 1:
         raise ValueError(
@@ -156,7 +177,16 @@ def model_to_hf(config: ModelConfig, weights: Mapping[str, Tensor]) -> tuple[dic
     kept = rules.file_keys(config.num_layers)
     prefix = family.prefix if settings["architectures"][0] in _WITHOUT_HEADS else ""
     renamed = weights_to_hf(weights, rules, config.num_layers)
+    if table := family.shifted_positions:
+        first = renamed[table].new_zeros(_first_position(pad_id), config.d_model)
+        renamed[table] = torch.cat((first, renamed[table]))
+        settings |= {"pad_token_id": pad_id, "max_position_embeddings": len(renamed[table])}
     return settings, {name.removeprefix(prefix): weight for name, weight in renamed.items() if name in kept}
+
+
+def _first_position(pad_id: int | None) -> int:
+    """The position of a text's first token in a RoBERTa, whose own padding id is 1."""
+    return (1 if pad_id is None else pad_id) + 1
 
 
 def _full_names(weights: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:

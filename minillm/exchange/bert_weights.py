@@ -48,6 +48,7 @@ def bert_map(config: ModelConfig) -> WeightMap:
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
+    segments = int(config.num_token_types > 0)
     word = f"{_EMBEDDINGS}.word_embeddings.weight"
     names = {f"{_HEAD}.transform.dense": "heads.lm.dense", f"{_HEAD}.transform.LayerNorm": "heads.lm.norm"}
     head = (
@@ -60,7 +61,7 @@ def bert_map(config: ModelConfig) -> WeightMap:
         rows=(
             Rule(word, "embed.tokens.weight"),
             Rule(f"{_EMBEDDINGS}.position_embeddings.weight", "embed.position.table.weight"),
-            Rule(f"{_EMBEDDINGS}.token_type_embeddings.weight", "embed.token_types.weight"),
+            *([Rule(f"{_EMBEDDINGS}.token_type_embeddings.weight", "embed.token_types.weight")] * segments),
             *_part_rows("weight"),
             *_part_rows("bias"),
             *(head if "lm" in config.heads else ()),
@@ -79,7 +80,7 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
 
-_CONFIG = HFConfig(
+CONFIG = HFConfig(
     names=dict(vocab_size="vocab_size", max_position_embeddings="max_seq_len", hidden_size="d_model")
     | dict(num_hidden_layers="num_layers", num_attention_heads="num_heads", intermediate_size="d_ff")
     | dict(type_vocab_size="num_token_types", layer_norm_eps="norm_eps", hidden_act="activation")
@@ -97,11 +98,11 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
 
     The `names` of the weights determine the heads; None: lm and pair.
     """
-    settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
+    settings = CONFIG.read(config, "is_decoder", "add_cross_attention")
     if (positions := settings["position_embedding_type"]) != "absolute":
         raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
     heads = ("lm", "pair") if names is None else _heads_of(names)
-    return preset("bert-base", heads=heads, **_CONFIG.to_ours(settings))
+    return preset("bert-base", heads=heads, **CONFIG.to_ours(settings))
 
 
 def _heads_of(names: Collection[str]) -> tuple[str, ...]:
@@ -121,4 +122,4 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     if not config.num_token_types:
         raise ValueError(f"model.num_token_types is 0; {name} needs at least 1")
     settings = {"architectures": [name], "model_type": "bert", "position_embedding_type": "absolute"}
-    return settings | _CONFIG.to_hf(config)
+    return settings | CONFIG.to_hf(config)

@@ -111,6 +111,9 @@ def _random_inputs(config: ModelConfig, tokenizer: Tokenizer, names: Sequence[st
     tokens = torch.randint(tokenizer.vocab_size, (2, length), generator=draws)
     valid = torch.ones(2, length, dtype=torch.long)
     valid[1, max(1, length - PADDING) :] = 0
+    # a RoBERTa takes every padding id for padding when it counts positions
+    real = next(i for i in range(tokenizer.vocab_size) if i != tokenizer.pad_id)
+    tokens = tokens.where(tokens != tokenizer.pad_id, real).where(valid.bool(), tokenizer.pad_id)
     token_types = tokens % max(1, config.num_token_types)
     inputs = {"input_ids": tokens, "attention_mask": valid, "token_type_ids": token_types}
     return {name: inputs[name] for name in names}, token_types

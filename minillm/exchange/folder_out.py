@@ -59,7 +59,7 @@ class Export:
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of config.json, and the weights; raises like `model_to_hf`."""
-        settings, weights = model_to_hf(self.config, self.model.cpu().state_dict())
+        settings, weights = model_to_hf(self.config, self.model.cpu().state_dict(), self.tokenizer.pad_id)
         return settings | self.special_ids(), weights
 
     def special_ids(self) -> dict[str, int]:

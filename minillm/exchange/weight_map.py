@@ -39,6 +39,16 @@ class WeightMap:
             for i in range(num_layers if "{i}" in row.hf else 1):
                 yield row._replace(hf=row.hf.format(i=i)), tuple(key.format(i=i) for key in ours)
 
+    def renamed(self, names: Mapping[str, str]) -> "WeightMap":
+        """This table with other names of theirs: the beginnings of names, the longest first."""
+
+        def change(name: str) -> str:
+            old = next((old for old in sorted(names, key=len, reverse=True) if name.startswith(old)), "")
+            return names.get(old, "") + name.removeprefix(old)
+
+        rows = [row._replace(hf=change(row.hf), tied_to=row.tied_to and change(row.tied_to)) for row in self.rows]
+        return WeightMap(tuple(rows), self.ignored)
+
     def file_keys(self, num_layers: int) -> set[str]:
         """Their names in a file, without the copies of tied weights."""
         return {row.hf for row, _ in self.expand(num_layers) if row.tied_to is None}

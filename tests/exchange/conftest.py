@@ -28,6 +28,8 @@ BERT: dict[str, Any] = {
     "num_attention_heads": 5,
     "intermediate_size": 77,
 }
+DISTILBERT: dict[str, Any] = {"vocab_size": 61, "max_position_embeddings": 40, "dim": 30, "n_layers": 2, "n_heads": 5}
+DISTILBERT |= {"hidden_dim": 77}
 MODERNBERT: dict[str, Any] = {**BERT, "num_hidden_layers": 4, "hidden_size": 40, "local_attention": 8}
 T5: dict[str, Any] = {"vocab_size": 61, "d_model": 30, "d_kv": 7, "d_ff": 44, "num_layers": 2, "num_heads": 5}
 LLAMA3_ROPE = {
@@ -78,6 +80,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForPreTraining", {**BERT, "type_vocab_size": 3}),
     "bert-masked": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "bert-bare": ("BertModel", BERT),
+    "roberta": ("RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
+    "roberta-pooler": ("RobertaModel", {**BERT, "type_vocab_size": 1, "hidden_act": "relu"}),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert-bare": ("DistilBertModel", {**DISTILBERT, "activation": "relu"}),
     "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
     "modernbert-biased": (
         "ModernBertForMaskedLM",
