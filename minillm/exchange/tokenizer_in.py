@@ -17,6 +17,9 @@ ROLES = {name: f"<|{name}|>" for name in ("bos", "eos", "pad", "mask", "cls", "s
 """Hugging Face's name of each role, without `_token` or `_token_id` -> ours."""
 CUSTOMARY = {"[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask", "[PAD]": "pad", "<pad>": "pad", "</s>": "eos"}
 """Default roles of tokens with these names."""
+ROBERTA_TYPES = ("roberta", "xlm-roberta", "camembert")
+ROBERTA = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
+"""Roles in a RoBERTa, whose published folder does not tell them."""
 UNKNOWN = ("<unk>", "[UNK]")
 """Default names of the token for text outside the vocabulary."""
 
@@ -62,11 +65,11 @@ def _read_ids(folder: Path) -> ImportedTokenizer:
         "create a tokenizer.json next to it with "
         f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
     )
-    for name, read in (("vocab.json", _gpt2_model), ("vocab.txt", _bert_model)):
+    kind = _optional_json(folder / "config.json").get("model_type", "gpt2")
+    byte_level = _roberta_model if kind == "roberta" else _gpt2_model
+    for name, read in (("vocab.json", byte_level), ("vocab.txt", _bert_model)):
         if (folder / name).is_file() and (name == "vocab.txt" or (folder / "merges.txt").is_file()):
-            if (folder / "added_tokens.json").is_file() or (
-                name == "vocab.json" and _optional_json(folder / "config.json").get("model_type", "gpt2") != "gpt2"
-            ):
+            if (folder / "added_tokens.json").is_file() or (name == "vocab.json" and kind not in ("gpt2", "roberta")):
                 raise ValueError(f"{folder / name} does not say how this model pre-tokenizes text; {remedy}")
             try:
                 model = read(folder)
@@ -116,7 +119,8 @@ def from_model(
 
 def named_roles(folder: Path) -> dict[str, str | int]:
     """Role -> token, as text or id, from a folder's files; tokenizer_config.json has precedence."""
-    ids, found = _optional_json(folder / "config.json"), dict[str, str | int]()
+    ids = _optional_json(folder / "config.json")
+    found: dict[str, str | int] = dict(ROBERTA if ids.get("model_type") in ROBERTA_TYPES else {})
     found |= {role: ids[f"{role}_token_id"] for role in ROLES if isinstance(ids.get(f"{role}_token_id"), int)}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         content = _optional_json(folder / name)
@@ -162,6 +166,17 @@ def _gpt2_model(folder: Path) -> dict[str, Any]:
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     vocabulary = load_json(folder / "vocab.json")
     return byte_level_model(vocabulary, pairs, special=[name for name in ("<|endoftext|>",) if name in vocabulary])
+
+
+def _roberta_model(folder: Path) -> dict[str, Any]:
+    """GPT-2's two files with RoBERTa's special tokens, <s> A </s></s> B </s>."""
+    model = _gpt2_model(folder)
+    made = tokenizers.Tokenizer.from_str(json.dumps(model))
+    made.add_special_tokens([AddedToken(name, special=True) for name in ("<s>", "<pad>", "</s>", "<unk>")])
+    made.add_special_tokens([AddedToken("<mask>", special=True, lstrip=True)])
+    first, last = ((name, made.token_to_id(name)) for name in ("<s>", "</s>"))
+    made.post_processor = processors.RobertaProcessing(last, first, trim_offsets=True, add_prefix_space=False)  # type: ignore[assignment]
+    return json.loads(made.to_str())
 
 
 def byte_level_model(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiktoken_ext.openai_public
 import tokenizers
+import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
@@ -92,21 +93,38 @@ def test_settings_name_the_token_of_each_role():
     assert settings["model_input_names"] == ["input_ids"] and settings["unk_token"] == "<|eos|>"
 
 
-def test_gpt2s_two_files_are_read_with_the_librarys_ids(tmp_path: Path):
+def two_files(folder: Path, special: list[str]) -> tokenizers.Tokenizer:
+    """A byte-level BPE, saved as vocab.json and merges.txt."""
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=special, show_progress=False
     )
     trained.train_from_iterator([TEXT], trainer)
-    trained.model.save(str(tmp_path))
+    trained.model.save(str(folder))
+    return trained
+
+
+def test_gpt2s_two_files_are_read_with_the_librarys_ids(tmp_path: Path):
+    trained = two_files(tmp_path, ["<|endoftext|>"])
     assert {path.name for path in tmp_path.iterdir()} == {"vocab.json", "merges.txt"}
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 0}), encoding="utf-8")
     read = read_tokenizer(tmp_path)
     assert read.quick is not None and read.eos_id == 0
     assert read.encode(TEXT).tolist() == trained.encode(TEXT).ids
     assert read.encode("<|endoftext|>").tolist() != [0]  # a name in a text is text
+
+
+def test_robertas_two_files_have_its_special_tokens_and_layout(tmp_path: Path):
+    two_files(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}), encoding="utf-8")
+    library: Any = transformers.RobertaTokenizerFast(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    read = read_tokenizer(tmp_path)
+    assert (read.cls_id, read.sep_id, read.mask_id, read.pad_id) == (0, 2, 4, 1)
+    for pair in ((TEXT,), (TEXT, "a café")):
+        ids, _ = read.framing(pair=len(pair) > 1).around([read.encode(text) for text in pair], 10_000)
+        assert ids == library(*pair).input_ids
 
 
 def test_berts_vocabulary_file_is_read_lower_case_unless_a_file_says_no(tmp_path: Path):

@@ -35,9 +35,10 @@ def test_a_gpt_writes_the_same_greedy_text_in_transformers(run_of, exported, nam
         assert len(set(ours.ids)) > 3  # it has learned to write
 
 
-@pytest.mark.parametrize("name", ["bert", "modernbert"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "modernbert"])
 def test_a_bert_fills_a_mask_alike_in_transformers(run_of, exported, name):
     folder, loaded = exported(name), load_run(run_of(name))
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == name
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
     ask = transformers.pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=3)
@@ -73,7 +74,9 @@ def test_a_t5_finds_the_same_beams_in_transformers(run_of, exported):
         assert found.sequences_scores.tolist() == pytest.approx([one.score for one in ours], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "qwen3-untied", "char", "bert", "t5"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama", "qwen3", "qwen3-untied", "char", "bert", "roberta", "distilbert", "modernbert", "t5"]
+)
 def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, exported, tmp_path, name):
     before = load_run(run_of(name))
     after = load_run(import_model(str(exported(name)), tmp_path / "again"))
