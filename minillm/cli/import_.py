@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def import_(source: str, run: Path, /) -> None:
-    """Make a run from the published weights and tokenizer of a GPT-2, Llama, Mistral, Qwen, a BERT of any kind, or a T5.
+    """Make a run from the published weights and tokenizer of a GPT-2, Llama, Mistral, Qwen, T5, or a kind of BERT.
 
     Args:
         source: Model folder in the format of transformers, GGUF file, or name of a model on the Hugging Face hub.

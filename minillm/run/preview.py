@@ -34,4 +34,4 @@ def next_command(model: Any, folder: Path) -> str:
         return f'minillm fill {run} "A text with a [MASK]"'
     if set(model.heads) & {"class", "tag", "span"}:
         return f"minillm predict {run}"
-    return f"minillm train --init-from {run}"
+    return f'minillm embed {run} "A text" "Another text"'
