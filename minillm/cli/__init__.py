@@ -28,6 +28,7 @@ COMMANDS = {
     "eval": "Evaluate a trained model: loss, and bits per byte or accuracy.",
     "merge": "Merge a run's adapter into its weights.",
     "info": "Show a model's parameters, FLOPs per token and memory.",
+    "bench": "Measure speed on this machine, beside other programs.",
     "data": "Show how a text is read and tokenized.",
     "import": "Make a run from published weights.",
     "export": "Export a run to transformers or llama.cpp.",

@@ -64,7 +64,9 @@ def train(text: Path, folder: Path) -> Results:
     seconds = [line["seconds"] for line in metrics(folder / "gpt2") if "grad_norm" in line]
     steps = [after - before for before, after in pairwise(seconds)]
     ours = ROWS * CONTEXT / median(steps[STEPS // 3 :])
-    peer, memory = map(float, run(sys.executable, str(HERE / "plain_gpt.py"), "--rows", str(ROWS)).split()[-2:])
+    peer, memory = map(
+        float, run(sys.executable, "-m", "minillm.benchmark.plain_gpt", "--rows", str(ROWS)).split()[-2:]
+    )
     work = {"work": f"train GPT-2 124 M, {ROWS} x {CONTEXT} tokens", "dtype": "bf16", "unit": "tokens/s"}
     share = {"flop_per_token": 6 * 124e6 + 12 * 12 * 768 * CONTEXT}
     return [

@@ -1,0 +1,1 @@
+"""Measures this program beside its peers, each in its own process, taking turns (`minillm bench`)."""

@@ -1,0 +1,50 @@
+"""`minillm bench`."""
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+CHART = "bench.png"
+
+
+def bench(
+    *works: str,
+    run: Path | None = None,
+    peers: Annotated[str | None, Parameter(metavar="NAMES")] = None,
+    minutes: float = 10.0,
+    json: bool = False,
+    chart: Path = Path(CHART),
+) -> None:
+    """Measure this program beside its peers on this machine: train, decode, prefill, batch and data.
+
+    First come the limits of the machine: matrix products and memory reads. Then every side runs in its own process, and
+    the sides take turns. Their outputs are compared before they are timed.
+
+    Args:
+        works: Any of train, decode, prefill, batch, data. Default: all.
+        run: Run to generate with. Default: a new one with 10.7 M parameters.
+        peers: Any of transformers, ctranslate2, xllamacpp, separated by commas, or none. Default: those installed.
+        minutes: Time for all works together.
+        json: Print a JSON list of rows instead of a table.
+        chart: File for the bar chart.
+    """
+    if minutes <= 0:
+        raise ValueError(f"--minutes is {minutes}; it must be above 0")
+    from minillm.benchmark import report
+    from minillm.benchmark.run import WORKS, bench
+
+    names = None if peers is None else [name for name in peers.split(",") if name not in ("", "none")]
+    result = bench(works or WORKS, run=run, peers=names, minutes=minutes, say=lambda line: print(line, file=sys.stderr))
+    machine = report.machine_line(result.machine)
+    report.chart(result.rows, chart, machine)
+    if json:
+        print(jsonlib.dumps([row._asdict() for row in result.rows]))
+        return
+    print(machine, report.table(result.rows), sep="\n\n")
+    for work, sides in result.agreement.items():
+        told = "; ".join(f"{side}: {how}" for side, how in sides.items())
+        print(f"\noutputs compared with ours, {work}: {told or 'nothing to compare'}")
+    print(f"\nbar chart: {chart}")
