@@ -74,7 +74,7 @@ def plain_weights(ours: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     return found
 
 
-def main() -> None:
+def time_training() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--steps", type=int, default=40)
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    time_training()

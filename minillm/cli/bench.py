@@ -33,17 +33,19 @@ def bench(
     """
     if minutes <= 0:
         raise ValueError(f"--minutes is {minutes}; it must be above 0")
-    from minillm.benchmark import report
-    from minillm.benchmark.run import WORKS, bench
+    from minillm.benchmark import result_table
+    from minillm.benchmark.works import WORKS, run_benchmark
 
     names = None if peers is None else [name for name in peers.split(",") if name not in ("", "none")]
-    result = bench(works or WORKS, run=run, peers=names, minutes=minutes, say=lambda line: print(line, file=sys.stderr))
-    machine = report.machine_line(result.machine)
-    report.chart(result.rows, chart, machine)
+    result = run_benchmark(
+        works or WORKS, run=run, peers=names, minutes=minutes, say=lambda line: print(line, file=sys.stderr)
+    )
+    machine = result_table.machine_line(result.machine)
+    result_table.chart(result.rows, chart, machine)
     if json:
         print(jsonlib.dumps([row._asdict() for row in result.rows]))
         return
-    print(machine, report.table(result.rows), sep="\n\n")
+    print(machine, result_table.table(result.rows), sep="\n\n")
     for work, sides in result.agreement.items():
         told = "; ".join(f"{side}: {how}" for side, how in sides.items())
         print(f"\noutputs compared with ours, {work}: {told or 'nothing to compare'}")

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from minillm.benchmark.machine import measure_machine
-from minillm.benchmark.report import Row, chart, rows, table
-from minillm.benchmark.run import bench
+from minillm.benchmark.result_table import BenchmarkRow, chart, rows, table
 from minillm.benchmark.turns import Measured, Side
+from minillm.benchmark.works import run_benchmark
 from minillm.cli import main
 
 
@@ -21,7 +21,7 @@ def test_ratios_compare_with_our_first_side_and_shares_with_the_limit():
 
 
 def test_a_table_and_a_chart_hold_every_row(tmp_path: Path):
-    found = [Row("decode", side, "fp32", value, "tokens/s", None, None, None, 0, "") for side, value in
+    found = [BenchmarkRow("decode", side, "fp32", value, "tokens/s", None, None, None, 0, "") for side, value in
              (("minillm", 3.0), ("peer", 2.0), ("lost", None))]  # fmt: skip
     assert all(row.side in table(found) for row in found)
     chart(found, tmp_path / "chart.png", "a machine")
@@ -53,4 +53,4 @@ def test_reading_is_measured_beside_the_tokenizers_library(tmp_path: Path, capsy
 )
 def test_unknown_works_and_peers_are_refused(arguments, message: str):
     with pytest.raises(ValueError, match=message):
-        bench(**{"works": ["train"], **arguments})
+        run_benchmark(**{"works": ["train"], **arguments})

@@ -9,7 +9,7 @@ from minillm.benchmark.machine import Machine
 from minillm.benchmark.turns import Measured
 
 
-class Row(NamedTuple):
+class BenchmarkRow(NamedTuple):
     """One side of one work."""
 
     work: str
@@ -28,7 +28,9 @@ class Row(NamedTuple):
     note: str
 
 
-def rows(work: str, results: Sequence[Measured], limits: Sequence[float | None], unit: str = "tokens/s") -> list[Row]:
+def rows(
+    work: str, results: Sequence[Measured], limits: Sequence[float | None], unit: str = "tokens/s"
+) -> list[BenchmarkRow]:
     """The rows of one work; ratios compare with our first side."""
     ours = median(results[0].speeds) if results[0].speeds else None
     found = []
@@ -41,7 +43,7 @@ def rows(work: str, results: Sequence[Measured], limits: Sequence[float | None],
         note = f"not measured: {result.failure}" if result.failure else result.side.note
         shown = None if value is None else round(value, 1)
         name = (work, result.side.name, result.side.dtype)
-        found.append(Row(*name, shown, unit, spread, ratio, share, result.peak_bytes, note))
+        found.append(BenchmarkRow(*name, shown, unit, spread, ratio, share, result.peak_bytes, note))
     return found
 
 
@@ -51,7 +53,7 @@ def machine_line(machine: Machine) -> str:
     return f"{machine.device}; products: {products}; memory reads {machine.read / 1e9:.0f} GB/s"
 
 
-def table(found: Sequence[Row]) -> str:
+def table(found: Sequence[BenchmarkRow]) -> str:
     """A Markdown table. The ratio is our speed divided by that side's."""
     lines = ["| work | side | dtype | speed | spread | ours / this | share of limit | peak memory | |"]
     lines.append("|---|---|---|---:|---|---:|---:|---:|---|")
@@ -66,7 +68,7 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def chart(found: Sequence[Row], file: Path, title: str) -> None:
+def chart(found: Sequence[BenchmarkRow], file: Path, title: str) -> None:
     """One group of horizontal bars per work."""
     import matplotlib
 

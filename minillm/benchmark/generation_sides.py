@@ -19,7 +19,7 @@ from minillm.run import export_model, load_run, train
 
 NEW, COMPARED = 128, 32
 """Tokens that a turn generates, and how many of them are compared between the sides."""
-HERE = "minillm.benchmark.decoding"
+HERE = "minillm.benchmark.generation_sides"
 
 
 class Job(NamedTuple):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from minillm.benchmark import data, decoding, training
+from minillm.benchmark import generation_sides, reading_sides, training_sides
 from minillm.benchmark.machine import Machine, measure_machine
-from minillm.benchmark.report import Row, rows
+from minillm.benchmark.result_table import BenchmarkRow, rows
+from minillm.benchmark.shapes import SHAPES
 from minillm.benchmark.turns import Side, agreement, take_turns
 from minillm.models.profile import profile
 from minillm.run import export_model, find_run, load_run
@@ -24,12 +25,12 @@ class Result(NamedTuple):
     """Everything that was measured."""
 
     machine: Machine
-    rows: list[Row]
+    rows: list[BenchmarkRow]
     agreement: dict[str, dict[str, str]]
     """Work -> side -> whether its output is ours."""
 
 
-def bench(
+def run_benchmark(
     works: Sequence[str] = WORKS,
     *,
     run: Path | str | None = None,
@@ -58,12 +59,13 @@ def bench(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if set(works) - {"train"}:
-            run = decoding.make_run(folder / "run") if run is None else find_run(Path(run))
+            run = generation_sides.make_run(folder / "run") if run is None else find_run(Path(run))
         for work in works:
             say(f"{work}: preparing")
-            for title, sides, limits, tolerance in _plan(work, machine, peers, run, folder):
+            plans = _plan(work, machine, peers, run, folder)
+            for title, sides, limits, tolerance in plans:
                 say(f"{title}: {', '.join(f'{side.name} {side.dtype}'.strip() for side in sides)}")
-                seconds = minutes * 60 / len(works) * (1 - PREPARING)
+                seconds = minutes * 60 / len(works) / len(plans) * (1 - PREPARING)
                 results = take_turns(sides, seconds=seconds)
                 found += rows(title, results, limits)
                 agreed[title] = agreement(results, tolerance=tolerance)
@@ -77,22 +79,28 @@ Plan = tuple[str, list[Side], list[float | None], float]
 def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | None, folder: Path) -> list[Plan]:
     """The comparisons of a work."""
     if work == "train":
-        sides = training.sides(machine, tuple(peers))
-        return [(training.WORK, sides, [training.limit(machine, side) for side in sides], 1e-3)]
-    assert run is not None, "`bench` makes one"
+        plans = []
+        for name, shape in SHAPES.items():
+            sides = training_sides.sides(name, machine, tuple(peers))
+            tolerance = 1e-3 if shape().comparable else 0.05  # without our weights, only the size agrees
+            plans.append(
+                (shape().title, sides, [training_sides.limit(name, machine, side) for side in sides], tolerance)
+            )
+        return plans
+    assert run is not None, "`run_benchmark` makes one"
     run = Path(run)
     if work == "data":
         exported = folder / "exported"
         if not exported.exists():
             export_model(load_run(run, device="cpu"), exported, say=lambda message: None)
-        sides, batches = data.sides(run, exported), data.loader_sides(run)
+        sides, batches = reading_sides.sides(run, exported), reading_sides.loader_sides(run)
         return [("tokenize, one thread", sides, [None, None], 0), ("batches of 32 x 256", batches, [None], 0)]
     parameters = profile(load_run(run, device="cpu").config.model).total
-    sides = decoding.sides(work, machine, peers, run, folder)
-    job = decoding.make_job(work, run)
+    sides = generation_sides.sides(work, machine, peers, run, folder)
+    job = generation_sides.make_job(work, run)
     what = {"decode": f"{job.num_new} tokens, one row", "prefill": f"{len(job.prompts[0])} tokens"}
     title = f"{work} {parameters / 1e6:.1f} M, {what.get(work, f'{len(job.prompts)} uneven prompts')}"
-    return [(title, sides, [decoding.limit(work, machine, side, parameters) for side in sides], 0)]
+    return [(title, sides, [generation_sides.limit(work, machine, side, parameters) for side in sides], 0)]
 
 
 def _installed(peers: Sequence[str] | None) -> tuple[str, ...]:

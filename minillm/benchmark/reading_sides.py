@@ -11,7 +11,7 @@ from minillm.data.loader import Loader, Windows
 from minillm.objectives.clm import CausalLM
 from minillm.run import load_run
 
-HERE = "minillm.benchmark.data"
+HERE = "minillm.benchmark.reading_sides"
 
 
 def sides(run: Path, exported: Path) -> list[Side]:
