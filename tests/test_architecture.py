@@ -60,7 +60,10 @@ ARROWS: dict[str, set[str]] = {
         *("evaluation.evaluator", "training.evaluation", "training.checkpoint", "objectives.base", "objectives.policy"),
         *("data.datasets.prompts", "data.loader", "data.prefetch", "generation", "adapters.lora"),
     },
-    "exchange": {"models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub", "generation.config"},
+    "exchange": {
+        *("models.presets", "nn.config", "nn.position", "tokenizers", "data.sources.hub", "generation.config"),
+        "adapters.config",
+    },
     "inspection": {"nn.attention", "nn.block", "generation", "tokenizers.base"},
     "config": {
         "models.presets",

@@ -13,6 +13,8 @@ from minillm.run.inference import sample as sample
 from minillm.run.inference import score_harness as score_harness
 from minillm.run.inference import search as search
 from minillm.run.merging import merge_run as merge_run
+from minillm.run.peft import export_adapter as export_adapter
+from minillm.run.peft import import_adapter as import_adapter
 from minillm.run.predictions import predict as predict
 from minillm.run.session import train as train
 from minillm.run.session import train_run as train_run
