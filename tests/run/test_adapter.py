@@ -47,7 +47,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return pair[0].keys() == pair[1].keys() and all(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
 
 
-@pytest.mark.parametrize("name", ["qwen3-untied", "bert", "t5"])
+@pytest.mark.parametrize("name", ["bert", "t5", pytest.param("qwen3-untied", marks=pytest.mark.slow)])
 def test_an_adapter_of_each_family_trains_and_is_used_like_any_run(
     lora, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ):
