@@ -90,7 +90,7 @@ TORCH_FREE += [
     f"cli.{name}"
     for name in ("train", "sample", "fill", "embed", "predict", "eval", "info", "data", "import_", "export", "merge")
 ]
-TORCH_FREE += ["cli.flags", "cli.output", "cli.attention"]
+TORCH_FREE += ["cli.flags", "cli.output", "cli.attention", "cli.report"]
 
 OUTER_VERBS = {
     # `run` and `cli` offer the verb of a room below for a whole run, or for the command line
@@ -108,6 +108,7 @@ NAMESAKES = {
     "text": "data: a source's text; generation: text in, text out",
     "chat": "data: tokenized conversations; objectives: what is learned from them; cli: the command",
     "attention": "nn: the layer; cli: the command",
+    "report": "cli: the command; run: what is printed during a run",
     "build": "models: a model; run: the parts of a run",
 }
 """Names of modules that stand in several rooms, and what they are there."""

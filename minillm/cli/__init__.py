@@ -26,6 +26,7 @@ COMMANDS = {
     "embed": "Turn texts into vectors, or rank them by their similarity to a text.",
     "attention": "Show which tokens a model attends to, as text, a picture or a page.",
     "eval": "Evaluate a trained model: loss, and bits per byte or accuracy.",
+    "report": "Write one HTML page about a run, or about several.",
     "merge": "Merge a run's adapter into its weights.",
     "info": "Show a model's parameters, FLOPs per token and memory.",
     "bench": "Measure speed on this machine, beside other programs.",

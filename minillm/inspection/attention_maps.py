@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from minillm.generation.config import SampleConfig
 from minillm.generation.fill import MASK
 from minillm.generation.text import complete, source_ids
 from minillm.inspection.head_scores import HeadScore
+from minillm.inspection.page import fill_template
 from minillm.inspection.recorder import record_attention, stacks_of
 from minillm.storage import move_into_place, temporary_for, write_text, writing
 from minillm.tokenizers.base import Tokenizer
@@ -172,10 +172,3 @@ def write_page(
     ]
     data = {**about, "parts": packed, "scores": [score._asdict() for score in scores]}
     write_text(path, fill_template("attention.html", data))
-
-
-def fill_template(name: str, data: dict[str, Any]) -> str:
-    """The page `name` of this package with its data, as one HTML text that loads nothing."""
-    template = (resources.files(__package__ or "") / "pages" / name).read_text(encoding="utf-8")
-    # "</script>" inside the data would end the script
-    return template.replace("/*DATA*/ null", json.dumps(data).replace("<", "\\u003c"))

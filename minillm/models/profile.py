@@ -6,7 +6,7 @@ The second term is for the two matrix products of attention over a context of T 
 encoder-decoder, "per token" means per pair of a source token and a target token.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +72,19 @@ def profile(config: ModelConfig, adapt: Callable[[nn.Module], None] | None = Non
     )
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters per part: the part of the innermost enclosing module in `kinds`, else "head"."""
+def count_operations(config: ModelConfig) -> dict[str, int]:
+    """`flops_per_token` by part: attention, feed_forward, head, and scores, the two products of attention itself."""
+    with torch.device("meta"):
+        model = build_model(config)
+    weights = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
+    counted = count_parameters(model, weights)
+    counted["head"] += counted.pop("embeddings")  # a tied head is counted where the table is
+    found = {part: 6 * number for part, number in counted.items() if number}
+    return found | {"scores": profile(config).flops_per_token - sum(found.values())}
+
+
+def count_parameters(model: nn.Module, only: Collection[Any] | None = None) -> dict[str, int]:
+    """Parameters per part: the part of the innermost enclosing module in `kinds`, else "head". `only` None: of all."""
     kinds: dict[str, Any] = {"embeddings": nn.Embedding, "attention": Attention, "feed_forward": FeedForward}
     kinds["norms"] = (nn.LayerNorm, nn.RMSNorm)
     counts, owners = dict.fromkeys([*kinds, "head"], 0), dict(model.named_modules())
@@ -82,5 +93,6 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         while name and part == "head":
             name = name.rpartition(".")[0]
             part = next((part for part, kind in kinds.items() if isinstance(owners[name], kind)), "head")
-        counts[part] += parameter.numel()
+        if only is None or parameter in only:
+            counts[part] += parameter.numel()
     return counts

@@ -1,6 +1,7 @@
 """Run folders: their names, contents and locks.
 
-    config.toml  tokenizer.json  chat_template.jinja  run.json  metrics.jsonl  curve.png  step-000500/ ...
+    config.toml  tokenizer.json  chat_template.jinja  run.json
+    metrics.jsonl  samples.jsonl  curve.png  step-000500/ ...
 
 When a run starts, config.toml is written last and atomically: a folder that has it is a run.
 """
@@ -26,6 +27,7 @@ from minillm.training.progress import say_on
 Say = Callable[[str], None]
 RUNS = Path("runs")
 CONFIG, ABOUT, METRICS, CURVE = "config.toml", "run.json", "metrics.jsonl", "curve.png"
+SAMPLES = "samples.jsonl"
 LOCK = ".lock"
 
 

@@ -1,5 +1,6 @@
 """Training: from a RunConfig to a run folder."""
 
+import json
 import shlex
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from minillm.run.folder import (
     CONFIG,
     CURVE,
     METRICS,
+    SAMPLES,
     best_or_last,
     claim,
     claim_new,
@@ -46,9 +48,10 @@ from minillm.run.weights import (
     name_parent,
     whole_weights,
 )
+from minillm.storage import writing
 from minillm.training import precision
 from minillm.training.checkpoint import MODEL, Checkpoint
-from minillm.training.metrics import plot_curve
+from minillm.training.metrics import plot_curve, read_metrics
 from minillm.training.progress import say_on
 from minillm.training.state import Outcome
 from minillm.training.trainer import Trainer
@@ -199,7 +202,7 @@ class _Session:
             runtime=self.runtime,
             folder=self.folder,
             identity={"tokenizer": corpus.tokenizer.hash, "data": corpus.info.fingerprint},
-            on_evaluation=partial(self._preview, model, corpus, config, objective),
+            on_evaluation=partial(self._keep_sample, model, corpus, config, objective),
         )
 
     def _conclude(
@@ -216,7 +219,8 @@ class _Session:
             report.conclude(self.say, self.folder, corpus, outcome, best.step, whole, more)
             self._preview(trainer.model, corpus, config, objective)
 
-    def _preview(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> None:
+    def _preview(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> str:
+        """Print what the model writes; returns it."""
         try:
             with self.compute.autocast():
                 shown = preview(model, corpus.tokenizer, config.sample, objective)
@@ -224,3 +228,11 @@ class _Session:
             shown = f"sample.prompt cannot be shown: {error}"
         if shown:
             self.say(report.indent(shown))
+        return shown
+
+    def _keep_sample(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> None:
+        """Print a preview, and add it to samples.jsonl with the step that metrics.jsonl has just logged."""
+        if shown := self._preview(model, corpus, config, objective):
+            step = max((line["step"] for line in read_metrics(self.folder / METRICS)), default=0)
+            with writing(self.folder / SAMPLES), (self.folder / SAMPLES).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "text": shown}) + "\n")
