@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "adapters": set(),
     "data": {"tokenizers"},
     "objectives": {"nn.config", "nn.output", "nn.kernels.cross_entropy", "data", "tokenizers"},
-    "training": {"objectives.base", "distributed", "data.prefetch"},
+    "training": {"objectives.base", "distributed", "data.prefetch", "nn.kernels.quantized"},
     "evaluation": {
         *(
             "training.config",

@@ -32,6 +32,7 @@ COMMANDS = {
     "bench": "Measure speed on this machine, beside other programs.",
     "data": "Show how a text is read and tokenized.",
     "import": "Make a run from published weights.",
+    "quantize": "Make a run with weights of 8 or 4 bits.",
     "export": "Export a run to transformers or llama.cpp.",
 }
 TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed", "Overflow when unpacking")

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minillm.generation.printable import printable
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from minillm.run import LoadedRun
 
 
-def open_run(run: Path | None, **options: str) -> LoadedRun:
+def open_run(run: Path | None, **options: Any) -> LoadedRun:
     """Load a run and print its description on stderr."""
     from minillm.run import load_run
 

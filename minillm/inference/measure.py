@@ -129,7 +129,10 @@ def linear_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def linear_names(model: nn.Module) -> dict[nn.Linear, str]:
     """The model's linear layers and the names of their weights."""
-    return {layer: f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    names: dict[Tensor, str] = {
+        parameter: name for name, parameter in model.named_parameters()
+    }  # the first name of a tied weight
+    return {layer: names[layer.weight] for layer in model.modules() if isinstance(layer, nn.Linear)}
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -16,6 +16,7 @@ from minillm.run.merging import merge_run as merge_run
 from minillm.run.peft import export_adapter as export_adapter
 from minillm.run.peft import import_adapter as import_adapter
 from minillm.run.predictions import predict as predict
+from minillm.run.quantization import quantize_run as quantize_run
 from minillm.run.session import train as train
 from minillm.run.session import train_run as train_run
 from minillm.run.warm_start import finetune_config as finetune_config

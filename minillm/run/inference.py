@@ -115,7 +115,7 @@ def load_run(run: Path | str | None = None, *, device: str = "auto", dtype: Deco
     config, model = load_whole(checkpoint)
     compute = _compute(config, device)
     model = model.to(compute.device).eval()
-    return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, dtype=dtype)
+    return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, checkpoint.quantized_weights(), dtype)
 
 
 def _compute(config: RunConfig, device: str) -> precision.Compute:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from minillm.nn.kernels.quantized import QuantizedWeight, dequantized, split_quantized
 from minillm.storage import MANIFEST, TEMPORARY, find_damage, force_to_disk, seal, temporary_for
 from minillm.training.state import CheckpointState
 
@@ -60,8 +61,12 @@ class Checkpoint:
         load_weights(model, self.model_weights(), where=self.path / MODEL)
 
     def model_weights(self) -> dict[str, Tensor]:
-        """Weights by name, tied ones once."""
-        return current_names(load_file(self.path / MODEL))
+        """Weights by name, tied ones once; quantized ones as the values that their bits stand for."""
+        return current_names(dequantized(load_file(self.path / MODEL)))
+
+    def quantized_weights(self) -> dict[str, QuantizedWeight]:
+        """The weights of 8 and 4 bits by name; usually none."""
+        return split_quantized(load_file(self.path / MODEL))[1]
 
     def load_source(self) -> dict[str, Tensor]:
         """State of the source of batches; usually empty."""
