@@ -88,7 +88,20 @@ TORCH_FREE = [
 TORCH_FREE += [f"{r}.config" for r in ("nn", "adapters", "data", "training", "tokenizers", "distributed", "generation")]
 TORCH_FREE += [
     f"cli.{name}"
-    for name in ("train", "sample", "fill", "embed", "predict", "eval", "info", "data", "import_", "export", "merge")
+    for name in (
+        "train",
+        "sample",
+        "fill",
+        "embed",
+        "predict",
+        "eval",
+        "info",
+        "data",
+        "import_",
+        "export",
+        "merge",
+        "quantize",
+    )
 ]
 TORCH_FREE += ["cli.flags", "cli.output", "cli.attention", "cli.report"]
 

@@ -113,7 +113,7 @@ def test_calibration_hands_each_layer_the_inputs_of_the_quantized_model():
     assert set(found) == set(names.values()) and len(found) == 14
     last: list[torch.Tensor] = []
     layer = model.get_submodule("decoder.blocks.1.attn.sublayer.q")
-    assert torch.equal(layer.weight, found["decoder.blocks.1.attn.sublayer.q.weight"].dequantize())
+    assert torch.equal(layer.get_parameter("weight"), found["decoder.blocks.1.attn.sublayer.q.weight"].dequantize())
     layer.register_forward_pre_hook(lambda _, given: last.append(given[0].flatten(0, 1)))
     with torch.no_grad():
         model(tokens)
