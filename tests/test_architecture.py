@@ -103,7 +103,7 @@ TORCH_FREE += [
         "quantize",
     )
 ]
-TORCH_FREE += ["cli.flags", "cli.output", "cli.attention", "cli.report"]
+TORCH_FREE += ["cli.quantize", "cli.flags", "cli.output", "cli.attention", "cli.report"]
 
 OUTER_VERBS = {
     # `run` and `cli` offer the verb of a room below for a whole run, or for the command line
