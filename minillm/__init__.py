@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from minillm.data.config import DataConfig
     from minillm.data.datasets.corpus import Corpus, prepare
     from minillm.distributed.config import ParallelConfig
+    from minillm.generation.assistant import Assistant
     from minillm.generation.config import SampleConfig
     from minillm.generation.generate import Completion, TokenEvent, generate, stream
     from minillm.generation.text import TextEvent, stream_text
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from minillm.models.presets import PRESETS, preset
     from minillm.models.profile import profile
     from minillm.nn.config import ModelConfig
+    from minillm.objectives.chat import ChatConfig
     from minillm.objectives.classify import ClassifyConfig
     from minillm.objectives.clm import CausalConfig
     from minillm.objectives.mlm import MaskedConfig
@@ -63,6 +65,7 @@ _ROOMS = {
     "data.config": ("DataConfig",),
     "data.datasets.corpus": ("Corpus", "prepare"),
     "distributed.config": ("ParallelConfig",),
+    "generation.assistant": ("Assistant",),
     "generation.config": ("SampleConfig",),
     "generation.generate": ("Completion", "TokenEvent", "generate", "stream"),
     "generation.text": ("TextEvent", "stream_text"),
@@ -71,6 +74,7 @@ _ROOMS = {
     "models.presets": ("PRESETS", "preset"),
     "models.profile": ("profile",),
     "nn.config": ("ModelConfig",),
+    "objectives.chat": ("ChatConfig",),
     "objectives.classify": ("ClassifyConfig",),
     "objectives.clm": ("CausalConfig",),
     "objectives.mlm": ("MaskedConfig",),

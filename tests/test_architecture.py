@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"nn"},
     "tokenizers": set(),
     "inference": {"models.gpt", "nn"},
-    "generation": {"models", "nn.cache", "tokenizers.base"},
+    "generation": {"models", "nn.cache", "tokenizers.base", "tokenizers.chat_template"},
     "distributed": {"nn.block"},
     "adapters": set(),
     "data": {"tokenizers"},
@@ -91,6 +91,7 @@ TORCH_FREE += [
     for name in (
         "train",
         "sample",
+        "chat",
         "fill",
         "embed",
         "predict",

@@ -21,6 +21,7 @@ from minillm.training.interrupt import Terminated, raise_on_signals
 COMMANDS = {
     "train": "Train a model on your text; without arguments, a small GPT on Python's documentation.",
     "sample": "Generate text with a trained model.",
+    "chat": "Hold a conversation with a model that was fine-tuned on conversations.",
     "fill": "Fill in the masked words of a text with a BERT.",
     "predict": "Predict labels, tags or answers with a fine-tuned model.",
     "embed": "Turn texts into vectors, or rank them by their similarity to a text.",

@@ -12,9 +12,8 @@ def import_(source: str, run: Path, /, *, base: Path | None = None) -> None:
         base: Run whose weights the adapter SOURCE, a folder in the format of PEFT, changes.
     """
     from minillm.run import import_adapter, import_model, load_run
-    from minillm.run.preview import next_command
 
     folder = import_model(source, run) if base is None else import_adapter(source, run, base)
     loaded = load_run(folder)
     print(f"{loaded.describe()}; {sum(p.numel() for p in loaded.model.parameters()) / 1e6:.1f} M parameters")
-    print(f"try it with: {next_command(loaded.model, folder)}")
+    print(f"try it with: {loaded.next_command()}")

@@ -46,15 +46,23 @@ class DecodingInput(NamedTuple):
 
 
 def prepare_prompts(
-    model: Any, tokenizer: Tokenizer, prompts: str | Sequence[Prompt], *, prefix: bool = False
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[Prompt],
+    *,
+    prefix: bool = False,
+    eos_id: int | None = None,
 ) -> DecodingInput:
     """Encode the prompts; a single text is one prompt. An encoder reads them here.
+
+    `eos_id` ends a text instead of the tokenizer's EOS, as in chat templates with another token for the end of a turn.
 
     ValueError if the model writes no text, or if a prompt cannot be encoded or is too long for the encoder.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
-    options = {"eos_id": tokenizer.eos_id, "allowed": allowed}
+    options = {"eos_id": tokenizer.eos_id if eos_id is None else eos_id, "allowed": allowed}
+    allowed[tokenizer.eos_id], allowed[options["eos_id"]] = False, True
     if model.writes == "nothing":
         raise ValueError(f"a {model.config.family} model writes no text; fill gaps in a text instead")
     if model.writes == "continuation":
@@ -171,9 +179,10 @@ def stream_text(
     config: SampleConfig,
     *,
     prefix: bool = False,
+    eos_id: int | None = None,
 ) -> TextEvents:
     """The text of each row as it is generated; otherwise as `complete`. Sending and closing are as in `stream`."""
-    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
+    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix, eos_id=eos_id)
     require_rows(len(ready.prompts) * config.num_samples)
     return _text_events(ready, config)
 
@@ -200,6 +209,7 @@ def complete(
     config: SampleConfig,
     *,
     prefix: bool = False,
+    eos_id: int | None = None,
     on_text: OnText | None = None,
 ) -> list[Completion]:
     """Continue each prompt `config.num_samples` times, or answer it; `config.prompt` is not used.
@@ -208,7 +218,7 @@ def complete(
     Order, other arguments and errors are as in `prepare_prompts` and `generate`. `on_text` receives the text of each
     row as it is generated.
     """
-    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
+    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix, eos_id=eos_id)
     rows = unwritten(ready.model, ready.prompts, config, eos_id=ready.options["eos_id"])
     with closing(_text_events(ready, config)) as events:
         for row, token, text, finish_reason in events:

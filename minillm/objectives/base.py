@@ -130,6 +130,11 @@ class Objective(Protocol):
         """The prompt as generation takes it: the text, or ids with special tokens around it."""
         ...
 
+    @property
+    def stop_id(self) -> int | None:
+        """The id that ends an answer to such a prompt; None: the tokenizer's EOS."""
+        ...
+
     def describe_cuts(self, tokens: Any) -> list[str]:
         """One phrase for each way in which examples are truncated; usually none."""
         ...
@@ -201,6 +206,10 @@ class CrossEntropyObjective:
     def encode_prompt(self, prompt: str) -> str | list[int]:
         """The text, unchanged."""
         return prompt
+
+    @property
+    def stop_id(self) -> int | None:
+        return None
 
     def describe_cuts(self, tokens: Any) -> list[str]:
         return []

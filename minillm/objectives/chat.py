@@ -64,6 +64,10 @@ class Chat(CrossEntropyObjective):
         assert self.template is not None, "build sets it"
         return self.template.prompt_ids([{"role": "user", "content": prompt}])
 
+    @property
+    def stop_id(self) -> int | None:
+        return None if self.template is None else self.template.stop_id
+
     def describe_cuts(self, tokens: ChatTokens) -> list[str]:
         """The number of truncated conversations, turns that lose their end, and conversations left out."""
         length = self.max_len + 1

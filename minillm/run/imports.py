@@ -22,6 +22,8 @@ from minillm.training.state import CheckpointState, TrainState
 
 WINDOW = 512
 """Maximum data.seq_len of an imported run; many published models read more tokens than a CPU can train on."""
+CHAT_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+"""[sample] of an imported model with a chat template, as the model card of SmolLM2-Instruct recommends."""
 
 
 def import_model(source: Path | str, out: Path | str) -> Path:
@@ -43,7 +45,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
         tokenizer=TokenizerConfig(kind="imported"),
         data=DataConfig(seq_len=min(config.max_seq_len, WINDOW)),
         objective=objective_class(family.objective)(**({"next_sentence": True} if "pair" in config.heads else {})),
-        sample=SampleConfig(prompt=family.prompt),
+        sample=SampleConfig(prompt=family.prompt, **(CHAT_SAMPLING if tokenizer.chat_template else {})),
         embed=embed,
     )
     state = CheckpointState(TrainState(), scaler={}, tokenizer=tokenizer.hash, data=None, imported=True)

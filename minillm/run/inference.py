@@ -72,7 +72,7 @@ class LoadedRun:
         if self.model.writes == "nothing":
             raise ValueError(
                 f"{self.folder} is a {self.config.model.family} model, which writes no text; "
-                f"instead: {next_command(self.model, self.folder)}"
+                f"instead: {self.next_command()}"
             )
 
     def require_head(self) -> None:
@@ -85,7 +85,7 @@ class LoadedRun:
 
     def next_command(self) -> str:
         """The command that shows what the run can do."""
-        return next_command(self.model, self.folder)
+        return next_command(self.model, self.tokenizer, self.folder)
 
     def describe(self) -> str:
         """One line with folder, step, loss and tokenizer."""
@@ -155,11 +155,11 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
     if loaded.model.writes != "nothing":
         raise ValueError(
             f"{loaded.folder} is a {loaded.config.model.family} model, which writes text instead of filling gaps: "
-            + next_command(loaded.model, loaded.folder)
+            + loaded.next_command()
         )
     loaded.require_head()
     if "lm" not in loaded.model.heads:
-        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {next_command(loaded.model, loaded.folder)}")
+        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {loaded.next_command()}")
     with loaded.compute.autocast():
         return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)
 

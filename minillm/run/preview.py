@@ -18,16 +18,18 @@ def preview(model: Any, tokenizer: Tokenizer, config: SampleConfig, objective: O
     if model.writes == "nothing":
         gap = "lm" in model.heads and MASK.search(prompt)
         return f"{prompt} -> {fill_gaps(model, tokenizer, prompt).text}" if gap else ""
-    encoded = objective.encode_prompt(prompt)
-    prefix = objective.prefix_prompts
-    (only,) = complete(model, tokenizer, [encoded], replace(config, num_samples=1), prefix=prefix)
+    encoded, config = objective.encode_prompt(prompt), replace(config, num_samples=1)
+    options: dict[str, Any] = {"prefix": objective.prefix_prompts, "eos_id": objective.stop_id}
+    (only,) = complete(model, tokenizer, [encoded], config, **options)
     continues = model.writes == "continuation" and encoded == prompt
     return prompt + only.text if continues else f"{prompt} -> {only.text}"
 
 
-def next_command(model: Any, folder: Path) -> str:
+def next_command(model: Any, tokenizer: Tokenizer, folder: Path) -> str:
     """The command that shows what the run in `folder` can do."""
     run = shlex.quote(str(folder))
+    if model.writes == "continuation" and tokenizer.chat_template is not None:
+        return f"minillm chat {run}"
     if model.writes != "nothing":
         return f"minillm sample {run}"
     if "lm" in model.heads:

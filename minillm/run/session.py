@@ -215,7 +215,7 @@ class _Session:
         parts = (trainer.model, corpus.tokenizer, objective, self.compute)
         whole = score(Measurement(*parts, corpus.validation, corpus.train, batches), config, self.runtime)
         if self.runtime.is_main:
-            more = next_command(trainer.model, self.folder)
+            more = next_command(trainer.model, corpus.tokenizer, self.folder)
             report.conclude(self.say, self.folder, corpus, outcome, best.step, whole, more)
             self._preview(trainer.model, corpus, config, objective)
 
