@@ -21,6 +21,7 @@ def eval(
     /,
     *,
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
+    objective: str | None = None,
     harness: Annotated[str | None, Parameter(metavar="TASKS")] = None,
     json: bool = False,
     **given: str,
@@ -33,11 +34,13 @@ def eval(
     Args:
         run: Run folder. Default: the latest under runs/.
         data: Data to evaluate on. Default: the run's validation data.
+        objective: Evaluate --data as this objective instead of the run's, such as clm for the bits per byte of plain
+            text, which a chat model should still predict well.
         harness: Score tasks of lm-evaluation-harness instead: names, YAML files or folders, separated by commas.
         json: Print one JSON object instead of lines.
     """
     fields = {key.removeprefix("data."): str(value) for key, value in overrides(given).items()}
-    if harness is not None and (data is not None or fields):
+    if harness is not None and (data is not None or objective is not None or fields):
         raise ValueError("--data and its fields have no effect: the tasks of --harness have their own text")
     if fields and data is None:
         raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
@@ -47,7 +50,7 @@ def eval(
     if harness is not None:
         show(score_harness(loaded, [task.strip() for task in harness.split(",") if task.strip()]), json=json)
         return
-    found = evaluate(loaded, data, fields=fields, thorough=True)
+    found = evaluate(loaded, data, objective=objective, fields=fields, thorough=True)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     perplexity = {} if found.bits_per_byte is None else {"perplexity": found.perplexity}

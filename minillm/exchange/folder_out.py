@@ -17,6 +17,7 @@ from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokeni
 from minillm.generation.config import EmbedConfig
 from minillm.nn.config import ModelConfig
 from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, Tokenizer
+from minillm.tokenizers.chat_template import stop_id_of
 
 CARD = """---
 library_name: transformers
@@ -86,7 +87,7 @@ def write_folder(folder: Path, export: Export) -> str:
     if tokenizer.chat_template is not None:
         (folder / CHAT_TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
     if export.model.writes != "nothing":
-        _write(folder / "generation_config.json", export.special_ids() | suppressed(export))
+        _write(folder / "generation_config.json", export.special_ids() | ends(export) | suppressed(export))
     write_embedding(folder, export.embed, export.config.d_model, export.config.max_seq_len)
     parameters = sum(weight.numel() for weight in export.model.parameters())
     facts = {
@@ -121,10 +122,22 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / SAFETENSORS, {"format": "pt"})
 
 
+def ends(export: Export) -> dict[str, list[int]]:
+    """EOS and the token that ends an answer, if the chat template has another one."""
+    eos, stop = export.tokenizer.eos_id, stop_id_of(export.tokenizer)
+    return {} if stop in (None, eos) else {"eos_token_id": [eos, stop]}
+
+
 def suppressed(export: Export) -> dict[str, list[int]]:
-    """Ids that minillm never generates: special tokens except EOS and T5's sentinels, and padding rows."""
+    """Ids that minillm never generates: special tokens except those that end a text and T5's sentinels, and padding
+    rows.
+    """
     tokenizer = export.tokenizer
-    written = {tokenizer.eos_id, *(tokenizer.extra_ids if export.model.writes == "answer" else ())}
+    written = {
+        tokenizer.eos_id,
+        *ends(export).get("eos_token_id", ()),
+        *(tokenizer.extra_ids if export.model.writes == "answer" else ()),
+    }
     padding = range(tokenizer.vocab_size, export.config.vocab_size or 0)
     never = {*tokenizer.special_ids, *padding} - written
     return {"suppress_tokens": sorted(never)} if never else {}

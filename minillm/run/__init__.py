@@ -6,12 +6,12 @@ from minillm.run.folder import find_run as find_run
 from minillm.run.imports import import_model as import_model
 from minillm.run.inference import LoadedRun as LoadedRun
 from minillm.run.inference import embed as embed
-from minillm.run.inference import evaluate as evaluate
 from minillm.run.inference import fill as fill
 from minillm.run.inference import load_run as load_run
 from minillm.run.inference import sample as sample
-from minillm.run.inference import score_harness as score_harness
 from minillm.run.inference import search as search
+from minillm.run.measure import evaluate as evaluate
+from minillm.run.measure import score_harness as score_harness
 from minillm.run.merging import merge_run as merge_run
 from minillm.run.peft import export_adapter as export_adapter
 from minillm.run.peft import import_adapter as import_adapter

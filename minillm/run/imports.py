@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from minillm.training.state import CheckpointState, TrainState
 
 WINDOW = 512
 """Maximum data.seq_len of an imported run; many published models read more tokens than a CPU can train on."""
-CHAT_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+CHAT_SAMPLING: dict[str, Any] = {"temperature": 0.2, "top_p": 0.9}
 """[sample] of an imported model with a chat template, as the model card of SmolLM2-Instruct recommends."""
 
 

@@ -1,17 +1,15 @@
-"""Loads a run for generation, filling gaps and evaluation."""
+"""Loads a run for generation, filling gaps and embeddings."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from minillm.config import RunConfig, override
-from minillm.distributed.runtime import Runtime
-from minillm.evaluation.evaluator import Measurement
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.embed import Text, embed_texts
 from minillm.generation.fill import Filled, fill_gaps
@@ -20,17 +18,15 @@ from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
 from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.objectives.base import Objective
-from minillm.registry import load, objective_spec
-from minillm.run.build import build_evaluator, build_objective, prepare_corpus, read_data, run_parts, validation_batches
+from minillm.run.build import build_objective
 from minillm.run.decoding import DecodingDtype, make_decoder
-from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, require_same_text
+from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer
 from minillm.run.preview import next_command
-from minillm.run.reference import with_reference
-from minillm.run.weights import find_reference, load_whole
+from minillm.run.resolve import require_family
+from minillm.run.weights import load_whole
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
 from minillm.training.checkpoint import Checkpoint
-from minillm.training.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,14 @@ class LoadedRun:
         """The command that shows what the run can do."""
         return next_command(self.model, self.tokenizer, self.folder)
 
+    def for_objective(self, name: str) -> "LoadedRun":
+        """The same model for another objective; ValueError if it is of another family or lacks a head."""
+        changed = replace(self, config=override(self.config, {"objective.name": name}))
+        require_family(changed.config)
+        if missing := set(changed.objective.targets.values()) - set(self.model.heads):
+            raise ValueError(f"{self.folder} has no {missing.pop()} head, which the objective {name} needs")
+        return changed
+
     def describe(self) -> str:
         """One line with folder, step, loss and tokenizer."""
         trained = self.checkpoint.state.train
@@ -127,7 +131,8 @@ def _compute(config: RunConfig, device: str) -> precision.Compute:
     return precision.Compute(chosen, precision.choose_dtype(name, chosen), compile=False)
 
 
-def _loaded(run: Run) -> LoadedRun:
+def loaded_run(run: Run) -> LoadedRun:
+    """The run itself if it is loaded already, else `load_run`."""
     return run if isinstance(run, LoadedRun) else load_run(run)
 
 
@@ -136,7 +141,7 @@ def sample(run: Run, config: SampleConfig, on_text: Callable[[int, str], None] |
 
     ValueError if the model writes no text or the prompt cannot be encoded.
     """
-    loaded = _loaded(run)
+    loaded = loaded_run(run)
     loaded.require_writer()
     prompts, prefix = [config.prompt or ""], loaded.objective.prefix_prompts
     return complete(loaded.decoder, loaded.tokenizer, prompts, config, prefix=prefix, on_text=on_text)
@@ -144,14 +149,14 @@ def sample(run: Run, config: SampleConfig, on_text: Callable[[int, str], None] |
 
 def search(run: Run, prompt: str, config: BeamConfig) -> list[Completion]:
     """The most likely continuations of `prompt`, or answers to it, from beam search; errors as in `sample`."""
-    loaded = _loaded(run)
+    loaded = loaded_run(run)
     loaded.require_writer()
     return search_text(loaded.decoder, loaded.tokenizer, [prompt], config, prefix=loaded.objective.prefix_prompts)
 
 
 def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
     """As `fill_gaps`; ValueError if the model cannot fill gaps, or if the text has none or is too long."""
-    loaded = _loaded(run)
+    loaded = loaded_run(run)
     if loaded.model.writes != "nothing":
         raise ValueError(
             f"{loaded.folder} is a {loaded.config.model.family} model, which writes text instead of filling gaps: "
@@ -166,73 +171,10 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
 
 def embed(run: Run, texts: Sequence[Text], *, prompt: str | None = None) -> Tensor:
     """The vectors of `texts` (N, D), as `embed_texts` with the settings of the run's [embed] section."""
-    loaded = _loaded(run)
+    loaded = loaded_run(run)
     return embed_texts(loaded.model, loaded.tokenizer, texts, loaded.config.embed, prompt=prompt)
-
-
-def evaluate(
-    run: Run, source: Path | str | None = None, *, fields: Mapping[str, str] | None = None, thorough: bool = False
-) -> Evaluation:
-    """Evaluate on all of `source`; None: on the validation split of the run, with baselines.
-
-    Args:
-        fields: keys of [data] that name the fields of `source`, such as {"field": "body"}.
-        thorough: whether to run the objective's slow evaluators, such as the scores of each text-to-text task.
-
-    Raises:
-        OSError: the text does not exist.
-        ValueError: the text of the run has changed, or a character is outside its vocabulary.
-    """
-    loaded = _loaded(run)
-    loaded.require_head()
-    config = override(loaded.config, {f"data.{key}": value for key, value in (fields or {}).items()})
-    runtime = Runtime(device=loaded.compute.device)
-    if source is None:
-        corpus = prepare_corpus(config, loaded.tokenizer, runtime)
-        require_same_text(loaded.checkpoint, corpus.info.fingerprint, config.data.source)
-        tokens, train, notes = corpus.validation, corpus.train, corpus.notes
-    else:
-        tokens, train = read_data(config, str(source), loaded.tokenizer), None
-        notes = tokens.notes
-    tokens = with_reference(
-        config,
-        loaded.objective,
-        lambda: load_whole(find_reference(config, loaded.folder))[1].to(loaded.compute.device),
-        tokens,
-        compute=loaded.compute,
-        runtime=runtime,
-    )
-    batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
-    parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)
-    measured = Measurement(*parts, tokens, train, batches)
-    evaluation = replace(score(measured, config, runtime), notes=notes)
-    if thorough:
-        more = [load(name)(measured) for name in objective_spec(config.objective.name).evaluators]
-        evaluation = replace(evaluation, more={key: value for figures in more for key, value in figures.items()})
-    return evaluation
-
-
-def score(measured: Measurement, config: RunConfig, runtime: Runtime) -> Evaluation:
-    """Evaluate on all of `measured.tokens`, shared between ranks; the first rank adds the baselines."""
-    parts = run_parts(config, measured.model, measured.tokenizer, measured.objective, measured.compute, runtime)
-    evaluation = build_evaluator(config, measured.tokens, parts, max_tokens=0)(measured.model)
-    if measured.train is None or not runtime.is_main:
-        return evaluation
-    baselines = [load(name)(measured) for name in objective_spec(config.objective.name).baselines]
-    return replace(evaluation, baselines={key: value for figures in baselines for key, value in figures.items()})
 
 
 def text_scorer(run: Path | str) -> Callable[[Sequence[str]], Sequence[float]]:
     """A function that scores texts with the reward model of a run; ValueError if it is not one."""
     raise ValueError(f"{run} has no reward head")
-
-
-def score_harness(run: Run, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """As `run_harness`; ValueError if the model is not a decoder."""
-    from minillm.evaluation.harness import run_harness  # needs an optional package
-
-    loaded = _loaded(run)
-    if loaded.model.writes != "continuation":
-        family = loaded.config.model.family
-        raise ValueError(f"{loaded.folder} is a {family} model; the harness's tasks are for a gpt, a decoder")
-    return run_harness(loaded.model, loaded.tokenizer, tasks, prefix=loaded.objective.prefix_prompts)

@@ -32,7 +32,7 @@ from minillm.run.folder import (
     load_own_tokenizer,
     write_start,
 )
-from minillm.run.inference import score
+from minillm.run.measure import score
 from minillm.run.preview import next_command, preview
 from minillm.run.reference import with_reference
 from minillm.run.report import Say

@@ -177,6 +177,14 @@ class ChatTemplate:
         return self.tokenizer.encode(plain) if plain else np.empty(0, np.uint32)
 
 
+def stop_id_of(tokenizer: Tokenizer) -> int | None:
+    """The id that ends an answer; None if the tokenizer has no chat template, or one that does not tell."""
+    try:
+        return ChatTemplate(tokenizer).stop_id
+    except ValueError:
+        return None
+
+
 def special_names(tokenizer: Tokenizer) -> dict[str, str]:
     """`bos_token` and so on -> the name of the token. BOS is the token before a document in training."""
     names = {i: name for name, i in tokenizer.specials.items()}

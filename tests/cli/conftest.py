@@ -114,8 +114,10 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     def fill(loaded: FakeRun, text: str, *, top_k: int = 5) -> None:
         raise ValueError("runs/fake fills no gaps")
 
-    def evaluate(loaded: FakeRun, source: str | None = None, *, fields: Any, thorough: bool) -> FakeEvaluation:
-        fake.asked |= {"source": source, "fields": fields, "thorough": thorough}
+    def evaluate(
+        loaded: FakeRun, source: str | None = None, *, objective: str | None, fields: Any, thorough: bool
+    ) -> FakeEvaluation:
+        fake.asked |= {"source": source, "objective": objective, "fields": fields, "thorough": thorough}
         return FakeEvaluation(1.5, 4.48, 2.0, 1000, {}, ("a row was left out",), {})
 
     for stand_in in (train_run, load_run, sample, search, fill, evaluate):

@@ -113,7 +113,13 @@ def test_an_answer_does_not_repeat_the_question(command, fake_run):
 def test_eval_prints_its_four_figures(command, fake_run):
     found = json.loads(command("eval", "--data", "my.txt", "--json").out)
     assert found == {"loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.0, "targets": 1000}
-    assert fake_run.asked == {"folder": None, "source": "my.txt", "fields": {}, "thorough": True}
+    assert fake_run.asked == {
+        "folder": None,
+        "source": "my.txt",
+        "objective": None,
+        "fields": {},
+        "thorough": True,
+    }
     printed = command("eval")
     lines = printed.out.splitlines()
     assert printed.err.splitlines() == ["runs/fake: step 7", "note: a row was left out"]

@@ -269,3 +269,28 @@ def test_a_bad_file_is_one_line(runs, tmp_path, capsys):
     assert main([*start, "--data", str(bad)]) == 2
     assert "message 2 of" in (err := capsys.readouterr().err) and "bad.jsonl line 2 is an empty assistant turn" in err
     assert err.count("minillm: error:") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_chat_model_is_measured_on_plain_text_too(runs, capsys):
+    found = []
+    for run in ("base", "chat"):
+        capsys.readouterr()
+        text = str(runs / "text.txt")
+        assert main(["eval", str(runs / run), "--data", text, "--objective", "clm", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["bits_per_byte"])
+    assert found[0] > 0 and found[1] > 0 and found[0] != found[1]
+    assert main(["eval", str(runs / "chat"), "--objective", "clm"]) == 2
+    assert "give --data too" in capsys.readouterr().err
+    assert main(["eval", str(runs / "chat"), "--objective", "mlm", "--data", text]) == 2
+    assert "objective.name mlm needs a model of family bert" in capsys.readouterr().err
+    assert main(["eval", str(runs / "chat"), "--objective", "classify", "--data", text]) == 2
+    assert "has no class head" in capsys.readouterr().err
+
+
+def test_an_adapter_trains_the_embeddings_of_new_tokens(runs, tmp_path):
+    start = ["train", "finetune-chat", "--init-from", str(runs / "base"), "--data", str(runs / "talk.jsonl")]
+    start += [*LEARN.replace("60", "2").split(), "--adapter.name", "lora"]
+    assert main([*start, "--out", str(tmp_path / "run")]) == 0
+    assert main(["chat", str(tmp_path / "run"), "--prompt", "Color of c?", "--max-new-tokens", "3"]) == 0
+    assert main(["merge", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
+    assert load_run(tmp_path / "merged").tokenizer.chat_template is not None

@@ -274,3 +274,12 @@ def test_a_chat_template_leaves_and_comes_back(run_of, tmp_path, name):
         assert transformers.AutoTokenizer.from_pretrained(out).chat_template == CHAT_TEMPLATE
         settings = json.loads((out / "tokenizer_config.json").read_text(encoding="utf-8"))
         assert settings["chat_template"] == CHAT_TEMPLATE, "where older versions look"
+
+
+def test_the_token_that_ends_an_answer_ends_it_in_transformers_too(run_of, tmp_path):
+    loaded = load_run(run_of("qwen3"))
+    loaded.tokenizer.chat_template = CHAT_TEMPLATE.replace("eos_token", "sep_token")
+    settings = export_model(loaded, tmp_path / "out", say=lambda _: None) / "generation_config.json"
+    written = json.loads(settings.read_text(encoding="utf-8"))
+    eos, sep = loaded.tokenizer.eos_id, loaded.tokenizer.sep_id
+    assert written["eos_token_id"] == [eos, sep] and not {eos, sep} & set(written["suppress_tokens"])
