@@ -10,13 +10,13 @@ from minillm.run.inference import fill as fill
 from minillm.run.inference import load_run as load_run
 from minillm.run.inference import sample as sample
 from minillm.run.inference import search as search
-from minillm.run.measure import evaluate as evaluate
-from minillm.run.measure import score_harness as score_harness
 from minillm.run.merging import merge_run as merge_run
 from minillm.run.peft import export_adapter as export_adapter
 from minillm.run.peft import import_adapter as import_adapter
 from minillm.run.predictions import predict as predict
 from minillm.run.quantization import quantize_run as quantize_run
+from minillm.run.scoring import evaluate as evaluate
+from minillm.run.scoring import score_harness as score_harness
 from minillm.run.session import train as train
 from minillm.run.session import train_run as train_run
 from minillm.run.warm_start import finetune_config as finetune_config

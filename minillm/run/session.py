@@ -32,12 +32,12 @@ from minillm.run.folder import (
     load_own_tokenizer,
     write_start,
 )
-from minillm.run.measure import score
 from minillm.run.preview import next_command, preview
 from minillm.run.reference import with_reference
 from minillm.run.report import Say
 from minillm.run.resolve import require_family, require_parent, resolve
 from minillm.run.resume import last_checkpoint, restore
+from minillm.run.scoring import score
 from minillm.run.warm_start import adopt_weights
 from minillm.run.weights import (
     adapted_model,

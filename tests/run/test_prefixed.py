@@ -34,7 +34,7 @@ def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown = []
-    monkeypatch.setattr(session, "preview", lambda *_, prefix: shown.append(prefix) or "")
+    monkeypatch.setattr(session, "preview", lambda *given: shown.append(given[-1].prefix_prompts) or "")
     loaded = load_run(train(override(config, PREFIX_LM), tmp_path / "run"))
     assert loaded.objective.prefix_prompts and shown == [True] * 4
     prompt, ids = "3 and 4", list(b"3 and 4")
