@@ -10,7 +10,6 @@ import argparse
 import json
 import random
 import time
-from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics  # the language reference of Python
 
@@ -31,9 +30,7 @@ def write_pairs(source: Path, out: Path, count: int) -> str:
 
 
 def figures(run: Path, text: Path) -> dict[str, float]:
-    loaded = minillm.load_run(run)
-    as_clm = replace(loaded, config=minillm.override(loaded.config, {"objective.name": "clm"}))
-    return minillm.evaluate(loaded).figures() | minillm.evaluate(as_clm, text).figures()
+    return minillm.evaluate(run).figures() | minillm.evaluate(run, text, objective="clm").figures()
 
 
 def main() -> None:
