@@ -41,7 +41,7 @@ class Reference:
         if self.folder.is_dir():
             if damage := find_damage(self.folder, MODEL):
                 raise ValueError(f"{damage}; restore it from a copy, or start a new run")
-            load_weights(self.model, load_file(self.folder / MODEL), where=self.folder / MODEL)
+            load_weights(self.model, load_file(self.folder / MODEL), where=self.folder / MODEL, frozen=True)
         elif started:
             raise ValueError(f"{self.folder} is missing, without which the run cannot go on: restore it from a copy")
         elif self.parts.runtime.is_main:
@@ -52,7 +52,10 @@ class Reference:
         temporary = temporary_for(self.folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in weights(self.model).items()}, temporary / MODEL)
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in weights(self.model, frozen=True).items()},
+            temporary / MODEL,
+        )
         seal(temporary)
         temporary.rename(self.folder)
         force_to_disk(self.folder.parent)

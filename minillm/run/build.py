@@ -79,7 +79,7 @@ def run_parts(
     """What sources and evaluators are built from, still without examples."""
 
     def scorer(path: str) -> Callable[[Sequence[str]], Sequence[float]]:
-        from minillm.run.inference import text_scorer  # which imports this module
+        from minillm.run.predictions import text_scorer  # which imports this module
 
         return text_scorer(path)
 

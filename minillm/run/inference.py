@@ -173,8 +173,3 @@ def embed(run: Run, texts: Sequence[Text], *, prompt: str | None = None) -> Tens
     """The vectors of `texts` (N, D), as `embed_texts` with the settings of the run's [embed] section."""
     loaded = loaded_run(run)
     return embed_texts(loaded.model, loaded.tokenizer, texts, loaded.config.embed, prompt=prompt)
-
-
-def text_scorer(run: Path | str) -> Callable[[Sequence[str]], Sequence[float]]:
-    """A function that scores texts with the reward model of a run; ValueError if it is not one."""
-    raise ValueError(f"{run} has no reward head")

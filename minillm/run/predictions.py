@@ -1,6 +1,6 @@
 """Predictions of a run for new texts or other inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ def predict(
         raise ValueError(f"{source} has no example: add some")
     with evaluating(loaded.model):
         return load(spec.predict)(Predictor(loaded.objective, loaded.tokenizer, _forward(loaded)), inputs)
+
+
+def text_scorer(run: Path | str) -> Callable[[Sequence[str]], list[float]]:
+    """A function that scores texts with the model of a run; ValueError if the run predicts no score."""
+    loaded = load_run(run)
+    if "score" not in predict(loaded, ["a"])[0]:
+        raise ValueError(f"{loaded.folder} has the objective {loaded.config.objective.name}, which predicts no score")
+    return lambda texts: [found["score"] for found in predict(loaded, texts)]
 
 
 def _forward(loaded: LoadedRun) -> Any:
