@@ -94,7 +94,7 @@ def row(reward: float, length: int, group: int = 0, **tokens: list[float]) -> Tr
 
 
 def test_a_divergence_in_the_reward_is_taken_from_the_whole_completion_or_from_each_token():
-    tokens = {"old": [-1.0, -2.0], "reference": [-1.5, -1.0]}
+    tokens: dict[str, Any] = {"old": [-1.0, -2.0], "reference": [-1.5, -1.0]}
     group = [row(1.0, 2, **tokens), row(0.0, 2, old=[-1.0, -1.0], reference=[-1.0, -1.0])]
     config = GRPOConfig(kl=0.1, kl_in="reward", kl_estimator="k1", advantage="rloo", scale_by_std=False)
     first, second = group_estimate(group, config)

@@ -138,6 +138,7 @@ def test_the_value_loss_is_the_larger_of_two_squared_errors():
             expected = expected + 0.5 * 0.5 * torch.maximum((value - wanted) ** 2, (near - wanted) ** 2) / number
     expected.backward()
     assert score.loss.item() / batch.counts["value"] == pytest.approx(expected.item(), rel=1e-5)
+    assert output.logits["value"].grad is not None
     torch.testing.assert_close(output.logits["value"].grad.double(), values.grad, rtol=1e-4, atol=1e-7)
 
 
@@ -160,8 +161,8 @@ def test_entropy_and_divergence_are_those_of_the_sampled_states():
 # Enumeration: two tokens, two steps, one prompt. The policy is a table of logits for each state.
 
 STATES = {(): 0, (0,): 1, (1,): 2}
-COMPLETIONS = list(itertools.product((0, 1), repeat=2))
-REWARD = {(0, 0): 0.1, (0, 1): 1.0, (1, 0): -0.4, (1, 1): 0.7}
+COMPLETIONS: list[tuple[int, ...]] = list(itertools.product((0, 1), repeat=2))
+REWARD: dict[tuple[int, ...], float] = {(0, 0): 0.1, (0, 1): 1.0, (1, 0): -0.4, (1, 1): 0.7}
 
 
 def tables(steps: int) -> tuple[Tensor, Tensor]:
@@ -351,5 +352,6 @@ def test_dropout_is_refused():
 
     tokenizer: Any = ByteTokenizer()
     for key in ("dropout", "attention_dropout", "ff_dropout"):
+        shape: dict[str, Any] = SHAPE | {key: 0.1}
         with pytest.raises(ValueError, match="objective grpo needs a model without dropout"):
-            build(GRPOConfig(), Setup(ModelConfig(**SHAPE | {key: 0.1}), tokenizer, 16, DataConfig()))
+            build(GRPOConfig(), Setup(ModelConfig(**shape), tokenizer, 16, DataConfig()))
