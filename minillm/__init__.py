@@ -21,6 +21,7 @@ if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCK
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
 if TYPE_CHECKING:
+    from minillm.adapters.config import AdapterConfig
     from minillm.config import RunConfig, load_config, override, save_config
     from minillm.data.config import DataConfig
     from minillm.data.datasets.corpus import Corpus, prepare
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from minillm.objectives.chat import ChatConfig
     from minillm.objectives.classify import ClassifyConfig
     from minillm.objectives.clm import CausalConfig
+    from minillm.objectives.dpo import DPOConfig
     from minillm.objectives.mlm import MaskedConfig
     from minillm.objectives.prefix_lm import PrefixConfig
+    from minillm.objectives.reward import RewardConfig
     from minillm.objectives.seq2seq import Seq2SeqConfig
     from minillm.objectives.span import SpanConfig
     from minillm.objectives.tag import TagConfig
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         find_run,
         finetune_config,
         load_run,
+        merge_run,
         predict,
         sample,
         train,
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
     from minillm.training.trainer import Trainer
 
 _ROOMS = {
+    "adapters.config": ("AdapterConfig",),
     "config": ("RunConfig", "load_config", "override", "save_config"),
     "data.config": ("DataConfig",),
     "data.datasets.corpus": ("Corpus", "prepare"),
@@ -77,8 +82,10 @@ _ROOMS = {
     "objectives.chat": ("ChatConfig",),
     "objectives.classify": ("ClassifyConfig",),
     "objectives.clm": ("CausalConfig",),
+    "objectives.dpo": ("DPOConfig",),
     "objectives.mlm": ("MaskedConfig",),
     "objectives.prefix_lm": ("PrefixConfig",),
+    "objectives.reward": ("RewardConfig",),
     "objectives.seq2seq": ("Seq2SeqConfig",),
     "objectives.span": ("SpanConfig",),
     "objectives.tag": ("TagConfig",),
@@ -90,6 +97,7 @@ _ROOMS = {
         "find_run",
         "finetune_config",
         "load_run",
+        "merge_run",
         "predict",
         "sample",
         "train",

@@ -41,6 +41,11 @@ class Profile:
     """Number of parameters that are not frozen."""
 
 
+def training_bytes(total: int, trained: int) -> int:
+    """As `Profile.training_bytes`, for `total` parameters of which `trained` are not frozen."""
+    return BYTES_FP32 * (total + 3 * trained)
+
+
 def profile(config: ModelConfig, adapt: Callable[[nn.Module], None] | None = None) -> Profile:
     """The cost of a model, after `adapt`, which may add an adapter; ValueError without vocab_size.
 
@@ -67,7 +72,7 @@ def profile(config: ModelConfig, adapt: Callable[[nn.Module], None] | None = Non
         total=total,
         flops_per_token=products + 12 * attended * config.max_seq_len,
         kv_bytes_per_token=BYTES_FP32 * sum(m.k.out_features + m.v.out_features for m in cached),
-        training_bytes=BYTES_FP32 * (total + 3 * trained),
+        training_bytes=training_bytes(total, trained),
         trained=trained,
     )
 

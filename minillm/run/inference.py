@@ -96,7 +96,9 @@ class LoadedRun:
         trained = self.checkpoint.state.train
         is_best = trained.best_step == self.checkpoint.step
         loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
-        return f"{self.folder}: step {self.checkpoint.step}, {loss}{self.tokenizer.describe()}"
+        adapter = self.config.adapter
+        base = f", {adapter.name} of rank {adapter.rank} merged into {adapter.base}" if adapter.on else ""
+        return f"{self.folder}: step {self.checkpoint.step}, {loss}{self.tokenizer.describe()}{base}"
 
 
 Run = LoadedRun | Path | str | None

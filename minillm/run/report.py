@@ -16,6 +16,7 @@ from torch import nn
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.generation.printable import printable
+from minillm.models.profile import training_bytes
 from minillm.tokenizers.base import Tokenizer
 from minillm.training.evaluation import Evaluation
 from minillm.training.precision import Compute
@@ -98,10 +99,14 @@ def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
 
 
 def describe_parameters(model: nn.Module) -> str:
-    """Such as `134.52 M parameters, 2.44 M of them trained (1.8 %)`."""
+    """Such as `0.90 M parameters`; with frozen ones also how many are trained, and the memory for all that."""
     total, trained = num_parameters(model), num_parameters(model, trained=True)
-    share = "" if trained == total else f", {trained / 1e6:.2f} M of them trained ({100 * trained / total:.1f} %)"
-    return f"{total / 1e6:.2f} M parameters{share}"
+    text = f"{total / 1e6:.2f} M parameters"
+    if trained == total:
+        return text
+    memory, whole = (training_bytes(total, number) / 1e6 for number in (trained, total))
+    share = f"{trained / 1e6:.2f} M of them trained ({100 * trained / total:.1f} %)"
+    return f"{text}, {share}, {memory:,.0f} MB with gradients and optimizer state (all trained: {whole:,.0f} MB)"
 
 
 def installed(package: str) -> str | None:

@@ -53,7 +53,7 @@ def test_an_adapter_of_each_family_trains_and_is_used_like_any_run(
 ):
     assert main(lora(name, "run", "--adapter.rank-stabilized", "true")) == 0
     said = capsys.readouterr().err
-    assert " of them trained (" in said
+    assert " of them trained (" in said and " MB with gradients and optimizer state (all trained: " in said
     folder = tmp_path / "run"
     held = load_file(folder / "step-000004" / "model.safetensors")
     assert held and all(key.endswith((".lora_a", ".lora_b")) for key in held)
@@ -165,7 +165,7 @@ def test_an_adapter_can_be_the_base_of_another_and_of_a_plain_run(lora, tmp_path
     config = finetune_config(first)
     assert not config.adapter.on and not config.model.tie_embeddings
     expected = evaluate(load_run(first)).loss
-    for out, more in (("second", LORA), ("plain", [])):
+    for out, more in (("second", [*LORA, "--adapter.train", "embed"]), ("plain", [])):
         start = ["train", "--init-from", str(first), "--out", str(tmp_path / out), "--data", source, *KEYS, *more]
         assert main([*start, "--train.steps", "1"]) == 0
         assert curve(tmp_path / out)[0]["val_loss"] == pytest.approx(expected, rel=1e-5)
@@ -198,3 +198,20 @@ def test_a_new_head_is_kept_with_the_adapter(run_of, tmp_path: Path, capsys):
         == (counts[0], sum(map(torch.numel, held.values())))
     )
     assert shown["training_bytes"] == 4 * counts[0] + 12 * counts[1]
+
+
+def test_new_special_tokens_are_trained_with_the_adapter(lora, tmp_path: Path):
+    """Conversations add the tokens of the roles to the vocabulary, and so rows to the tied tables."""
+    conversations = tmp_path / "conversations.jsonl"
+    turns = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}."}] for n in range(20)]
+    conversations.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns), encoding="utf-8")
+    command = lora("gpt2", "run", "--objective.name", "chat", steps=2)
+    command[command.index("--data") + 1] = str(conversations)
+    at = command.index("--data.split")
+    assert main([*command[:at], *command[at + 2 :], "--data.cache", str(tmp_path / "cache")]) == 0
+    last = checkpoints(tmp_path / "run")[-1].path
+    assert "embed.tokens.weight" in load_file(last / "model.safetensors")
+    lines = [line["val_loss"] for line in curve(tmp_path / "run") if "val_loss" in line]
+    loaded = load_run(last)
+    assert evaluate(loaded).loss == pytest.approx(lines[-1], rel=1e-5)
+    assert "lora of rank 4 merged into" in loaded.describe() and loaded.config.model.tie_embeddings
