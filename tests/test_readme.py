@@ -64,6 +64,8 @@ def shortened(command: str) -> list[str]:
         changes = {"--train.steps": "3"}
     elif "--init-from" in words:
         changes = SHORT | {"--data.seq_len": "16"}
+    elif {"mlp-digits", "linear"} & {*words}:  # they have no tokens
+        changes = SHORT
     elif "train" in words:
         changes = SMALL if len(words) > 2 else SMALL | {"--data.validation_fraction": "0.02"}
     elif re.search("train_gpt.py|pretrain_", command):
