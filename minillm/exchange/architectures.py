@@ -111,7 +111,12 @@ _WITHOUT_HEADS = ("BertModel", "ModernBertModel", "RobertaModel", "DistilBertMod
 
 def family_of(config: ModelConfig) -> Family:
     rows = (row for row in FAMILIES.values() if row.family == config.family)
-    return next(row for row in rows if row.fits(config))
+    found = next((row for row in rows if row.fits(config)), None)
+    if found is None:
+        raise ValueError(
+            f"a {config.family} model cannot be exported: only gpt, bert and t5 models have a format to export to"
+        )
+    return found
 
 
 def inputs_of(config: ModelConfig) -> tuple[str, ...]:

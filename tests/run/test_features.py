@@ -65,6 +65,8 @@ def test_images_are_learned_resumed_evaluated_and_predicted(
     assert capsys.readouterr().out.count("label: upright") == 24
     assert main(["predict", str(tmp_path / "run"), "nowhere.png"]) == 2
     assert "nowhere.png: No such file" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 2
+    assert f"a {family} model cannot be exported" in capsys.readouterr().err
 
     assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--train.steps", "102"]) == 0
     assert "at step 100 of 102" in capsys.readouterr().err
