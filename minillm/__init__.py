@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from minillm.objectives.classify import ClassifyConfig
     from minillm.objectives.clm import CausalConfig
     from minillm.objectives.dpo import DPOConfig
+    from minillm.objectives.extract import ExtractConfig
     from minillm.objectives.mlm import MaskedConfig
     from minillm.objectives.prefix_lm import PrefixConfig
     from minillm.objectives.reward import RewardConfig
@@ -83,6 +84,7 @@ _ROOMS = {
     "objectives.classify": ("ClassifyConfig",),
     "objectives.clm": ("CausalConfig",),
     "objectives.dpo": ("DPOConfig",),
+    "objectives.extract": ("ExtractConfig",),
     "objectives.mlm": ("MaskedConfig",),
     "objectives.prefix_lm": ("PrefixConfig",),
     "objectives.reward": ("RewardConfig",),

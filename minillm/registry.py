@@ -33,6 +33,8 @@ class ObjectiveSpec:
     reference: str | None = None
     """`(Objective, examples, forward) -> (N, ...) array`: what the frozen model of --init-from says about the examples,
     which the objective compares with. Its section has the keys `reference` and `reference_hash`."""
+    tune: str | None = None
+    """`(section, figures) -> section`: sets values that are chosen on the validation data, after training."""
     resolve: str | None = None
     """`(section, Corpus) -> section`: fills in values from the data, such as the names of labels."""
     needs_vocabulary: bool = True
@@ -54,24 +56,23 @@ class DatasetSpec:
     inputs: str | None = None
     """`(texts, source, DataConfig) -> list[Any]`: examples without labels for `minillm predict`, from the texts on its
     command line or, if there are none, from `source`."""
-    describe: str | None = None
-    """`(DataConfig, tokenizer or its builder, *, progress) -> Description`: what `minillm data` shows."""
     windows: bool = False
     """Whether examples are windows of a text, which must have at least two; otherwise one example is enough."""
 
 
-_DATA, _SHOW = "minillm.data.datasets", "minillm.data.describe"
+_DATA = "minillm.data.datasets"
 DATASETS: dict[str, DatasetSpec] = {
-    "text": DatasetSpec(
-        f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", describe=f"{_SHOW}:describe", windows=True
-    ),
-    "tasks": DatasetSpec(
-        f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens", describe=f"{_SHOW}:describe_tasks"
-    ),
+    "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
+    "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
     "tagged": DatasetSpec(
         f"{_DATA}.tagged:prepare_tagged", f"{_DATA}.tagged:read_tagged", inputs=f"{_DATA}.tagged:read_inputs"
     ),
-    "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat", describe=f"{_SHOW}:describe_chat"),
+    "questions": DatasetSpec(
+        f"{_DATA}.questions:prepare_questions",
+        f"{_DATA}.questions:read_questions",
+        inputs=f"{_DATA}.questions:read_inputs",
+    ),
+    "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat"),
     "prompts": DatasetSpec(f"{_DATA}.prompts:prepare_prompt_data", f"{_DATA}.prompts:read_prompt_data"),
     "labeled": DatasetSpec(
         f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
@@ -138,6 +139,14 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     "ppo": ObjectiveSpec(
         "minillm.objectives.policy_config:PPOConfig", {"gpt": "minillm.objectives.policy:build_ppo"}, **_ONLINE
     ),
+    "extract": ObjectiveSpec(
+        "minillm.objectives.extract:ExtractConfig",
+        {"bert": "minillm.objectives.extract:build"},
+        dataset="questions",
+        baselines=("minillm.objectives.extract:overlap_figures",),
+        predict="minillm.objectives.extract:predict",
+        tune="minillm.objectives.extract:tune",
+    ),
     "chat": ObjectiveSpec(
         "minillm.objectives.chat:ChatConfig", {"gpt": "minillm.objectives.chat:build"}, dataset="chat"
     ),
@@ -152,7 +161,6 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         {"gpt": "minillm.objectives.dpo:build"},
         dataset="preferences",
         reference="minillm.objectives.dpo:reference_log_probs",
-        resolve="minillm.objectives.dpo:find_prompts",
     ),
     "classify_images": ObjectiveSpec(
         "minillm.objectives.features:ImageClassConfig",

@@ -11,7 +11,7 @@ from minillm.cli.output import open_run, show
 
 FIELDS = (
     *("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field"),
-    *("data.words_field", "data.tags_field"),
+    *("data.words_field", "data.tags_field", "data.question_field", "data.context_field", "data.answers_field"),
 )
 
 

@@ -32,6 +32,13 @@ class DataConfig:
     tag_scheme: Literal["auto", "bio", "bioes", "iob1", "none"] = setting("auto", datasets=("tagged",))
     """How tags mark entities; iob1 is converted to bio. none: tags are labels of single words, such as parts of speech.
     auto: bio or bioes if all tags fit it, else none."""
+    question_field: str = setting("question", datasets=("questions",))
+    """Column or key that holds a question."""
+    context_field: str = setting("context", datasets=("questions",))
+    """Column or key that holds the text in which the answer is."""
+    answers_field: str = setting("answers", datasets=("questions",))
+    """Column or key that holds the answers: {"text": [...], "answer_start": [...]}, a list of such objects, or a text;
+    empty if the context does not answer the question."""
     input_field: str = setting("input", datasets=("tasks",))
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
     target_field: str = setting("target", datasets=("tasks",))

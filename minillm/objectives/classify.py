@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from minillm.data.datasets.labeled import Labeled, LabeledIds, LabeledTokens
 from minillm.objectives.base import Predictor, Setup, TokenLossConfig
-from minillm.objectives.layout import TextLayout, by_length
+from minillm.objectives.layout import by_length
 from minillm.objectives.text_labels import Classify, ClassifyMany, Regress
+from minillm.objectives.text_layout import TextLayout
 from minillm.settings import Only, setting
 
 if TYPE_CHECKING:
@@ -47,16 +48,12 @@ KINDS = {"label": Classify, "labels": ClassifyMany, "number": Regress}
 
 def build(config: ClassifyConfig, setup: Setup) -> Classify:
     """The objective for BERT."""
-    ids = setup.tokenizer
-    layout = TextLayout(before=(ids.cls_id,), between=(ids.sep_id,), after=(ids.sep_id,), max_len=setup.seq_len)
-    return _build(config, setup, layout)
+    return _build(config, setup, TextLayout.of_encoder(setup.tokenizer, setup.seq_len))
 
 
 def build_causal(config: ClassifyConfig, setup: Setup) -> Classify:
     """The objective for GPT."""
-    ids = setup.tokenizer
-    before = ids.prefix_ids if ids.imported else (ids.start_id,)
-    return _build(config, setup, TextLayout(before=before, between=(ids.sep_id,), after=(), max_len=setup.seq_len))
+    return _build(config, setup, TextLayout.of_decoder(setup.tokenizer, setup.seq_len))
 
 
 def _build(config: ClassifyConfig, setup: Setup, layout: TextLayout) -> Classify:

@@ -4,63 +4,13 @@ It begins with a start token, which is the padding token in T5 (Raffel et al. 20
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minillm.objectives.base import IGNORE_INDEX, Batch
-
-
-class Texts(Protocol):
-    """One or two tokenized texts."""
-
-    @property
-    def first(self) -> np.ndarray: ...
-
-    @property
-    def second(self) -> np.ndarray:
-        """Empty if there is only one text."""
-        ...
-
-    @property
-    def where(self) -> str:
-        """Names the texts in an error message."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextLayout:
-    """The special tokens around and between two texts."""
-
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-    max_len: int
-    """Maximum tokens in a sequence. If it is longer, the end of the longer text is truncated."""
-
-    def row(self, example: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """(T,) ids and token types, 0 for A and 1 for B, of one sequence."""
-        first, second = self.cut(example)
-        middle = [self.between, second] if len(second) else []
-        tokens = np.concatenate([self.before, first, *middle, self.after]).astype(np.int64)
-        if not len(tokens):
-            raise ValueError(f"{example.where} has no token: give a text")
-        of_first = len(self.before) + len(first) + max(len(self.between), len(self.after))
-        return tokens, (np.arange(len(tokens)) >= of_first).astype(np.int64)
-
-    def room(self, example: Texts) -> int:
-        """Maximum tokens of both texts together."""
-        special = len(self.before) + len(self.after) + (len(self.between) if len(example.second) else 0)
-        return max(0, self.max_len - special)
-
-    def cut(self, example: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """Both texts, the longer one truncated so that they fit."""
-        room = self.room(example)
-        second = min(len(example.second), max(room - len(example.first), room - room // 2))
-        return example.first[: room - second], example.second[:second]
 
 
 class Pair(NamedTuple):

@@ -21,6 +21,7 @@ from minillm.nn.output import Output
 from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, Predictor, RowRNG, Setup, TokenLossConfig
 from minillm.objectives.layout import IGNORE_INDEX, by_length, pad
 from minillm.objectives.scores import f1, macro_f1
+from minillm.objectives.text_layout import TextLayout
 
 if TYPE_CHECKING:
     from minillm.data.datasets.corpus import Corpus
@@ -41,12 +42,8 @@ class TagConfig(TokenLossConfig):
 class Tag(CrossEntropyObjective):
     """Predict tags of single words, such as parts of speech."""
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    """Ids around the words."""
+    layout: TextLayout
     labels: tuple[str, ...]
-    max_len: int
-    """Maximum tokens in a row."""
 
     primary: ClassVar[str] = "accuracy"
 
@@ -61,7 +58,7 @@ class Tag(CrossEntropyObjective):
     @property
     def room(self) -> int:
         """Maximum tokens of the words in a row."""
-        return max(1, self.max_len - len(self.before) - len(self.after))
+        return max(1, self.layout.max_len - len(self.layout.before) - len(self.layout.after))
 
     def examples(self, tokens: TaggedTokens, data: DataConfig, length: int, *, training: bool) -> TaggedTokens:
         """The examples unchanged; ValueError for a tag that the run does not have."""
@@ -77,7 +74,7 @@ class Tag(CrossEntropyObjective):
     def inputs(self, rows: Sequence[TaggedIds]) -> dict[str, Tensor]:
         """tokens, and key_valid if any row is padded, both (B, T)."""
         texts = [np.concatenate([np.empty(0, np.int64), *row.ids])[: self.room] for row in rows]
-        whole = [np.concatenate([self.before, text, self.after]).astype(np.int64) for text in texts]
+        whole = [np.concatenate([self.layout.before, text, self.layout.after]).astype(np.int64) for text in texts]
         tokens, valid = pad(whole, self.pad_id)
         return {"tokens": tokens} if valid.all() else {"tokens": tokens, "key_valid": valid}
 
@@ -85,7 +82,7 @@ class Tag(CrossEntropyObjective):
         """(W,) index of the first token of each word in its row; -1 if it has none, or lies beyond the limit."""
         lengths = np.array([len(word) for word in row.ids], np.int64)
         first = lengths.cumsum() - lengths
-        return np.where((lengths > 0) & (first < self.room), first + len(self.before), -1)
+        return np.where((lengths > 0) & (first < self.room), first + len(self.layout.before), -1)
 
     def collate(self, examples: Sequence[TaggedIds], rng: RowRNG) -> Batch:
         """The inputs, and the tags (B, T) at the first token of each word."""
@@ -136,7 +133,7 @@ class Tag(CrossEntropyObjective):
         words = sum(len(row.ids) for row in tokens.rows)
         empty = sum(not len(word) for row in tokens.rows for word in row.ids)
         lost = sum(int((self.first_tokens(row) < 0).sum()) for row in tokens.rows) - empty
-        notes = {f"are beyond the limit of {self.max_len} tokens": lost, "have no token": empty}
+        notes = {f"are beyond the limit of {self.layout.max_len} tokens": lost, "have no token": empty}
         return [
             f"{number:,} of {words:,} words {why}: they get no prediction" for why, number in notes.items() if number
         ]
@@ -176,21 +173,18 @@ class TagEntities(Tag):
 
 def build(config: TagConfig, setup: Setup) -> Tag:
     """The objective for BERT, which reads `[CLS] words [SEP]`."""
-    ids = setup.tokenizer
-    return _build(config, setup, (ids.cls_id,), (ids.sep_id,))
+    return _build(config, setup, TextLayout.of_encoder(setup.tokenizer, setup.seq_len))
 
 
 def build_causal(config: TagConfig, setup: Setup) -> Tag:
     """The objective for GPT, which tags a word without having read those after it."""
-    ids = setup.tokenizer
-    return _build(config, setup, ids.prefix_ids if ids.imported else (ids.start_id,), ())
+    return _build(config, setup, TextLayout.of_decoder(setup.tokenizer, setup.seq_len))
 
 
-def _build(config: TagConfig, setup: Setup, before: tuple[int, ...], after: tuple[int, ...]) -> Tag:
+def _build(config: TagConfig, setup: Setup, layout: TextLayout) -> Tag:
     kind = Tag if scheme_of(config.labels) == "none" else TagEntities
     loss = (config.label_smoothing, config.z_loss)
-    row = {"before": before, "after": after, "labels": config.labels, "max_len": setup.seq_len}
-    return kind(setup.tokenizer.pad_id, *loss, **row)
+    return kind(setup.tokenizer.pad_id, *loss, layout=layout, labels=config.labels)
 
 
 def name_tags(config: TagConfig, corpus: Corpus) -> TagConfig:

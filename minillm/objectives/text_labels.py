@@ -20,8 +20,9 @@ from minillm.data.config import DataConfig
 from minillm.data.datasets.labeled import LabeledIds, LabeledTokens
 from minillm.nn.output import Output
 from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Score
-from minillm.objectives.layout import TextLayout, pad
+from minillm.objectives.layout import pad
 from minillm.objectives.scores import f1, macro_f1, matthews, pearson, spearman
+from minillm.objectives.text_layout import TextLayout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from minillm.adapters.lora import init_adapter
-from minillm.config import RunConfig, load_config
+from minillm.config import RunConfig, load_config, save_config
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import build_mesh, materialize, parallelize
 from minillm.distributed.runtime import Runtime, start
 from minillm.evaluation.evaluator import Measurement
 from minillm.objectives.base import Objective
+from minillm.registry import load, objective_spec
 from minillm.run import report
 from minillm.run.build import build_evaluator, build_source, prepare_corpus, run_parts, validation_batches
 from minillm.run.folder import (
@@ -214,8 +215,11 @@ class _Session:
         batches = partial(validation_batches, config, corpus.validation, objective, Runtime(), max_tokens=0)
         parts = (trainer.model, corpus.tokenizer, objective, self.compute)
         whole = score(Measurement(*parts, corpus.validation, corpus.train, batches), config, self.runtime)
+        if tune := objective_spec(config.objective.name).tune:
+            config = replace(config, objective=load(tune)(config.objective, whole.task))
         if self.runtime.is_main:
             more = next_command(trainer.model, corpus.tokenizer, self.folder)
+            save_config(config, self.folder / CONFIG)
             report.conclude(self.say, self.folder, corpus, outcome, best.step, whole, more)
             self._preview(trainer.model, corpus, config, objective)
 

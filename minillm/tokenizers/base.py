@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from minillm.storage import write_text
 from minillm.tokenizers.framing import Framing
+from minillm.tokenizers.spans import spans_of_bytes
 
 FILE_NAME = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -45,15 +46,12 @@ class Tokenizer(ABC):
         num_bytes: (vocab_size,) number of UTF-8 bytes of each id, 0 for `special_ids`.
         num_ordinary: number of ids that stand for bytes.
         prefix_ids: ids before a prompt; only imported tokenizers have them.
-        more_eos_ids: ids besides EOS that end a generated text, such as the end of a turn; only imported tokenizers
-            have them.
         chat_template: Jinja template of a conversation, see chat_template.py; None for a model that does not chat. It
             is not part of the hash, because it does not change the ids of a text.
         hash: SHA-256, in hex, of the canonical JSON of `to_dict()`; equal hashes mean equal ids for equal text.
     """
 
     prefix_ids: tuple[int, ...] = ()
-    more_eos_ids: tuple[int, ...] = ()
     chat_template: str | None = None
     first_blank: bool = False
     """Whether decoding drops the space of a text's first token, as SentencePiece does."""
@@ -108,11 +106,6 @@ class Tokenizer(ABC):
         return self._role("<|eos|>", "<|sep|>")
 
     @property
-    def eos_ids(self) -> tuple[int, ...]:
-        """The ids that end a generated text, EOS first."""
-        return (self.eos_id, *self.more_eos_ids)
-
-    @property
     def pad_id(self) -> int:
         """Pads short rows. Padding is masked by length, so any id works; the fallback is EOS, then SEP, then 0."""
         return next((self.roles[name] for name in ("<|pad|>", "<|eos|>", "<|sep|>") if name in self.roles), 0)
@@ -159,6 +152,11 @@ class Tokenizer(ABC):
         before = tuple((self.roles[name], 0) for name in ("<|cls|>",) if name in self.roles)
         first, last = (tuple((self.roles[n], kind) for n in ("<|sep|>",) if n in self.roles) for kind in (0, pair))
         return Framing(before, first if pair else (), last, (0, 1)[: 1 + pair])
+
+    def encode_with_spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Ids (N,) as in `encode`, and the [start, stop) characters (N, 2) of `text` that each stands for."""
+        ids = self.encode(text)
+        return ids, spans_of_bytes(text, self.num_bytes[ids])
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
         """The bytes of `ids` (a sequence, array or CPU tensor of integers); special tokens are skipped."""

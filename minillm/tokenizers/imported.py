@@ -27,7 +27,7 @@ from tokenizers import normalizers
 from minillm.tokenizers.base import Tokenizer, utf8
 from minillm.tokenizers.blocks import map_blocks
 from minillm.tokenizers.bpe import byte_alphabet
-from minillm.tokenizers.framing import PLAIN, Framing
+from minillm.tokenizers.framing import Framing
 from minillm.tokenizers.merges import ByteMerges, byte_merges
 
 KINDS = ("BPE", "Unigram", "WordLevel", "WordPiece")
@@ -41,21 +41,9 @@ class ImportedTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library, without the parts that add special tokens."""
 
     def __init__(
-        self,
-        model: Mapping[str, Any],
-        *,
-        specials: Mapping[str, int],
-        roles: Mapping[str, int],
-        prefix: Sequence[int],
-        more_eos_ids: Sequence[int] = (),
-        unknown: str | None = None,
+        self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
     ):
-        """A tokenizer from `model`, the content of a `tokenizer.json`.
-
-        `prefix` are ids before a prompt, such as Llama's <s>. `unknown` is the published unknown token if `model` does
-        not name one; it has no effect here.
-        """
-        self.more_eos_ids, self.unknown = tuple(more_eos_ids), unknown
+        """`model` is the content of a `tokenizer.json`; `prefix` are ids before a prompt, such as Llama's <s>."""
         self._stored, self.prefix_ids = dict(model), tuple(prefix)  # as hashed
         self._runner = runner(model)
         self.model = settled(self._runner, model)
@@ -82,6 +70,11 @@ class ImportedTokenizer(Tokenizer):
         ids = iter(map_blocks(self.quick.encode, covered))
         return [self._encode_slowly(text) if own is None else next(ids) for text, own in zip(texts, ready, strict=True)]
 
+    def encode_with_spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        utf8(text)
+        encoding = self._runner.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
     def _encode_slowly(self, text: str) -> NDArray[np.uint32]:
         return np.array(self._runner.encode(text, add_special_tokens=False).ids, np.uint32)
 
@@ -94,7 +87,7 @@ class ImportedTokenizer(Tokenizer):
 
     def framing(self, *, pair: bool) -> Framing:
         if self.model.get("post_processor") is None:
-            return PLAIN[pair]
+            return super().framing(pair=pair)
         whole = {**self.model, "truncation": None, "padding": None}
         encoded = tokenizers.Tokenizer.from_str(json.dumps(whole)).encode("a", "b" if pair else None)
         special = tuple(zip(encoded.ids, encoded.type_ids, strict=True))
@@ -104,9 +97,7 @@ class ImportedTokenizer(Tokenizer):
         return Framing(special[: places[0][0]], between, special[places[-1][-1] + 1 :], types)
 
     def to_dict(self) -> dict[str, object]:
-        body = {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self._stored}
-        more = {"more_eos_ids": list(self.more_eos_ids), "unknown": self.unknown}
-        return body | {key: value for key, value in more.items() if value}  # without them, hashes stay as they were
+        return {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self._stored}
 
 
 class QuickBPE:

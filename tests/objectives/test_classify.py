@@ -23,8 +23,8 @@ from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
 from minillm.objectives.base import Batch
 from minillm.objectives.classify import ClassifyConfig, majority_figures, name_labels
-from minillm.objectives.layout import TextLayout
 from minillm.objectives.text_labels import Classify
+from minillm.objectives.text_layout import TextLayout
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.training.checkpoint import checkpoints
 from minillm.training.metrics import read_metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,12 @@ from minillm.data.datasets.tagged import TaggedIds, TaggedTokens
 from minillm.nn.output import Output
 from minillm.objectives.base import IGNORE_INDEX
 from minillm.objectives.tag import Tag, TagConfig, TagEntities, most_frequent_tags, name_tags
+from minillm.objectives.text_layout import TextLayout
 
 CLS, SEP, PAD = 91, 92, 90
 LABELS = ("B-A", "I-A", "O")
-SETTINGS: dict[str, Any] = {"before": (CLS,), "after": (SEP,), "labels": LABELS, "max_len": 8}
+LAYOUT = TextLayout(before=(CLS,), between=(SEP,), after=(SEP,), max_len=8)
+SETTINGS: dict[str, Any] = {"layout": LAYOUT, "labels": LABELS}
 
 
 def row(*words: tuple[list[int], str]) -> TaggedIds:
@@ -47,7 +50,11 @@ def test_lost_words_are_counted_and_said():
         "1 of 6 words are beyond the limit of 8 tokens: they get no prediction",
         "1 of 6 words have no token: they get no prediction",
     ]
-    assert Tag(PAD, **{**SETTINGS, "max_len": 9}).describe_cuts(tokens)[0].startswith("1 of 6 words have no token")
+    assert (
+        Tag(PAD, **{**SETTINGS, "layout": replace(LAYOUT, max_len=9)})
+        .describe_cuts(tokens)[0]
+        .startswith("1 of 6 words have no token")
+    )
 
 
 def logits(batch: Any, *names: str) -> Output:

@@ -19,8 +19,8 @@ from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
 from minillm.objectives.base import Setup
 from minillm.objectives.classify import ClassifyConfig, build_causal, name_labels
-from minillm.objectives.layout import TextLayout
 from minillm.objectives.text_labels import Classify, ClassifyMany, Regress
+from minillm.objectives.text_layout import TextLayout
 from minillm.tokenizers.byte import ByteTokenizer
 
 LABELS = ("cat", "dog", "owl")

@@ -95,7 +95,7 @@ def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, e
 def test_a_qwen3_with_its_own_bpe_is_exported_to_gguf_by_one_command(run_of, tmp_path, capsys, tied):
     run = run_of("qwen3" if tied else "qwen3-untied")
     assert main(["export", str(run), str(tmp_path / "out.gguf")]) == 0
-    assert "warning" not in capsys.readouterr().out
+    assert "llama.cpp does not support this tokenizer's pre-tokenization pattern" in capsys.readouterr().out
     before, after = load_run(run), load_run(import_model(tmp_path / "out.gguf", tmp_path / "again"))
     assert after.config.model.qk_norm and after.config.model.tie_embeddings is tied
     assert ("heads.lm.proj.weight" in dict(after.model.named_parameters())) is not tied
@@ -133,7 +133,7 @@ def test_both_versions_of_t5_are_an_auto_model(run_of, tmp_path, scaled):
         loaded = replace(loaded, config=replace(loaded.config, model=shape), model=model.eval())
     export_model(loaded, tmp_path / "out", say=lambda _: None)
     theirs: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
-    source, target = torch.randint(300, (2, 2, 11), generator=torch.Generator().manual_seed(0))
+    source, target = torch.randint(400, (2, 2, 11), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = theirs(input_ids=source, decoder_input_ids=target).logits
         assert (loaded.model(source, target).logits["lm"] - logits).abs().max() < 1e-5 * logits.abs().max()
@@ -177,8 +177,8 @@ def other_pair_scores(config: dict[str, Any], weights: dict[str, torch.Tensor]) 
 
 
 def test_an_export_whose_tokenizer_hides_the_segments_fails(run_of, tmp_path, monkeypatch):
-    settings = folder_out.tokenizer_settings
-    monkeypatch.setattr(folder_out, "tokenizer_settings", lambda *args: settings(args[0], args[1], ["input_ids"]))
+    names = folder_out.tokenizer_settings
+    monkeypatch.setattr(folder_out, "tokenizer_settings", lambda *args: names(*args[:2], ["input_ids"]))
     with pytest.raises(ValueError, match=r"calls the model with \['input_ids'\], not \('input_ids', 'token_type_ids'"):
         export_model(load_run(run_of("bert")), tmp_path / "out")
 

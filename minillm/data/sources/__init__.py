@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from minillm.data.sources.builtin import BUILTINS, library_files
-from minillm.data.sources.files import Piece, read_plain, why_not_text
+from minillm.data.sources.files import Piece, is_squad, read_plain, why_not_text
 from minillm.data.sources.hub import find_dataset, read_hub
 from minillm.data.sources.records import READERS, Columns, Record, counted, ending
 
@@ -127,7 +127,7 @@ def find_files(source: str) -> tuple[list[Path], tuple[str, ...]]:
     source = source.removeprefix(HUB)
     path = Path(source).expanduser()
     if path.is_file():
-        if reason := why_not_text(path):
+        if (reason := why_not_text(path)) and not is_squad(path):
             raise ValueError(f"{path} is {reason}: give a text file, or {RECORD_FILES}")
         return [path], ()
     hidden: list[Path] = []

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minillm.data.sources.squad import questions
+
 MAX_FIELD = 64 << 20
 """Maximum characters in a field of a .csv or .tsv file; a field with an unclosed quote exceeds it."""
 
@@ -136,8 +138,10 @@ def _json(data: bytes, where: str) -> Any:
 
 
 def read_json(path: Path, columns: Columns) -> Iterator[Record]:
-    """An array of objects. The whole file is held in memory."""
+    """An array of objects, or a file of SQuAD. The whole file is held in memory."""
     records = _json(path.read_bytes(), str(path))
+    if isinstance(records, dict):
+        records = list(questions(records, str(path)))
     for number, record in enumerate(records, start=1):
         where = f"{path} record {number}"
         if not isinstance(record, dict):
