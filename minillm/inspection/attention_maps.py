@@ -153,8 +153,8 @@ def write_picture(parts: Sequence[AttentionPart], path: Path, about: dict[str, A
 
 
 def _tick(word: str) -> str:
-    """A token as an axis label; matplotlib would read $ as mathematics."""
-    return word.replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
+    """A token as an axis label with visible blanks; matplotlib would read $ as mathematics."""
+    return word.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
 
 
 def write_page(
