@@ -86,9 +86,9 @@ PRESETS: dict[str, Values] = {
     "t5-mini": {**_T5_MINI, "num_layers": 4, "d_model": 256, "num_heads": 4, "d_ff": 704},
     # Dosovitskiy et al. 2020, table 1: "ViT-Base/16" for ImageNet at 224 x 224; 86,567,656 parameters.
     "vit-base": {**_VIT, "input_shape": (3, 224, 224), "num_layers": 12, "d_model": 768, "heads": ("class:1000",)},
-    # For digits of 28 x 28 pixels on CPUs: 49 patches.
+    # For digits of 28 x 28 pixels on CPUs: 16 patches.
     "vit-digits": dict(
-        {**_VIT, **_DIGITS, "patch_size": 4, "num_layers": 4, "d_model": 64, "num_heads": 4, "norm_eps": 1e-5},
+        {**_VIT, **_DIGITS, "patch_size": 7, "num_layers": 4, "d_model": 64, "num_heads": 4, "norm_eps": 1e-5},
         residual_init="zero",
     ),
     # The layers of many textbooks: 784-128-64-10.

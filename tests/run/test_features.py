@@ -36,7 +36,7 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SHAPES = {
     "mlp": ["--model.preset", "mlp-digits", "--model.hidden-sizes", "16", "--model.hidden-sizes", "8"],
-    "vit": ["--model.preset", "vit-digits", "--model.d-model", "16"],
+    "vit": ["--model.preset", "vit-digits", "--model.d-model", "16", "--model.patch-size", "4"],
 }
 
 
