@@ -18,7 +18,9 @@ from torch import Tensor
 from minillm.generation.adapters import ConditionedDecoder, Decodable
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
+from minillm.generation.continuous import stream_queue
 from minillm.generation.generate import Completion, FinishReason, require_rows, stream, unwritten
+from minillm.generation.speculative import Draft
 from minillm.models.gpt import GPT
 from minillm.models.t5 import T5
 from minillm.tokenizers.base import Tokenizer
@@ -180,18 +182,25 @@ def stream_text(
     *,
     prefix: bool = False,
     eos_id: int | None = None,
+    draft: Draft | None = None,
 ) -> TextEvents:
     """The text of each row as it is generated; otherwise as `complete`. Sending and closing are as in `stream`."""
     ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix, eos_id=eos_id)
     require_rows(len(ready.prompts) * config.num_samples)
-    return _text_events(ready, config)
+    return _text_events(ready, config, draft)
 
 
-def _text_events(ready: DecodingInput, config: SampleConfig) -> TextEvents:
+def _text_events(
+    ready: DecodingInput, config: SampleConfig, draft: Draft | None = None, slots: int | None = None
+) -> TextEvents:
     pieces: list[str] = []
     num_rows, end = len(ready.prompts) * config.num_samples, None
     texts = [TextStream(config.stop, pieces.append, ready.leading_blank) for _ in range(num_rows)]
-    with closing(stream(ready.model, ready.prompts, config, **ready.options)) as events, suppress(StopIteration):
+    if slots is None or isinstance(ready.model, ConditionedDecoder):
+        tokens = stream(ready.model, ready.prompts, config, **ready.options, draft=draft)
+    else:
+        tokens = stream_queue(ready.model, ready.prompts, config, **ready.options, slots=slots)
+    with closing(tokens) as events, suppress(StopIteration):
         while True:
             row, token, finish_reason = events.send(end)
             stopped = token is not None and texts[row].push(ready.decode(token))
@@ -211,16 +220,19 @@ def complete(
     prefix: bool = False,
     eos_id: int | None = None,
     on_text: OnText | None = None,
+    draft: Draft | None = None,
+    slots: int | None = None,
 ) -> list[Completion]:
     """Continue each prompt `config.num_samples` times, or answer it; `config.prompt` is not used.
 
     A text ends before the first stop string, before EOS, or after `max_new_tokens`, without an incomplete character.
     Order, other arguments and errors are as in `prepare_prompts` and `generate`. `on_text` receives the text of each
-    row as it is generated.
+    row as it is generated; `draft` is as in `generate`. A decoder reads at most `slots` rows in a batch, and others
+    follow as these end (generation/continuous.py); an encoder reads all prompts at once.
     """
     ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix, eos_id=eos_id)
     rows = unwritten(ready.model, ready.prompts, config, eos_id=ready.options["eos_id"])
-    with closing(_text_events(ready, config)) as events:
+    with closing(_text_events(ready, config, draft, slots)) as events:
         for row, token, text, finish_reason in events:
             rows[row].ids += [] if token is None else [token]
             rows[row].text += text

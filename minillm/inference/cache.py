@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,3 +70,19 @@ class FlatCache(KVCache):
         super().reorder(rows)
         known = self.memory[..., : self.length, :]
         known.copy_(known[:, :, rows])
+
+    def take(self, rows: Tensor) -> None:
+        super().take(rows)
+        self.memory = self.memory[:, :, rows]
+
+    def shift(self, count: int) -> None:
+        first, to = max(0, -count), max(0, count)
+        length = self.length - first
+        self.memory[..., to : to + length, :] = self.memory[..., first : first + length, :].clone()
+        super().shift(count)
+
+    def insert(self, rows: Sequence[int], other: KVCache) -> None:
+        super().insert(rows, other)
+        assert isinstance(other, FlatCache)
+        to = self.length - other.length
+        self.memory[:, :, rows, :, to : self.length] = other.memory[..., : other.length, :]

@@ -6,10 +6,7 @@ from minillm.run.folder import find_run as find_run
 from minillm.run.imports import import_model as import_model
 from minillm.run.inference import LoadedRun as LoadedRun
 from minillm.run.inference import embed as embed
-from minillm.run.inference import fill as fill
 from minillm.run.inference import load_run as load_run
-from minillm.run.inference import sample as sample
-from minillm.run.inference import search as search
 from minillm.run.merging import merge_run as merge_run
 from minillm.run.peft import export_adapter as export_adapter
 from minillm.run.peft import import_adapter as import_adapter
@@ -21,3 +18,6 @@ from minillm.run.session import train as train
 from minillm.run.session import train_run as train_run
 from minillm.run.warm_start import finetune_config as finetune_config
 from minillm.run.weights import profile_run as profile_run
+from minillm.run.writing import fill as fill
+from minillm.run.writing import sample as sample
+from minillm.run.writing import search as search

@@ -10,7 +10,7 @@ import torch
 
 from minillm.data.cache import cache_folder
 from minillm.inference.decoder import FastDecoder, supports
-from minillm.inference.measure import choose_plan, linear_names, linear_weights
+from minillm.inference.measure import choose_plan, linear_names, linear_weights, seconds
 from minillm.inference.products import Plan, Products
 from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.training import precision
@@ -20,6 +20,17 @@ PLANS = "decoding.json"
 """File in the cache folder with the plans that were measured."""
 SMALL = 1_000_000
 """Models with fewer weights in products are not measured: the time between the products decides."""
+
+SLOTS = 64
+"""Texts in one batch; more would gain little, because products of so many rows are limited by arithmetic."""
+
+
+@torch.inference_mode()
+def step_seconds(decoder: Any) -> float:
+    """Duration of one decoding step."""
+    cache, _ = decoder.start(torch.tensor([[0]]), max_len=8)
+    token = torch.tensor([[0]])
+    return seconds(lambda: decoder.step(token, cache))
 
 
 def make_decoder(

@@ -1,26 +1,23 @@
 """Loads a run for generation, filling gaps and embeddings."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from minillm.config import RunConfig, override
-from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.embed import Text, embed_texts
-from minillm.generation.fill import Filled, fill_gaps
-from minillm.generation.generate import Completion
-from minillm.generation.text import complete
-from minillm.generation.text import search as search_text
+from minillm.inference.measure import linear_weights
+from minillm.inference.rounding import round_weights
 from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.objectives.base import Objective
 from minillm.run.build import build_objective
 from minillm.run.decoding import DecodingDtype, make_decoder
-from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer
+from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, read_about
 from minillm.run.preview import next_command
 from minillm.run.resolve import require_family
 from minillm.run.weights import load_whole
@@ -96,20 +93,35 @@ class LoadedRun:
         trained = self.checkpoint.state.train
         is_best = trained.best_step == self.checkpoint.step
         loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
+        loss += _describe_bits(self.quantized, self.folder) if self.quantized else ""
         adapter = self.config.adapter
         base = f", {adapter.name} of rank {adapter.rank} merged into {adapter.base}" if adapter.on else ""
         return f"{self.folder}: step {self.checkpoint.step}, {loss}{self.tokenizer.describe()}{base}"
+
+
+def _describe_bits(quantized: Mapping[str, QuantizedWeight], folder: Path) -> str:
+    """The bits of the weights, and what they cost if that was measured."""
+    text = f"weights of {min(weight.bits for weight in quantized.values())} bits, "
+    figures = read_about(folder).get("quantization", {})
+    losses = [figures.get(when, {}).get("bits_per_byte") for when in ("before", "after")]
+    return text if None in losses else f"{text}{losses[1]:.4f} bits per byte (in fp32 {losses[0]:.4f}), "
 
 
 Run = LoadedRun | Path | str | None
 """A loaded run, or the argument of `load_run`."""
 
 
-def load_run(run: Path | str | None = None, *, device: str = "auto", dtype: DecodingDtype = "auto") -> LoadedRun:
+def load_run(
+    run: Path | str | None = None,
+    *,
+    device: str = "auto",
+    dtype: DecodingDtype = "auto",
+    quantize: Literal[8, 4] | None = None,
+) -> LoadedRun:
     """Load the best checkpoint of a run folder, or a given checkpoint folder; None: the latest run under runs/.
 
     `device` is as train.device; it need not be the one that the run was trained on. `dtype` is that of decoding; auto:
-    the faster one.
+    the faster one. `quantize` rounds the weights to 8 or 4 bits; a run that is quantized keeps its own.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -120,8 +132,11 @@ def load_run(run: Path | str | None = None, *, device: str = "auto", dtype: Deco
     tokenizer = load_own_tokenizer(folder, checkpoint)
     config, model = load_whole(checkpoint)
     compute = _compute(config, device)
+    quantized = checkpoint.quantized_weights()
+    if quantize is not None and not quantized:
+        quantized = round_weights(linear_weights(model), bits=quantize)
     model = model.to(compute.device).eval()
-    return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, checkpoint.quantized_weights(), dtype)
+    return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, quantized, dtype)
 
 
 def _compute(config: RunConfig, device: str) -> precision.Compute:
@@ -136,39 +151,6 @@ def _compute(config: RunConfig, device: str) -> precision.Compute:
 def loaded_run(run: Run) -> LoadedRun:
     """The run itself if it is loaded already, else `load_run`."""
     return run if isinstance(run, LoadedRun) else load_run(run)
-
-
-def sample(run: Run, config: SampleConfig, on_text: Callable[[int, str], None] | None = None) -> list[Completion]:
-    """Continue or answer `config.prompt`; `on_text(row, piece)` receives the text as it is generated.
-
-    ValueError if the model writes no text or the prompt cannot be encoded.
-    """
-    loaded = loaded_run(run)
-    loaded.require_writer()
-    prompts, prefix = [config.prompt or ""], loaded.objective.prefix_prompts
-    return complete(loaded.decoder, loaded.tokenizer, prompts, config, prefix=prefix, on_text=on_text)
-
-
-def search(run: Run, prompt: str, config: BeamConfig) -> list[Completion]:
-    """The most likely continuations of `prompt`, or answers to it, from beam search; errors as in `sample`."""
-    loaded = loaded_run(run)
-    loaded.require_writer()
-    return search_text(loaded.decoder, loaded.tokenizer, [prompt], config, prefix=loaded.objective.prefix_prompts)
-
-
-def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
-    """As `fill_gaps`; ValueError if the model cannot fill gaps, or if the text has none or is too long."""
-    loaded = loaded_run(run)
-    if loaded.model.writes != "nothing":
-        raise ValueError(
-            f"{loaded.folder} is a {loaded.config.model.family} model, which writes text instead of filling gaps: "
-            + loaded.next_command()
-        )
-    loaded.require_head()
-    if "lm" not in loaded.model.heads:
-        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {loaded.next_command()}")
-    with loaded.compute.autocast():
-        return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)
 
 
 def embed(run: Run, texts: Sequence[Text], *, prompt: str | None = None) -> Tensor:

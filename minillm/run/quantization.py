@@ -20,7 +20,8 @@ from minillm.generation.config import SampleConfig
 from minillm.generation.generate import generate
 from minillm.inference.gptq import calibrate, gptq_int4
 from minillm.inference.measure import linear_names
-from minillm.nn.kernels.quantized import QuantizedWeight, quantize_int4, quantize_int8, to_tensors
+from minillm.inference.rounding import bits_of, round_weights
+from minillm.nn.kernels.quantized import QuantizedWeight, to_tensors
 from minillm.run.build import build_evaluator, prepare_corpus, run_parts, seq_len
 from minillm.run.folder import claim, read_about, write_start
 from minillm.run.inference import LoadedRun, load_run
@@ -106,17 +107,6 @@ def _quantized(
     return quantized | rounded
 
 
-@torch.no_grad()
-def round_weights(plain: Mapping[str, Tensor], *, bits: int, group: int = 32) -> dict[str, QuantizedWeight]:
-    """Round weights (O, I) to 8 or 4 bits, and replace each by what its bits stand for; 8 where 4 do not fit."""
-    found: dict[str, QuantizedWeight] = {}
-    for name, weight in plain.items():
-        four = bits_of(name, bits) == 4 and weight.size(1) % group == 0
-        found[name] = quantize_int4(weight, group) if four else quantize_int8(weight)
-        weight.copy_(found[name].dequantize())
-    return found
-
-
 def _write(made: Quantized, loaded: LoadedRun, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     """Write the run folder."""
     state = replace(loaded.checkpoint.state, scaler={}, imported=True)  # there is no optimizer state to resume with
@@ -130,11 +120,6 @@ def _write(made: Quantized, loaded: LoadedRun, tensors: dict[str, Tensor], setti
 
 def _megabytes(tensors: Mapping[str, Tensor]) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e6
-
-
-def bits_of(name: str, bits: int) -> int:
-    """8 for the vocabulary head and a table tied to it, else `bits`."""
-    return 8 if name.startswith(("heads.", "embed.")) else bits
 
 
 def _corpus(loaded: LoadedRun, data: Path | str | None) -> Any:

@@ -43,6 +43,7 @@ class Completion(NamedTuple):
     score: float | None
     prompt_ids: tuple[int, ...]
     prompt_tokens_cut: int
+    ids: tuple[int, ...] = (0, 1, 2)
 
 
 @dataclass
@@ -98,13 +99,15 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
         fake.asked |= {"folder": folder} | ({"options": options} if options else {})
         return fake
 
-    def sample(loaded: FakeRun, config: Any, on_text: Any = None) -> list[Completion]:
-        fake.asked["sample"] = config
+    def sample(
+        loaded: FakeRun, config: Any, on_text: Any = None, *, prompts: Any = ("",), draft: Any = None
+    ) -> list[Completion]:
+        fake.asked |= {"sample": config} | ({} if draft is None else {"draft": draft})
         if on_text is not None:
             for piece in fake.text:
                 on_text(0, piece)
         ids = (0,) * (900 if fake.cut else 3)
-        return [Completion("".join(fake.text), "length", None, ids, fake.cut)] * config.num_samples
+        return [Completion("".join(fake.text), "length", None, ids, fake.cut)] * len(prompts) * config.num_samples
 
     def search(loaded: FakeRun, prompt: str, config: Any) -> list[Completion]:
         fake.asked["search"] = (prompt, config)

@@ -36,7 +36,7 @@ def test_resuming_without_a_config_takes_the_runs_own_with_the_flags_over_it(com
 def test_a_single_sample_streams_after_its_prompt(command, fake_run):
     outcome = command("sample")
     assert (outcome.code, outcome.out) == (0, "Once upon a time\n")
-    assert outcome.err == "runs/fake: step 7\ndecoding: fp32 weights\n"
+    assert outcome.err.startswith("runs/fake: step 7\ndecoding: fp32 weights\n3 tokens in ")
     assert fake_run.asked["sample"] == fake_run.config.sample
 
 
@@ -197,3 +197,23 @@ def _own_cache(monkeypatch, tmp_path: Path):
 def test_the_dtype_of_decoding_reaches_the_run(command, fake_run):
     command("sample", "--dtype", "bf16")
     assert fake_run.asked["options"]["dtype"] == "bf16"
+
+
+def test_a_draft_model_is_named_by_its_run(command, fake_run):
+    assert command("sample", "--draft", "runs/small", "--quantize", 8).code == 0
+    assert fake_run.asked["draft"] == Path("runs/small")
+    assert fake_run.asked["options"]["quantize"] == 8
+    assert fake_run.asked["sample"].num_draft_tokens == 4
+    command("sample", "--draft", "runs/small", "--num-draft-tokens", 2)
+    assert fake_run.asked["sample"].num_draft_tokens == 2
+    assert "--draft has no effect: beam search" in command("sample", "--draft", "runs/small", "--num-beams", 2).err
+
+
+def test_a_file_of_prompts_gives_a_json_line_for_each_completion(command, fake_run, tmp_path: Path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\n", encoding="utf-8")
+    outcome = command("sample", "--prompts", file, "--num-samples", 2)
+    assert [json.loads(line)["prompt"] for line in outcome.out.splitlines()] == ["one", "one", "two", "two"]
+    assert "12 tokens in" in outcome.err
+    for flags in (["--prompt", "x"], ["--num-beams", 2], ["--draft", "runs/small"]):
+        assert f"{flags[0]} has no effect with --prompts" in command("sample", "--prompts", file, *flags).err
