@@ -22,7 +22,8 @@ from tqdm import tqdm
 from minillm.generation.adapters import evaluating, padded
 from minillm.generation.config import SampleConfig
 from minillm.generation.generate import generate, require_finite
-from minillm.generation.text import TextStream, allowed_ids
+from minillm.generation.text import allowed_ids
+from minillm.generation.text_stream import TextStream
 from minillm.tokenizers.base import Tokenizer
 
 try:

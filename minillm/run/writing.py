@@ -13,7 +13,6 @@ from minillm.generation.text import complete
 from minillm.generation.text import search as search_text
 from minillm.run.decoding import SLOTS, step_seconds
 from minillm.run.inference import LoadedRun, Run, loaded_run
-from minillm.run.preview import next_command
 
 
 def sample(
@@ -65,10 +64,10 @@ def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
     if loaded.model.writes != "nothing":
         raise ValueError(
             f"{loaded.folder} is a {loaded.config.model.family} model, which writes text instead of filling gaps: "
-            + next_command(loaded.model, loaded.folder)
+            + loaded.next_command()
         )
     loaded.require_head()
     if "lm" not in loaded.model.heads:
-        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {next_command(loaded.model, loaded.folder)}")
+        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {loaded.next_command()}")
     with loaded.compute.autocast():
         return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from minillm.generation.adapters import ConditionedDecoder
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import generate
-from minillm.generation.text import TextStream, allowed_ids, complete, search, stream_text
+from minillm.generation.text import allowed_ids, complete, search, stream_text
+from minillm.generation.text_stream import TextStream
 from minillm.models.build import build_model
 from minillm.models.gpt import GPT
 from minillm.nn.cache import KVCache
