@@ -84,13 +84,7 @@ def sample(
     elif num_best != 1 or length_penalty is not None:
         raise ValueError("--num-best and --length-penalty are for beam search; give --num-beams too")
     elif settings.num_samples == 1 and not json:
-        began = perf_counter()
-        print(printable(shown_prompt), end="", flush=True)
-        show = partial(print, end="", flush=True)
-        (only,) = complete(loaded, settings, on_text=lambda _, piece: show(printable(piece)), draft=draft)
-        print()
-        say_speed([only], perf_counter() - began)
-        say_what_is_cut(only, loaded.config.model.max_seq_len)
+        print_streaming(loaded, settings, shown_prompt, draft)
         return
     else:
         completions = complete(loaded, settings, draft=draft)
@@ -100,6 +94,18 @@ def sample(
         print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
     else:
         print_completions(completions, shown_prompt)
+
+
+def print_streaming(loaded: LoadedRun, settings: SampleConfig, prompt: str, draft: Path | None) -> None:
+    """Print the prompt and its continuation while it is generated."""
+    from minillm.run import sample as complete
+
+    began, show = perf_counter(), partial(print, end="", flush=True)
+    show(printable(prompt))
+    (only,) = complete(loaded, settings, on_text=lambda _, piece: show(printable(piece)), draft=draft)
+    print()
+    say_speed([only], perf_counter() - began)
+    say_what_is_cut(only, loaded.config.model.max_seq_len)
 
 
 def print_all(loaded: LoadedRun, settings: SampleConfig, file: Path) -> None:

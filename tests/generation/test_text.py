@@ -259,7 +259,8 @@ def test_the_text_comes_as_events_which_add_up_to_the_completions():
     model = Scripted("zwölf!".encode(), b"xxSTOPyy", b"")
     config = SampleConfig(temperature=0, stop=("STOP",))
     whole = complete(model, TOKENIZER, ["a", "bc", ""], config)
-    texts, reasons = [""] * 3, [None] * 3
+    texts: list[str] = [""] * 3
+    reasons: list[str | None] = [None] * 3
     for event in stream_text(model, TOKENIZER, ["a", "bc", ""], config):
         texts[event.row] += event.text
         reasons[event.row] = event.finish_reason
