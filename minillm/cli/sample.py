@@ -77,10 +77,7 @@ def sample(
         return
     if num_beams is not None:
         refuse_sampling([*keys, *(["draft"] if draft else [])])
-        asked = {"num_beams": num_beams, "num_best": num_best, "length_penalty": length_penalty}
-        asked |= {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
-        beams = BeamConfig(**{name: value for name, value in asked.items() if value is not None})
-        completions = search(loaded, prompt, beams)
+        completions = search(loaded, prompt, beam_settings(settings, num_beams, num_best, length_penalty))
     elif num_best != 1 or length_penalty is not None:
         raise ValueError("--num-best and --length-penalty are for beam search; give --num-beams too")
     elif settings.num_samples == 1 and not json:
@@ -94,6 +91,13 @@ def sample(
         print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
     else:
         print_completions(completions, shown_prompt)
+
+
+def beam_settings(settings: SampleConfig, num_beams: int, num_best: int, length_penalty: float | None) -> BeamConfig:
+    """The settings of beam search."""
+    asked = {"num_beams": num_beams, "num_best": num_best, "length_penalty": length_penalty}
+    asked |= {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
+    return BeamConfig(**{name: value for name, value in asked.items() if value is not None})
 
 
 def print_streaming(loaded: LoadedRun, settings: SampleConfig, prompt: str, draft: Path | None) -> None:
