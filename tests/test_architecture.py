@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"nn"},
     "tokenizers": set(),
     "inference": {"models.gpt", "nn"},
-    "generation": {"models", "nn.cache", "tokenizers.base", "tokenizers.chat_template"},
+    "generation": {"models", "nn.cache", "tokenizers.base", "tokenizers.chat_template", "tokenizers.framing"},
     "distributed": {"nn.block"},
     "adapters": set(),
     "data": {"tokenizers"},

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from minillm.generation.adapters import evaluating
 from minillm.generation.config import EmbedConfig
 from minillm.tokenizers.base import Tokenizer
+from minillm.tokenizers.framing import PLAIN
 
 Text = str | tuple[str, str]
 """A text or a pair of texts, which are read together."""
@@ -79,7 +80,9 @@ def _encode(
     length = min(config.max_tokens or model.config.max_seq_len, model.config.max_seq_len)
     parts = [(text,) if isinstance(text, str) else text for text in texts]
     ids = iter(tokenizer.encode_batch([prompt * (not i) + part for row in parts for i, part in enumerate(row)]))
-    frames = [tokenizer.framing(pair=pair) for pair in (False, True)]
+    # in training, our own tokenizers put special tokens around a text for encoders only
+    framed = tokenizer.imported or model.writes == "nothing"
+    frames = [tokenizer.framing(pair=pair) if framed else PLAIN[pair] for pair in (False, True)]
     rows = [frames[len(row) - 1].around([next(ids) for _ in row], length) for row in parts]
     for number, (read, _) in enumerate(rows, 1):
         if not read:

@@ -32,6 +32,10 @@ class Framing(NamedTuple):
         return ids, types
 
 
+PLAIN = tuple(Framing((), (), (), (0, 0)[: 1 + pair]) for pair in (False, True))
+"""No special tokens, around a text and around a pair."""
+
+
 def _fitting(lengths: list[int], room: int) -> list[int]:
     """The lengths, of which the longest is reduced first until their sum is at most `room`."""
     if len(lengths) == 1:

@@ -27,7 +27,7 @@ from tokenizers import normalizers
 from minillm.tokenizers.base import Tokenizer, utf8
 from minillm.tokenizers.blocks import map_blocks
 from minillm.tokenizers.bpe import byte_alphabet
-from minillm.tokenizers.framing import Framing
+from minillm.tokenizers.framing import PLAIN, Framing
 from minillm.tokenizers.merges import ByteMerges, byte_merges
 
 KINDS = ("BPE", "Unigram", "WordLevel", "WordPiece")
@@ -87,7 +87,7 @@ class ImportedTokenizer(Tokenizer):
 
     def framing(self, *, pair: bool) -> Framing:
         if self.model.get("post_processor") is None:
-            return super().framing(pair=pair)
+            return PLAIN[pair]
         whole = {**self.model, "truncation": None, "padding": None}
         encoded = tokenizers.Tokenizer.from_str(json.dumps(whole)).encode("a", "b" if pair else None)
         special = tuple(zip(encoded.ids, encoded.type_ids, strict=True))

@@ -61,8 +61,9 @@ def test_texts_read_together_have_the_vectors_of_their_definition(pooling: Any, 
 @pytest.mark.parametrize("name", ["modernbert-mini", "llama-small", "t5-mini"])
 def test_every_family_has_vectors_that_do_not_depend_on_the_other_texts(name):
     model = model_of(name)
-    together = embed_texts(model, TOKENIZER, TEXTS, EmbedConfig())
-    alone = torch.cat([embed_texts(model, TOKENIZER, [text], EmbedConfig()) for text in TEXTS])
+    texts = [text for text in TEXTS if text]
+    together = embed_texts(model, TOKENIZER, texts, EmbedConfig())
+    alone = torch.cat([embed_texts(model, TOKENIZER, [text], EmbedConfig()) for text in texts])
     assert torch.allclose(together, alone, atol=1e-5) and together.std(0).min() > 0
 
 
@@ -100,3 +101,12 @@ def test_similarity_is_larger_for_closer_vectors():
     expected = {"cosine": [1.0, -0.6], "dot": [10.0, -3.0], "euclidean": [-math.sqrt(5), -4.0], "manhattan": [-3, -4]}
     for kind, values in expected.items():
         assert similarity(query, vectors, kind)[0].tolist() == pytest.approx(values), kind
+
+
+def test_a_decoder_reads_no_special_tokens_and_so_nothing_of_an_empty_text():
+    model, ids = model_of("llama-small"), TOKENIZER.encode("some words").tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).hidden[0, -1]
+    assert torch.allclose(embed_texts(model, TOKENIZER, ["some words"], EmbedConfig(pooling="last"))[0], expected)
+    with pytest.raises(ValueError, match="text 2 has no tokens, so it has no embedding"):
+        embed_texts(model, TOKENIZER, ["a", ""], EmbedConfig())
