@@ -12,7 +12,8 @@ from torch import Tensor
 from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, model_from_hf
 from minillm.exchange.sentence_transformers import read_embedding
-from minillm.exchange.tokenizer_in import load_json, read_tokenizer
+from minillm.exchange.tokenizer_in import read_tokenizer
+from minillm.exchange.tokenizer_models import load_json
 from minillm.generation.config import EmbedConfig
 from minillm.tokenizers.base import Tokenizer
 

@@ -63,10 +63,20 @@ class Export:
         settings, weights = model_to_hf(self.config, self.model.cpu().state_dict(), self.tokenizer.pad_id)
         return settings | self.special_ids(), weights
 
-    def special_ids(self) -> dict[str, int]:
+    @property
+    def eos_ids(self) -> list[int]:
+        """The ids that end a text, EOS first, and the one that ends an answer in its chat template."""
+        stop = stop_id_of(self.tokenizer)
+        return [*dict.fromkeys((*self.tokenizer.eos_ids, *(() if stop is None else (stop,))))]
+
+    def special_ids(self) -> dict[str, int | list[int]]:
         """The special ids in config.json and generation_config.json, by key."""
         roles = role_ids(self.tokenizer)
-        ids = {f"{role}_token_id": roles[role] for role in ("bos", "eos", "pad") if role in roles}
+        ids: dict[str, int | list[int]] = {
+            f"{role}_token_id": roles[role] for role in ("bos", "eos", "pad") if role in roles
+        }
+        if "eos_token_id" in ids and len(self.eos_ids) > 1:
+            ids["eos_token_id"] = self.eos_ids
         return ids | ({"decoder_start_token_id": self.tokenizer.pad_id} if self.model.writes == "answer" else {})
 
 
@@ -87,7 +97,7 @@ def write_folder(folder: Path, export: Export) -> str:
     if tokenizer.chat_template is not None:
         (folder / CHAT_TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
     if export.model.writes != "nothing":
-        _write(folder / "generation_config.json", export.special_ids() | ends(export) | suppressed(export))
+        _write(folder / "generation_config.json", export.special_ids() | suppressed(export))
     write_embedding(folder, export.embed, export.config.d_model, export.config.max_seq_len)
     parameters = sum(weight.numel() for weight in export.model.parameters())
     facts = {
@@ -122,22 +132,12 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / SAFETENSORS, {"format": "pt"})
 
 
-def ends(export: Export) -> dict[str, list[int]]:
-    """EOS and the token that ends an answer, if the chat template has another one."""
-    eos, stop = export.tokenizer.eos_id, stop_id_of(export.tokenizer)
-    return {} if stop in (None, eos) else {"eos_token_id": [eos, stop]}
-
-
 def suppressed(export: Export) -> dict[str, list[int]]:
     """Ids that minillm never generates: special tokens except those that end a text and T5's sentinels, and padding
     rows.
     """
     tokenizer = export.tokenizer
-    written = {
-        tokenizer.eos_id,
-        *ends(export).get("eos_token_id", ()),
-        *(tokenizer.extra_ids if export.model.writes == "answer" else ()),
-    }
+    written = {*export.eos_ids, *(tokenizer.extra_ids if export.model.writes == "answer" else ())}
     padding = range(tokenizer.vocab_size, export.config.vocab_size or 0)
     never = {*tokenizer.special_ids, *padding} - written
     return {"suppress_tokens": sorted(never)} if never else {}

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from minillm.exchange import gguf_out
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.tokenizer_in import ROLES, byte_level_model, from_model
+from minillm.exchange.gguf_tokenizer import read_gguf_tokenizer
 from minillm.nn.config import ModelConfig
 from minillm.nn.position import rotary_frequencies, rotary_scale
 from minillm.tokenizers.base import Tokenizer
-from minillm.tokenizers.merges import LLAMA3
 
 
 def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
@@ -36,7 +35,7 @@ def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
         raise ValueError(f"{path} has a model of architecture {arch!r}; supported are llama, qwen2 and qwen3")
     weights = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
     try:
-        return _model_of(arch, fields, weights), _tokenizer_of(fields, path)
+        return _model_of(arch, fields, weights), read_gguf_tokenizer(fields, path)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a {arch} model needs") from None
     except Exception as error:  # any value in the file may be inconsistent with the weights
@@ -94,32 +93,3 @@ def _rotary(arch: str, fields: Mapping[str, Any], factors: Tensor | None) -> dic
     if scale is None or not torch.allclose(plain / scale(plain), factors, rtol=1e-4):
         raise ValueError(f"{gguf_out.ROPE_FACTORS} has a scaling other than Llama 3's; it cannot be imported")
     return rotary
-
-
-def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
-    kind, cut = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "default")
-    pattern = next((pattern for pattern, name in gguf_out.CUTS.items() if name == cut), None)
-    if kind != "gpt2" or pattern is None:
-        known = ", ".join(gguf_out.CUTS.values())
-        raise ValueError(
-            f"{path}: tokenizer {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
-        )
-    names, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    by_kind = {wanted: [name for name, of in zip(names, kinds, strict=True) if of == wanted] for wanted in range(7)}
-    unused = set(by_kind[gguf_out.UNUSED])
-    vocabulary = {name: i for i, name in enumerate(names) if name not in unused}
-    pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    merges = [pair for pair in pairs if "".join(pair) in vocabulary]
-    model = byte_level_model(vocabulary, merges, by_kind[gguf_out.CONTROL], by_kind[gguf_out.USER_DEFINED], pattern)
-    keys = {role: f"tokenizer.ggml.{key}" for role, key in gguf_out.ROLE_KEYS.items()}
-    roles = {role: fields[key] for role, key in keys.items() if key in fields}
-    for role, i in roles.items():
-        if not isinstance(i, int) or not 0 <= i < len(names):
-            raise ValueError(f"{keys[role]} is {i!r}, not an id of its {len(names)} tokens")
-    # without this key, llama.cpp adds BOS only with Llama 3's pre-tokenizer
-    begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
-    prefix = [roles["bos"]] if begins and "bos" in roles else []
-    named = {role: i for role, i in roles.items() if role in ROLES}
-    tokenizer = from_model(model, named, where=path, prefix=prefix)
-    tokenizer.chat_template = fields.get(gguf_out.CHAT_TEMPLATE)
-    return tokenizer

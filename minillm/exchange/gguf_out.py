@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minillm.exchange.gguf_tokenizer import CHAT_TEMPLATE, write_tokenizer
 from minillm.exchange.llama_weights import config_from_hf
-from minillm.exchange.tokenizer_in import prefix_of
 from minillm.nn.position import rotary_frequencies, rotary_scale
-from minillm.tokenizers.merges import GPT2, LLAMA3, QWEN2, SINGLE_DIGITS, cut_pattern
 
 _LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"}
 _LLAMA_BLOCK |= {f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"}
@@ -34,15 +33,6 @@ _LLAMA_SHAPE |= dict.fromkeys(("key_length", "value_length", "rope_dimension_cou
 _LLAMA_SHAPE |= {"layer_norm_rms_eps": "rms_norm_eps"}
 """The GGUF writer's name of a hyperparameter -> key of config.json."""
 
-CUTS = {GPT2: "gpt-2", SINGLE_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
-"""Pre-tokenization pattern -> llama.cpp's name for it."""
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-"""Token types."""
-ROLE_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
-"""Role -> key of its id."""
-NEVER = "À Á"
-"""A merge of two bytes that never occur in UTF-8; llama.cpp needs at least one merge, a byte tokenizer has none."""
-CHAT_TEMPLATE = "tokenizer.chat_template"
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, which is how GGUF stores llama3 scaling."""
 
@@ -72,7 +62,7 @@ def write_gguf(
     writer = library().GGUFWriter(path, arch)
     writer.add_name(name)
     _write_shape(writer, arch, config)
-    warning = _write_tokenizer(writer, config, tokenizer)
+    warning = write_tokenizer(writer, config, tokenizer)
     if chat_template is not None:
         writer.add_string(CHAT_TEMPLATE, chat_template)
     for tensor, weight in _tensors(arch, config, weights).items():
@@ -116,36 +106,6 @@ def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
     if rotary["rope_type"] == "linear":
         writer.add_string(f"{arch}.rope.scaling.type", "linear")
         writer.add_rope_scaling_factor(rotary["factor"])
-
-
-def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> str | None:
-    """Write a byte-level BPE; returns the warning of `write_gguf`."""
-    model, decoder = tokenizer["model"], tokenizer["decoder"] or {}
-    if model["type"] != "BPE" or decoder.get("type") != "ByteLevel":
-        raise ValueError("its tokenizer is not a byte-level BPE, the only kind that can be written to GGUF")
-    rows = config["vocab_size"]
-    names, kinds = [f"[PAD{i}]" for i in range(rows)], [UNUSED] * rows
-    for token, i in model["vocab"].items():
-        names[i], kinds[i] = token, NORMAL
-    for token in tokenizer["added_tokens"]:
-        names[token["id"]], kinds[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    pattern = cut_pattern(tokenizer["pre_tokenizer"]) if merges else GPT2  # single bytes need no pre-tokenization
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(CUTS.get(pattern or "", CUTS[LLAMA3]))
-    writer.add_token_list(names)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(merges or [NEVER])
-    for role, key in ROLE_KEYS.items():
-        if f"{role}_token_id" in config:
-            writer.add_uint32(f"tokenizer.ggml.{key}", config[f"{role}_token_id"])
-    writer.add_add_bos_token(bool(prefix_of(tokenizer)))
-    if pattern in CUTS:
-        return None
-    return (
-        "llama.cpp does not support this tokenizer's pre-tokenization pattern and will use Llama 3's: "
-        "some text, mostly numbers, gets different ids there"
-    )
 
 
 def _tensors(arch: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

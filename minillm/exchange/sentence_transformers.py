@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minillm.exchange.tokenizer_in import load_json
+from minillm.exchange.tokenizer_models import load_json
 from minillm.generation.config import EmbedConfig
 
 MODULES, PROMPTS, LENGTH = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"

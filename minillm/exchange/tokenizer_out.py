@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from minillm.exchange.tokenizer_in import ROLES, UNKNOWN
+from minillm.exchange.tokenizer_in import ROLES, unknown_of
 from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.bpe import BPETokenizer, byte_alphabet
 from minillm.tokenizers.byte import ByteTokenizer
@@ -40,7 +40,9 @@ def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
     return {**body, "added_tokens": added, "post_processor": _post_processor(tokenizer, family), "model": model}
 
 
-def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int, inputs: Sequence[str]) -> dict[str, Any]:
+def tokenizer_settings(
+    tokenizer: Tokenizer, max_seq_len: int, inputs: Sequence[str] = ("input_ids", "attention_mask")
+) -> dict[str, Any]:
     """The content of tokenizer_config.json: the role of each special token, and the chat template.
 
     `inputs` are the arguments of the model that a call of the tokenizer returns. Without them, transformers 4 adds
@@ -59,11 +61,7 @@ def unknown_token(tokenizer: Tokenizer) -> str | None:
     """The token for text outside the vocabulary; None if the tokenizer has none, like all of our own."""
     if not isinstance(tokenizer, ImportedTokenizer):
         return None
-    model = tokenizer.model["model"]
-    if model["type"] == "Unigram":
-        return None if model.get("unk_id") is None else model["vocab"][model["unk_id"]][0]
-    named = (model["unk_token"],) if model.get("unk_token") else UNKNOWN
-    return next((name for name in named if name in tokenizer.specials), None)
+    return tokenizer.unknown or unknown_of(tokenizer.model, tokenizer.specials)
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:

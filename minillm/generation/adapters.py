@@ -89,9 +89,20 @@ class Decodable(Protocol):
         ...
 
 
-def checked_prompt(prompt: Sequence[int], eos_id: int | None, vocab_size: int | None) -> tuple[int, ...]:
-    """The ids of the prompt, or EOS if it is empty; ValueError for ids outside the vocabulary."""
-    ids = tuple(int(i) for i in prompt) or (() if eos_id is None else (eos_id,))
+EndIds = int | Sequence[int] | None
+"""The id or ids that end a row; None: no id."""
+
+
+def end_ids(eos_id: EndIds) -> tuple[int, ...]:
+    """The ids that end a row."""
+    if eos_id is None:
+        return ()
+    return (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
+
+
+def checked_prompt(prompt: Sequence[int], eos_id: EndIds, vocab_size: int | None) -> tuple[int, ...]:
+    """The ids of the prompt, or the first EOS if it is empty; ValueError for ids outside the vocabulary."""
+    ids = tuple(int(i) for i in prompt) or end_ids(eos_id)[:1]
     if not ids:
         raise ValueError("the prompt is empty and there is no EOS to start from; give at least one token")
     if vocab_size is not None and not 0 <= min(ids) <= max(ids) < vocab_size:

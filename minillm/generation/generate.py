@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from minillm.generation.adapters import Decodable, checked_prompt, evaluating, padded
+from minillm.generation.adapters import Decodable, EndIds, checked_prompt, end_ids, evaluating, padded
 from minillm.generation.config import SampleConfig
 from minillm.generation.sampling import Sampler
 from minillm.generation.speculative import Draft, verifier_for
@@ -79,7 +79,7 @@ def stream(
     config: SampleConfig,
     *,
     prefix: bool = False,
-    eos_id: int | None = None,
+    eos_id: EndIds = None,
     allowed: Tensor | None = None,
     draft: Draft | None = None,
 ) -> TokenEvents:
@@ -100,7 +100,7 @@ def generate(
     config: SampleConfig,
     *,
     prefix: bool = False,
-    eos_id: int | None = None,
+    eos_id: EndIds = None,
     allowed: Tensor | None = None,
     draft: Draft | None = None,
     on_token: OnToken | None = None,
@@ -113,7 +113,7 @@ def generate(
         prompts: ids of any lengths; an empty prompt continues EOS, that is, it starts a document.
         config: how to choose tokens and when to end.
         prefix: read the prompt in both directions, as a prefix language model does (Raffel et al. 2020, section 3.2.1).
-        eos_id: the id that ends a row; None: no id.
+        eos_id: the id or ids that end a row; None: no id. An empty prompt starts from the first one.
         allowed: (V,) bool, False for ids that are never chosen; None: all are allowed.
         draft: a smaller model whose tokens are verified; None: they come from prompt lookup. Only for a single row.
         on_token: receives each id as it is chosen and may end the row.
@@ -132,7 +132,7 @@ def generate(
 
 
 def unwritten(
-    model: Decodable, prompts: Sequence[Sequence[int]], config: SampleConfig, *, eos_id: int | None
+    model: Decodable, prompts: Sequence[Sequence[int]], config: SampleConfig, *, eos_id: EndIds
 ) -> list[Completion]:
     """A completion without ids for each row; errors as in `generate`."""
     require_rows(len(prompts) * config.num_samples)
@@ -173,7 +173,7 @@ def _events(
     rows: Sequence[Completion],
     config: SampleConfig,
     prefix: bool,
-    eos_id: int | None,
+    eos_id: EndIds,
     allowed: Tensor | None,
     draft: Draft | None,
 ) -> TokenEvents:
@@ -181,7 +181,7 @@ def _events(
     if not rows or not config.max_new_tokens:
         return
     texts = [list(row.prompt_ids) for row in rows]  # prompt and continuation
-    live = dict.fromkeys(range(len(rows)))
+    live, ends = dict.fromkeys(range(len(rows))), end_ids(eos_id)
     with evaluating(model):
         cache, logits = prefill(model, texts, config.max_new_tokens, prefix=prefix)
         require_finite(logits)
@@ -192,7 +192,7 @@ def _events(
             ids = tokens.flatten().tolist()
             for i in list(live):
                 texts[i].append(ids[i])
-                is_eos = ids[i] == eos_id
+                is_eos = ids[i] in ends
                 event = TokenEvent(i, None, "eos") if is_eos else TokenEvent(i, ids[i], None if remaining else "length")
                 if (yield event) or is_eos:
                     texts[i] = [ids[i]]  # a finished row stays in the batch, as short as possible

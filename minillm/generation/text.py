@@ -63,8 +63,10 @@ def prepare_prompts(
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
-    options = {"eos_id": tokenizer.eos_id if eos_id is None else eos_id, "allowed": allowed}
-    allowed[tokenizer.eos_id], allowed[options["eos_id"]] = False, True
+    ends = tokenizer.eos_ids if eos_id is None else (eos_id,)
+    allowed[list(tokenizer.eos_ids)] = False
+    allowed[list(ends)] = True
+    options: dict[str, Any] = {"eos_id": ends, "allowed": allowed}
     if model.writes == "nothing":
         raise ValueError(f"a {model.config.family} model writes no text; fill gaps in a text instead")
     if model.writes == "continuation":
@@ -111,7 +113,7 @@ def allowed_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
         )
     allowed = torch.zeros(vocab_size, dtype=torch.bool)
     allowed[: tokenizer.vocab_size] = torch.from_numpy(np.asarray(tokenizer.num_bytes) > 0)
-    allowed[tokenizer.eos_id] = True
+    allowed[list(tokenizer.eos_ids)] = True
     return allowed
 
 

@@ -46,12 +46,15 @@ class Tokenizer(ABC):
         num_bytes: (vocab_size,) number of UTF-8 bytes of each id, 0 for `special_ids`.
         num_ordinary: number of ids that stand for bytes.
         prefix_ids: ids before a prompt; only imported tokenizers have them.
+        more_eos_ids: ids besides EOS that end a generated text, such as the end of a turn; only imported tokenizers
+            have them.
         chat_template: Jinja template of a conversation, see chat_template.py; None for a model that does not chat. It
             is not part of the hash, because it does not change the ids of a text.
         hash: SHA-256, in hex, of the canonical JSON of `to_dict()`; equal hashes mean equal ids for equal text.
     """
 
     prefix_ids: tuple[int, ...] = ()
+    more_eos_ids: tuple[int, ...] = ()
     chat_template: str | None = None
     first_blank: bool = False
     """Whether decoding drops the space of a text's first token, as SentencePiece does."""
@@ -104,6 +107,11 @@ class Tokenizer(ABC):
     def eos_id(self) -> int:
         """Ends a text; the fallback is SEP, as in BERT."""
         return self._role("<|eos|>", "<|sep|>")
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a generated text, EOS first."""
+        return (self.eos_id, *self.more_eos_ids)
 
     @property
     def pad_id(self) -> int:

@@ -41,9 +41,21 @@ class ImportedTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library, without the parts that add special tokens."""
 
     def __init__(
-        self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
+        self,
+        model: Mapping[str, Any],
+        *,
+        specials: Mapping[str, int],
+        roles: Mapping[str, int],
+        prefix: Sequence[int],
+        more_eos_ids: Sequence[int] = (),
+        unknown: str | None = None,
     ):
-        """`model` is the content of a `tokenizer.json`; `prefix` are ids before a prompt, such as Llama's <s>."""
+        """A tokenizer from `model`, the content of a `tokenizer.json`.
+
+        `prefix` are ids before a prompt, such as Llama's <s>. `unknown` is the published unknown token if `model` does
+        not name one; it has no effect here.
+        """
+        self.more_eos_ids, self.unknown = tuple(more_eos_ids), unknown
         self._stored, self.prefix_ids = dict(model), tuple(prefix)  # as hashed
         self._runner = runner(model)
         self.model = settled(self._runner, model)
@@ -97,7 +109,9 @@ class ImportedTokenizer(Tokenizer):
         return Framing(special[: places[0][0]], between, special[places[-1][-1] + 1 :], types)
 
     def to_dict(self) -> dict[str, object]:
-        return {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self._stored}
+        body = {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self._stored}
+        more = {"more_eos_ids": list(self.more_eos_ids), "unknown": self.unknown}
+        return body | {key: value for key, value in more.items() if value}  # without them, hashes stay as they were
 
 
 class QuickBPE:

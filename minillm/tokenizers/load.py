@@ -102,7 +102,8 @@ def from_dict(body: Mapping[str, Any]) -> Tokenizer:
         case "char":
             return CharTokenizer(body["characters"], names)
         case "imported":
-            return ImportedTokenizer(body["model"], **{key: body[key] for key in ("specials", "roles", "prefix")})
+            keys = ("specials", "roles", "prefix", *({"more_eos_ids", "unknown"} & body.keys()))
+            return ImportedTokenizer(body["model"], **{key: body[key] for key in keys})
         case kind:
             published = {name: i for name, i in body["specials"].items() if name not in names}
             tokens = [base64.b64decode(token, validate=True) for token in body["tokens"]]

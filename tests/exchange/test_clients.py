@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ import torch
 from minillm import LoadedRun, SampleConfig, load_run, sample
 from minillm.run import export_model
 
+from ..hostile import hostile_texts
 from . import as_a_user
 
 pytestmark = [pytest.mark.clients, pytest.mark.filterwarnings("ignore")]
@@ -105,6 +107,18 @@ def test_llama_cpp_writes_the_same_greedy_tokens(name: str, run_of: Callable[[st
         options = {"n_predict": 48, "temperature": 0, "return_tokens": True, "cache_prompt": False}
         found = post("completion", {"prompt": PROMPT, **options})
     assert found["tokens"] == greedy(run)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama"])  # with a BPE of our own, and with bytes
+def test_llama_cpp_gives_the_same_ids_for_hostile_texts(name: str, run_of: Callable[[str], Path], tmp_path: Path):
+    run = load_run(run_of(name))
+    assigned = [text for text in hostile_texts(400, ["<|eos|>"]) if "Cn" not in map(unicodedata.category, text)]
+    texts = [text for text in assigned if text and "\x00" not in text]
+    assert len(texts) > 250  # each side has its own version of Unicode's tables, which differ in unassigned characters
+    with llama_cpp(export_model(run, tmp_path / "x.gguf")) as post:
+        for text in texts:
+            found = post("tokenize", {"content": text, "add_special": False, "parse_special": False})
+            assert found["tokens"] == run.tokenizer.encode(text).tolist(), repr(text)
 
 
 def expected_logits(run: LoadedRun, found: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +15,14 @@ from minillm.exchange.architectures import model_from_hf, model_to_hf
 from minillm.exchange.folder_in import read_config, read_weights
 from minillm.exchange.gguf_in import read_gguf
 from minillm.exchange.gguf_out import write_gguf
+from minillm.exchange.gguf_tokenizer import read_gguf_tokenizer, write_tokenizer
+from minillm.exchange.tokenizer_models import pre_tokenizer_of
 from minillm.exchange.tokenizer_out import tokenizer_json
-from minillm.tokenizers.bpe import BPETokenizer
+from minillm.tokenizers.bpe import PATTERN, TWO_DIGITS, BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
+from minillm.tokenizers.load import load_tokenizer
+from minillm.tokenizers.merges import LLAMA3
 
 TEXT = "The naïve café served 1234 crêpes; wasn't that 世界 fine?\n\n" * 8
 
@@ -104,12 +109,16 @@ def test_queries_lie_in_pairs_as_llama_cpp_turns_them(saved, tmp_path):
     assert np.array_equal(found["blk.0.attn_q.weight"][width], half_split[width])
 
 
-def test_a_trained_bpe_is_written_whole_with_a_warning_about_its_pattern(saved, tmp_path):
-    tokenizer = BPETokenizer.train([TEXT], 420)
+@pytest.mark.parametrize(("pattern", "name"), [(PATTERN, "qwen35"), (TWO_DIGITS, "llama-bpe")])
+def test_a_trained_bpe_is_written_whole_with_a_warning_if_llama_cpp_lacks_its_pattern(saved, tmp_path, pattern, name):
+    tokenizer = BPETokenizer(BPETokenizer.train([TEXT], 420)._tokens, pattern=pattern)
     warning = write(tmp_path / "x.gguf", saved("llama"), tokenizer)
-    assert warning is not None and "mostly numbers, gets different ids there" in warning
+    if pattern == PATTERN:
+        assert warning is None
+    else:
+        assert warning is not None and "mostly numbers, gets different ids there" in warning
     fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "x.gguf").fields.items()}
-    assert fields["tokenizer.ggml.pre"] == "llama-bpe"
+    assert fields["tokenizer.ggml.pre"] == name
     assert len(fields["tokenizer.ggml.merges"]) == tokenizer.num_ordinary - 256
     plain = "wasn't that fine? The café"  # cut alike by both
     assert read_gguf(tmp_path / "x.gguf")[1].encode(plain).tolist() == tokenizer.encode(plain).tolist()
@@ -142,6 +151,26 @@ def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
         write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), **llama3)
     with pytest.raises(ValueError, match="qwen3 models have no biases"):
         write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), attention_bias=True)
+
+
+def test_a_piece_that_is_a_token_is_kept_whole_where_llama_cpp_keeps_it(saved, tmp_path, altered):
+    tokens = [*(bytes([value]) for value in range(256)), b"ab", b"bc", b"abc"]  # the merges of abc give ab, then c
+    bpe = BPETokenizer(tokens, pattern=PATTERN)
+    described = tokenizer_json(bpe, "gpt") | {"pre_tokenizer": json.loads(pre_tokenizer_of(LLAMA3).__getstate__())}
+    described["model"]["merges"].remove(["ab", "c"])
+    config = {"vocab_size": bpe.vocab_size, "eos_token_id": [bpe.eos_id, bpe.sep_id, bpe.cls_id, bpe.mask_id]}
+    for whole, name, ids in ((True, "llama-bpe", [258]), (False, "smaug-bpe", [256, ord("c")])):
+        described["model"]["ignore_merges"] = whole
+        writer = gguf.GGUFWriter(tmp_path / name, "llama")
+        warning = write_tokenizer(writer, config, described)
+        assert warning == f"GGUF has room for 3 ids that end a text; llama.cpp does not stop at [{bpe.mask_id}]"
+        fields = {key: value.value for key, value in writer.kv_data[0].items()}
+        assert fields["tokenizer.ggml.pre"] == name
+        read = read_gguf_tokenizer(fields, tmp_path / name)
+        assert read.encode("abc").tolist() == ids
+        assert read.eos_ids == (bpe.eos_id, bpe.sep_id, bpe.cls_id)
+        again = load_tokenizer(read.save(tmp_path / f"{name}-run").parent)
+        assert again.hash == read.hash and again.eos_ids == read.eos_ids
 
 
 class Altered(gguf.GGUFReader):

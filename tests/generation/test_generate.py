@@ -176,6 +176,17 @@ def test_a_row_ends_at_eos_which_is_not_among_its_ids_while_the_others_go_on():
     assert [row.finish_reason for row in rows] == ["eos" if eos in ids else "length" for ids in free]
 
 
+def test_a_row_ends_at_the_first_of_several_eos_ids():
+    model = make_model()
+    (free,) = generate(model, [[1, 2, 3]], greedy())
+    first, second = dict.fromkeys(free.ids[2:4])
+    for ends in ((first, second), (second, first), (VOCAB - 1, first, second)):
+        (row,) = generate(model, [[1, 2, 3]], greedy(), eos_id=ends)
+        assert row.ids == free.ids[: free.ids.index(first)] and row.finish_reason == "eos"
+        (empty,) = generate(model, [[]], greedy(), eos_id=ends)
+        assert empty.prompt_ids == ends[:1]
+
+
 def test_the_loop_ends_with_the_last_row_and_reads_no_token_after_the_last():
     model, logits = recorded(make_model())
     rows = generate(model, [[1], [2]], greedy(max_new_tokens=1000), on_token=lambda row, token: len(logits) > row)

@@ -191,6 +191,7 @@ def test_any_tokenizer_of_this_shape_will_do():
     class Letters(STAND_IN):
         first_blank = False
         vocab_size, eos_id, pad_id, extra_ids, prefix_ids, num_bytes = 3, 2, 2, (), (), np.array([1, 1, 0])
+        eos_ids = (2,)
 
         def encode(self, text):
             return np.array(["ab".index(c) for c in text], np.uint32)

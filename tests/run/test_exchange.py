@@ -95,7 +95,7 @@ def test_an_exported_run_comes_back_with_the_same_weights_ids_and_loss(run_of, e
 def test_a_qwen3_with_its_own_bpe_is_exported_to_gguf_by_one_command(run_of, tmp_path, capsys, tied):
     run = run_of("qwen3" if tied else "qwen3-untied")
     assert main(["export", str(run), str(tmp_path / "out.gguf")]) == 0
-    assert "llama.cpp does not support this tokenizer's pre-tokenization pattern" in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().out
     before, after = load_run(run), load_run(import_model(tmp_path / "out.gguf", tmp_path / "again"))
     assert after.config.model.qk_norm and after.config.model.tie_embeddings is tied
     assert ("heads.lm.proj.weight" in dict(after.model.named_parameters())) is not tied

@@ -12,7 +12,8 @@ import tokenizers
 import transformers
 from tokenizers import models, pre_tokenizers, trainers
 
-from minillm.exchange.tokenizer_in import from_model, pre_tokenizer_of, read_tokenizer
+from minillm.exchange.tokenizer_in import from_model, read_tokenizer
+from minillm.exchange.tokenizer_models import pre_tokenizer_of
 from minillm.exchange.tokenizer_out import tokenizer_json, tokenizer_settings
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
