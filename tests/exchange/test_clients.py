@@ -112,9 +112,9 @@ def test_llama_cpp_writes_the_same_greedy_tokens(name: str, run_of: Callable[[st
 @pytest.mark.parametrize("name", ["qwen3", "llama"])  # with a BPE of our own, and with bytes
 def test_llama_cpp_gives_the_same_ids_for_hostile_texts(name: str, run_of: Callable[[str], Path], tmp_path: Path):
     run = load_run(run_of(name))
-    assigned = [text for text in hostile_texts(400, ["<|eos|>"]) if "Cn" not in map(unicodedata.category, text)]
+    assigned = [text for text in hostile_texts(500, ["<|eos|>"]) if "Cn" not in map(unicodedata.category, text)]
     texts = [text for text in assigned if text and "\x00" not in text]
-    assert len(texts) > 250  # each side has its own version of Unicode's tables, which differ in unassigned characters
+    assert len(texts) > 200  # each side has its own version of Unicode's tables, which differ in unassigned characters
     with llama_cpp(export_model(run, tmp_path / "x.gguf")) as post:
         for text in texts:
             found = post("tokenize", {"content": text, "add_special": False, "parse_special": False})
