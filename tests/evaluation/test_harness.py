@@ -153,7 +153,7 @@ TEXT = "".join(f"{n} and {n} make {2 * n}; so it is.\n" for n in range(24, 44))
 
 
 def test_every_request_gets_the_log_probability_of_the_exported_folder(both: Both):
-    most = CONTEXT if both.loaded.tokenizer.kind == "byte" else 2 * CONTEXT  # characters that surely fit
+    most = CONTEXT if both.loaded.tokenizer.kind == "byte" else 3 * CONTEXT // 2  # characters that surely fit
     cuts = [(0, 6), (2, 14), (9, 14), (14, 43), (9, 17), (299, 304), (0, most), (2, 2 + most), (292, 292 + most)]
     pairs = [(TEXT[:start], TEXT[start:end]) for start, end in cuts]
     pairs += [(TEXT[:72], one) for one in (" make", " and", " 52; so it is.", " is", " make 52")]
