@@ -177,8 +177,8 @@ def other_pair_scores(config: dict[str, Any], weights: dict[str, torch.Tensor]) 
 
 
 def test_an_export_whose_tokenizer_hides_the_segments_fails(run_of, tmp_path, monkeypatch):
-    names = folder_out.tokenizer_settings
-    monkeypatch.setattr(folder_out, "tokenizer_settings", lambda *args: names(*args[:2], ["input_ids"]))
+    settings = folder_out.tokenizer_settings
+    monkeypatch.setattr(folder_out, "tokenizer_settings", lambda *args: settings(args[0], args[1], ["input_ids"]))
     with pytest.raises(ValueError, match=r"calls the model with \['input_ids'\], not \('input_ids', 'token_type_ids'"):
         export_model(load_run(run_of("bert")), tmp_path / "out")
 
