@@ -56,14 +56,20 @@ class DatasetSpec:
     inputs: str | None = None
     """`(texts, source, DataConfig) -> list[Any]`: examples without labels for `minillm predict`, from the texts on its
     command line or, if there are none, from `source`."""
+    describe: str | None = None
+    """`(DataConfig, tokenizer or its builder, *, progress) -> Description`: what `minillm data` shows."""
     windows: bool = False
     """Whether examples are windows of a text, which must have at least two; otherwise one example is enough."""
 
 
-_DATA = "minillm.data.datasets"
+_DATA, _SHOW = "minillm.data.datasets", "minillm.data.describe"
 DATASETS: dict[str, DatasetSpec] = {
-    "text": DatasetSpec(f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", windows=True),
-    "tasks": DatasetSpec(f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens"),
+    "text": DatasetSpec(
+        f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", describe=f"{_SHOW}:describe", windows=True
+    ),
+    "tasks": DatasetSpec(
+        f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens", describe=f"{_SHOW}:describe_tasks"
+    ),
     "tagged": DatasetSpec(
         f"{_DATA}.tagged:prepare_tagged", f"{_DATA}.tagged:read_tagged", inputs=f"{_DATA}.tagged:read_inputs"
     ),
@@ -72,7 +78,7 @@ DATASETS: dict[str, DatasetSpec] = {
         f"{_DATA}.questions:read_questions",
         inputs=f"{_DATA}.questions:read_inputs",
     ),
-    "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat"),
+    "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat", describe=f"{_SHOW}:describe_chat"),
     "prompts": DatasetSpec(f"{_DATA}.prompts:prepare_prompt_data", f"{_DATA}.prompts:read_prompt_data"),
     "labeled": DatasetSpec(
         f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"

@@ -294,3 +294,18 @@ def test_an_adapter_trains_the_embeddings_of_new_tokens(runs, tmp_path):
     assert main(["chat", str(tmp_path / "run"), "--prompt", "Color of c?", "--max-new-tokens", "3"]) == 0
     assert main(["merge", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
     assert load_run(tmp_path / "merged").tokenizer.chat_template is not None
+
+
+def test_data_shows_a_conversation_as_the_model_reads_it_with_the_targets_marked(runs, capsys):
+    capsys.readouterr()
+    assert main(["data", str(runs / "talk.jsonl"), "--objective", "chat", "--run", str(runs / "chat"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["examples"] == found["answers"] == 26 and found["notes"][0].endswith("prompt and completion")
+    color = found["sample"][len("<|eos|><|user|>Color of ")]
+    assert found["sample"] == f"<|eos|><|user|>Color of {color}?<|assistant|>[[red<|eos|>]]"
+    assert found["target tokens"] * found["longest tokens"] > 0
+    assert main(["data", str(runs / "talk.jsonl"), "--objective", "chat", "--tokenizer.kind", "byte"]) == 0
+    shown = capsys.readouterr().out
+    assert "[[red<|eos|>]]" in shown and "target tokens              104" in shown, "26 times three letters and the end"
+    assert main(["data", str(runs / "talk.jsonl"), "--run", str(runs / "chat"), "--tokenizer.kind", "byte"]) == 2
+    assert "--tokenizer.kind has no effect" in capsys.readouterr().err

@@ -125,7 +125,7 @@ def prepare_chat(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *,
     return prepare_examples(
         config,
         build,
-        read=lambda source: _read(source, config),
+        read=lambda source: read_dialogues(source, config),
         split=lambda dialogues: split_examples(dialogues, config.validation_fraction, lambda _: ""),
         tokenize=ChatTokens,
     )
@@ -133,7 +133,7 @@ def prepare_chat(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *,
 
 def read_chat(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> ChatTokens:
     """All conversations of `source`, not split, to evaluate a trained model on."""
-    read = _read(source, config)
+    read = read_dialogues(source, config)
     return ChatTokens(read.content, tokenizer, read.notes)
 
 
@@ -151,7 +151,7 @@ def as_dicts(messages: Iterable[Message]) -> list[dict[str, str]]:
     return [message._asdict() for message in messages]
 
 
-def _read(source: str, config: DataConfig) -> Source:
+def read_dialogues(source: str, config: DataConfig) -> Source:
     """The conversations of a source in the order of their hashes."""
     reader = Reader(source)
     dialogues = list(islice(reader, config.max_documents))
