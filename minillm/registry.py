@@ -167,6 +167,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         {"gpt": "minillm.objectives.dpo:build"},
         dataset="preferences",
         reference="minillm.objectives.dpo:reference_log_probs",
+        resolve="minillm.objectives.dpo:find_prompts",
     ),
     "classify_images": ObjectiveSpec(
         "minillm.objectives.features:ImageClassConfig",

@@ -11,8 +11,8 @@ tokens in place of sums.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -31,11 +31,14 @@ from minillm.objectives.base import (
     RowRNG,
     Score,
     Setup,
-    beginning,
     cross_entropy_sum,
 )
 from minillm.objectives.layout import pad
 from minillm.settings import check, setting
+from minillm.tokenizers.chat_template import ChatTemplate
+
+if TYPE_CHECKING:
+    from minillm.data.datasets.corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class DPOConfig:
     label_smoothing: float = setting(0.0, at_least=0, below=0.5, only={"loss": ("sigmoid",)})
     """Assumed share of pairs in which the worse answer was preferred (conservative DPO, Mitchell 2023); training
     only."""
+    prompts: Literal["auto", "texts", "conversations"] = setting("auto")
+    """Whether prompts are texts to continue or conversations; auto: as in the data."""
     reference: str | None = setting(None)
     """Checkpoint of the reference model; set by --init-from. Change it if that run has moved."""
     reference_hash: str | None = setting(None)
@@ -67,6 +72,8 @@ class DPO(CrossEntropyObjective):
     beta: float = 0.1
     kind: str = "sigmoid"
     smoothing: float = 0.0
+    template: ChatTemplate | None = None
+    """If prompts are conversations."""
 
     @property
     def targets(self) -> dict[str, str]:
@@ -124,8 +131,13 @@ class DPO(CrossEntropyObjective):
         return -(1 - smoothing) * F.logsigmoid(h) - smoothing * F.logsigmoid(-h)
 
     def prompt(self, example: PreferenceIds, decode: Decode) -> str:
-        """The beginning of the prompt; of a conversation, nothing."""
-        return "" if example.framed else beginning(example.prompt, decode, length=len(example.prompt))
+        return example.asked
+
+    def encode_prompt(self, prompt: str) -> str | list[int]:
+        """The text; if prompts are conversations, the ids of a conversation with this message of the user."""
+        if self.template is None:
+            return prompt
+        return self.template.prompt_ids([{"role": "user", "content": prompt}])
 
     def describe_cuts(self, tokens: PreferenceTokens) -> list[str]:
         return self.layout.describe_cuts(tokens)
@@ -154,4 +166,21 @@ def build(config: DPOConfig, setup: Setup) -> DPO:
             "model.attention_dropout and model.ff_dropout to 0"
         )
     layout = AnswerLayout(before=ids.prefix_ids, after=(ids.eos_id,), max_len=setup.seq_len + 1, blank=ids.start_id)
-    return DPO(ids.pad_id, layout=layout, beta=config.beta, kind=config.loss, smoothing=config.label_smoothing)
+    return DPO(
+        ids.pad_id,
+        layout=layout,
+        beta=config.beta,
+        kind=config.loss,
+        smoothing=config.label_smoothing,
+        template=ChatTemplate(ids) if config.prompts == "conversations" else None,
+    )
+
+
+def find_prompts(config: DPOConfig, corpus: Corpus) -> DPOConfig:
+    """Fill in what the prompts are, as in the first pair; ValueError for a pair of the other kind."""
+    rows, wanted = [*corpus.train.rows, *corpus.validation.rows], config.prompts
+    if wanted == "auto":
+        wanted = "conversations" if rows[0].framed else "texts"
+    if wrong := next((row.where for row in rows if row.framed != (wanted == "conversations")), None):
+        raise ValueError(f"{wrong} does not fit: the prompts of this run are {wanted}; write all pairs in the same way")
+    return replace(config, prompts=wanted)

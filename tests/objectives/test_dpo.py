@@ -282,3 +282,28 @@ def test_the_reference_is_named_in_the_config(dpo, tmp_path: Path):
     section = load_config(tmp_path / "run" / "config.toml").objective
     assert section.reference.startswith(str(tmp_path / "base" / "step-")) and len(section.reference_hash) == 64
     assert curve(tmp_path / "run")[0]["val_loss"] == pytest.approx((1 / (2 * 0.1)) ** 2, rel=1e-5)
+
+
+def test_conversations_are_learned_and_then_answered(
+    run_of: Callable[[str], Path], pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    chat, keys = tmp_path / "chat.jsonl", [*KEYS, "--data.cache", str(tmp_path / "cache"), "--train.steps", "2"]
+    records = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        record["prompt"] = [{"role": "user", "content": record["prompt"]}]
+        answer = {"role": "assistant", "content": record["chosen"]}
+        record["messages"] = [*record["prompt"], answer]
+    chat.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    start = ["train", "--data", str(chat), *keys, "--init-from"]
+    assert main([*start, str(run_of("gpt2")), "--objective.name", "chat", "--out", str(tmp_path / "sft")]) == 0
+    capsys.readouterr()
+    assert main([*start, str(tmp_path / "sft"), "--objective.name", "dpo", "--out", str(tmp_path / "dpo")]) == 0
+    assert " make -> " in capsys.readouterr().err, "the preview answers a prompt of the data"
+    loaded = load_run(tmp_path / "dpo")
+    assert loaded.config.objective.prompts == "conversations" and (loaded.config.sample.prompt or "").endswith(" make")
+    ids = loaded.objective.encode_prompt("7 and 7 make")
+    assert loaded.tokenizer.decode(ids, keep_special=True) == "<|eos|><|user|>7 and 7 make<|assistant|>"
+    records[3]["prompt"] = "3 and 3 make"
+    chat.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    assert main([*start, str(tmp_path / "sft"), "--objective.name", "dpo", "--out", str(tmp_path / "mixed")]) == 2
+    assert "does not fit: the prompts of this run are" in capsys.readouterr().err

@@ -69,6 +69,8 @@ class PreferenceIds(NamedTuple):
     framed: bool
     """Whether the special tokens at the start and at the end are included, as in conversations."""
     where: str
+    asked: str = ""
+    """The text of the prompt; of a conversation, its last message of the user."""
     reference: tuple[float, float] = (math.nan, math.nan)
     """What a reference model says about both answers, for objectives that compare with one."""
 
@@ -142,13 +144,12 @@ def read_scored(texts: Sequence[str], source: str | None, config: DataConfig) ->
     """`texts`; or those of `source`: the field data.field of each record, or both answers if it is a pair."""
     if source is None:
         return [Text(text, f"text {number}") for number, text in enumerate(texts, 1)]
-    columns = {"data.field": config.field}
     found: list[Scored] = []
     for record in islice(sources.read_records(source, {}), config.max_documents):
         if config.chosen_field in record.fields and config.rejected_field in record.fields:
             found.append(_preference(record, config, 0.0))
         else:
-            require_columns(record.fields, columns, record.where)
+            require_columns(record.fields, {"data.field": config.field}, record.where)
             found.append(Text(record.text(config.field), record.where))
     return found
 
@@ -157,7 +158,7 @@ def _encode(example: Preference, tokenizer: Tokenizer) -> PreferenceIds:
     if isinstance(example.prompt, str):
         texts = (example.prompt, example.chosen, example.rejected)
         prompt, chosen, rejected = (ids.astype(np.int64) for ids in tokenizer.encode_batch(texts))
-        return PreferenceIds(prompt, chosen, rejected, example.margin, False, example.where)
+        return PreferenceIds(prompt, chosen, rejected, example.margin, False, example.where, example.prompt)
     try:
         template = ChatTemplate(tokenizer)
         dialogue = [{"role": role, "content": content} for role, content in example.prompt]
@@ -169,7 +170,8 @@ def _encode(example: Preference, tokenizer: Tokenizer) -> PreferenceIds:
         raise ValueError(f"{example.where}: {error}") from None
     start = found[0].turns[-1][0]
     chosen, rejected = (np.asarray(c.ids[start : c.turns[-1][1]], np.int64) for c in found)
-    return PreferenceIds(np.asarray(found[0].ids[:start]), chosen, rejected, example.margin, True, example.where)
+    prompt, asked = np.asarray(found[0].ids[:start], np.int64), example.prompt[-1][1]
+    return PreferenceIds(prompt, chosen, rejected, example.margin, True, example.where, asked)
 
 
 def _read(source: str, config: DataConfig) -> Source:
