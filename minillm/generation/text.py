@@ -57,14 +57,13 @@ def prepare_prompts(
 ) -> DecodingInput:
     """Encode the prompts; a single text is one prompt. An encoder reads them here.
 
-    `eos_id` ends a text instead of the tokenizer's EOS, as in chat templates with another token for the end of a turn.
+    `eos_id` ends a text too, besides the tokenizer's own ids for that: the end of a turn in a chat template.
 
     ValueError if the model writes no text, or if a prompt cannot be encoded or is too long for the encoder.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
-    ends = tokenizer.eos_ids if eos_id is None else (eos_id,)
-    allowed[list(tokenizer.eos_ids)] = False
+    ends = tuple(dict.fromkeys((*tokenizer.eos_ids, *(() if eos_id is None else (eos_id,)))))
     allowed[list(ends)] = True
     options: dict[str, Any] = {"eos_id": ends, "allowed": allowed}
     if model.writes == "nothing":

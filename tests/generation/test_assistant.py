@@ -108,13 +108,13 @@ def test_an_answer_that_is_interrupted_stays_as_far_as_it_was_written(model, ask
     assert chat.messages[-1] == {"role": "assistant", "content": "ye"} and chat.finish_reason is None
 
 
-def test_another_stop_token_ends_a_text_and_the_tokenizers_eos_is_not_written():
+def test_the_end_of_a_turn_ends_a_text_as_the_tokenizers_eos_does():
     model = type("Model", (), {"writes": "continuation", "config": ModelConfig(vocab_size=BYTES.vocab_size)})()
     stop = BYTES.specials["<|user|>"]
     options = prepare_prompts(model, BYTES, ["Hi"], eos_id=stop).options
-    assert options["eos_id"] == stop and options["allowed"][stop] and not options["allowed"][BYTES.eos_id]
+    assert options["eos_id"] == (BYTES.eos_id, stop) and options["allowed"][[stop, BYTES.eos_id]].all()
     plain = prepare_prompts(model, BYTES, ["Hi"]).options
-    assert plain["eos_id"] == BYTES.eos_id and plain["allowed"][BYTES.eos_id] and not plain["allowed"][stop]
+    assert plain["eos_id"] == (BYTES.eos_id,) and plain["allowed"][BYTES.eos_id] and not plain["allowed"][stop]
 
 
 def test_answers_that_are_drawn_differ_from_turn_to_turn(model, monkeypatch):

@@ -23,6 +23,7 @@ from minillm.objectives.base import Batch, Setup, plain_cross_entropy_sum
 from minillm.objectives.chat import Chat, ChatConfig, build
 from minillm.objectives.layout import IGNORE_INDEX
 from minillm.run import import_model
+from minillm.run.warm_start import with_rows_of
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.training.metrics import read_metrics
 
@@ -209,6 +210,13 @@ def test_the_parents_embeddings_are_kept_and_three_are_new(runs, capsys):
     assert torch.equal(table[: len(before)], before) and len(table) == len(before) + 3
     new = table[len(before) :]
     assert not torch.equal(new[0], new[1]) and (new.mean(0) - before.mean(0)).abs().max() < 0.1
+
+
+def test_new_rows_of_a_table_are_the_average_and_a_little_more():
+    given, own = torch.randn(40, 6) + 5, 0.02 * torch.randn(43, 6)
+    grown = with_rows_of(own, given)
+    assert torch.equal(grown[:40], given) and torch.equal(grown[40:], own[40:] + given.mean(0))
+    assert with_rows_of(own[:40], given) is given and with_rows_of(torch.zeros(43, 7), given) is given
 
 
 def test_eval_gives_loss_and_token_accuracy_of_the_assistant(runs, capsys):
