@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.generation.adapters import Decodable, evaluating, padded
+from minillm.generation.adapters import Decodable, EndIds, end_ids, evaluating, padded
 from minillm.generation.config import SampleConfig
 from minillm.generation.generate import (
     Completion,
@@ -38,16 +38,16 @@ def stream_queue(
     *,
     slots: int,
     prefix: bool = False,
-    eos_id: int | None = None,
+    eos_id: EndIds = None,
     allowed: Tensor | None = None,
 ) -> TokenEvents:
     """As `stream`, with at most `slots` rows in a batch; the longest prompts come first."""
     rows = unwritten(model, prompts, config, eos_id=eos_id)
-    return _events(_Batch(model, rows, config, min(slots, len(rows)), prefix, allowed), eos_id)
+    return _events(_Batch(model, rows, config, min(slots, len(rows)), prefix, allowed), end_ids(eos_id))
 
 
 @torch.inference_mode()
-def _events(batch: _Batch, eos_id: int | None) -> TokenEvents:
+def _events(batch: _Batch, ends: Sequence[int]) -> TokenEvents:
     if not batch.texts or not batch.config.max_new_tokens:
         return
     with evaluating(batch.model):
@@ -59,7 +59,7 @@ def _events(batch: _Batch, eos_id: int | None) -> TokenEvents:
                 if row is None:
                     continue
                 batch.texts[row].append(token)
-                is_eos, is_last = token == eos_id, batch.written(row) == batch.config.max_new_tokens
+                is_eos, is_last = token in ends, batch.written(row) == batch.config.max_new_tokens
                 event = TokenEvent(row, token, "length" if is_last else None)
                 if (yield TokenEvent(row, None, "eos") if is_eos else event) or is_eos or is_last:
                     batch.places[slot] = None
