@@ -80,3 +80,41 @@ def test_a_line(chapter):
     assert right[-1] < 3 < small[-1] < small[0] < large[-1]
     area, distance, age = found["weights"]
     assert area > 0 > distance and age < 0
+
+
+def test_a_neuron(chapter):
+    found, _ = chapter("a_neuron")
+    assert found["total"] == 655 and found["decisions"] == (0, 1, 1)
+    assert max(found["gates"]["AND"]) == max(found["gates"]["OR"]) == 1
+    assert max(found["gates"]["XOR"]) <= 0.75 and found["best_line"] == 0.75
+    assert found["two_layers"].tolist() == [0, 1, 1, 0]
+
+
+def test_activations(chapter):
+    found, _ = chapter("activations")
+    steepest = {name: float(slope.max()) for name, slope in found["slopes"].items()}
+    assert steepest["sigmoid"] == pytest.approx(0.25) and steepest["tanh"] == pytest.approx(1.0)
+    assert found["probabilities"].sum() == pytest.approx(1) and found["probabilities"].argmax() == 0
+    assert 55 < found["boundary"] < 65 and found["accuracy"] > 0.85
+    first, last = found["norms"]["sigmoid"][0], found["norms"]["sigmoid"][-1]
+    assert first < 1e-6 * last, "the gradient vanishes"
+    for name in ("tanh", "ReLU, variance 2 / inputs"):
+        norms = found["norms"][name]
+        assert norms[0] > 0.1 * norms[-1], "it does not"
+
+
+def test_many_neurons(chapter):
+    found, _ = chapter("many_neurons")
+    assert found["difference"] < 1e-6
+    assert found["flat"] == pytest.approx(found["line"], rel=1e-2)
+    errors = list(found["errors"].values())
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-4
+
+
+def test_back_propagation(chapter):
+    found, _ = chapter("back_propagation")
+    assert found["dy_dx"] == 13 and found["worst"]["torch"] < 1e-12 and found["worst"]["differences"] < 1e-7
+    assert found["matrix"] < 1e-12 and found["answers"] == [0, 1, 1, 0] and found["losses"][-1] < 1e-3
+    engine = (CODE / "back_propagation.py").read_text(encoding="utf-8")
+    engine = engine[engine.index("class Value") : engine.index("def network")]
+    assert len([line for line in engine.splitlines() if line.strip()]) <= 80
