@@ -118,3 +118,60 @@ def test_back_propagation(chapter):
     engine = (CODE / "back_propagation.py").read_text(encoding="utf-8")
     engine = engine[engine.index("class Value") : engine.index("def network")]
     assert len([line for line in engine.splitlines() if line.strip()]) <= 80
+
+
+def test_digits(chapter):
+    found, _ = chapter("digits")
+    assert found["accuracy"] > 0.9 and found["confusion"].sum() == 2000 and found["weights"].shape == (128, 784)
+    ends = {rule: np.hypot(*path[-1]) for rule, path in found["paths"].items()}
+    assert all(end < 0.5 for end in ends.values()), ends
+    assert found["gaps"][0.1] < found["gaps"][0.0]
+
+
+def test_words_become_vectors(chapter):
+    found, _ = chapter("words_become_vectors")
+    assert found["ids"] == [0, 1, 2, 3, 0, 4] and found["without"] < 1e-6 < 0.1 < found["with"]
+    assert all(np.ptp(scores) < 1e-3 for scores in found["rotary"].values()), "only the distance counts"
+    waves = found["waves"]
+    assert (waves @ waves[32]).argmax() == 32
+
+
+def test_attention(chapter):
+    found, _ = chapter("attention")
+    assert np.allclose(found["ours"], found["output"], atol=1e-6) and np.allclose(
+        found["weights"].sum(-1), 1, atol=1e-6
+    )
+    for width, (raw, scaled, _) in found["spread"].items():
+        assert raw == pytest.approx(width, rel=0.15) and scaled == pytest.approx(1, rel=0.15)
+    largest = [largest for _, _, largest in found["spread"].values()]
+    assert largest == sorted(largest)
+    assert np.allclose(found["causal"], np.tril(found["causal"])) and np.allclose(
+        found["both"], found["alone"], atol=1e-6
+    )
+    assert found["crossed"].shape == (1, 1, 6, 4)
+
+
+def test_a_block(chapter):
+    found, _ = chapter("a_block")
+    pre, post = found["norms"]["pre"], found["norms"]["post"]
+    assert pre[-1] < pre[0] and post[-1] > post[0] and len(pre) == len(post) == 24
+    assert np.array_equal(found["seen"]["gpt2"], np.tril(np.ones((6, 6), bool)))
+    assert found["seen"]["bert-tiny"].all() and found["seen"]["t5-mini"].all()
+
+
+def test_training_and_writing(chapter):
+    found, _ = chapter("training_and_writing")
+    losses, written = found["losses"], found["written"]
+    assert losses[0] == pytest.approx(np.log(256), abs=0.3) and losses[-1] < 2.5
+    letters = {step: sum(c.isalpha() or c == " " for c in text) / len(text) for step, text in written.items()}
+    assert letters[5] < 0.8 < letters[240], "noise becomes words"
+    sharp, plain, flat = (found["distributions"][f"temperature {t}"].max() for t in (0.5, 1, 2))
+    assert sharp > plain > flat and all(d.sum() == pytest.approx(1) for d in found["distributions"].values())
+    assert (found["distributions"]["top-k 5"] > 0).sum() == 5
+
+
+def test_after_pretraining(chapter):
+    found, _ = chapter("after_pretraining")
+    assert found["same"] and found["merged"] and found["share"] < 0.07
+    assert found["start"] == pytest.approx(np.log(2)) and found["better"] < found["start"]
+    assert found["advantages"].tolist() == [0.5, -0.5] * 4 and not found["equal"].any()

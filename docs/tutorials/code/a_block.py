@@ -7,9 +7,10 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from figures import run, save
 from minillm import build_model, preset
 from minillm.nn.mask import AttentionMask
+
+from figures import run, save
 
 DEPTH, LENGTH = 24, 16
 SHAPE: dict[str, Any] = {"vocab_size": 50, "d_model": 32, "num_heads": 4, "max_seq_len": LENGTH}
@@ -67,7 +68,10 @@ def lesson(folder: Path) -> dict[str, Any]:
         ratio = values[-1] / values[0]
         print(f"{order}-LN: the last block's gradient is {'larger' if ratio > 1 else 'smaller'} than the first one's")
     seen = models()
-    print("GPT: each output depends on its own and earlier tokens:", torch.equal(seen["gpt2"], torch.ones(6, 6).tril().bool()))
+    print(
+        "GPT: each output depends on its own and earlier tokens:",
+        torch.equal(seen["gpt2"], torch.ones(6, 6).tril().bool()),
+    )
     print("BERT: each output depends on all tokens:", bool(seen["bert-tiny"].all()))
     print("T5: each output of the decoder depends on the whole source:", bool(seen["t5-mini"].all()))
     draw(folder, norms)

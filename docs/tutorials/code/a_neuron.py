@@ -57,7 +57,9 @@ def lesson(folder: Path) -> dict[str, Any]:
     lower = int(neuron(marks, WEIGHTS, -650.0))
     print(f"with bias -650: {lower}")
     science = np.array([0.8, 1.3, 0.8, 1.1, 1.1, 1.1])
-    print(f"weights of a school of science: {marks @ science:.0f}; the neuron says {neuron(marks, science, -THRESHOLD)}")
+    print(
+        f"weights of a school of science: {marks @ science:.0f}; the neuron says {neuron(marks, science, -THRESHOLD)}"
+    )
 
     results = {name: perceptron(INPUTS, y) for name, y in GATES.items()}
     for name, (_, _, accuracies) in results.items():

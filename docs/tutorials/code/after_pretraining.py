@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from figures import run, save
 from minillm.objectives.advantages import group_advantages
+
+from figures import run, save
 
 WIDTH, RANK = 256, 8
 

@@ -7,16 +7,17 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from figures import run, save
 from minillm.nn.attention import plain_attention
 from minillm.nn.mask import AttentionMask
 
-WORDS = "The cat sat on the mat".split()
+from figures import run, save
+
+WORDS = ["The", "cat", "sat", "on", "the", "mat"]
 WIDTH, HEAD = 8, 4
 
 
 def embeddings() -> Tensor:
-    """(6, 8) one vector for each word, written by hand: noun, verb, article, preposition, animal, thing, first, late."""
+    """(6, 8) by hand: noun, verb, article, preposition, animal, thing, first, late."""
     rows = {
         "The": [0, 0, 2, 0, 0, 0, 1, 0],
         "cat": [2, 0, 0, 0, 2, 0, 1, 0],
@@ -73,7 +74,9 @@ def lesson(folder: Path) -> dict[str, Any]:
 
     spread = {width: variances(width) for width in (4, 64, 1024)}
     for width, (raw, scaled, largest) in spread.items():
-        print(f"d_k = {width}: variance {raw / width:.1f} d_k, scaled {scaled:.1f}; largest weight unscaled {largest:.1f}")
+        print(
+            f"d_k = {width}: variance {raw / width:.1f} d_k, scaled {scaled:.1f}; largest weight unscaled {largest:.1f}"
+        )
 
     mask = AttentionMask(causal=True).dense(0, 6, 6, x.device)
     assert mask is not None

@@ -145,7 +145,8 @@ def lesson(folder: Path) -> dict[str, Any]:
     print(f"y = 3 x^2 + x at x = 2: y = {y.data:.0f}, dy/dx = {x.grad:.0f}")
     found = gradients([0.3, -0.2, 0.1, 0.7, 0.4, -0.5, 0.9, -1.1, 0.2])
     worst = {
-        name: max(abs(a - b) for a, b in zip(found["ours"], found[name], strict=True)) for name in ("torch", "differences")
+        name: max(abs(a - b) for a, b in zip(found["ours"], found[name], strict=True))
+        for name in ("torch", "differences")
     }
     print(f"nine gradients equal torch's to 1e-12: {worst['torch'] < 1e-12}")
     print(f"nine gradients equal finite differences to 1e-7: {worst['differences'] < 1e-7}")

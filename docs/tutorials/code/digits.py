@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import minillm
-from figures import run, save
 from minillm.data.sources.digits import draw_digits
+
+from figures import run, save
 
 STEPS = 800
 SETTINGS = {"train.steps": STEPS, "train.log_every": 10, "eval.every": 200, "objective.shift": 0, "objective.turn": 0.0}

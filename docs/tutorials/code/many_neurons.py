@@ -21,7 +21,9 @@ def curve(x: Tensor) -> Tensor:
 def two_layers_and_one() -> float:
     """The largest difference between two linear layers and the single layer that equals them."""
     generator = torch.Generator().manual_seed(0)
-    first, second, x = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((5, 8), (8, 3), (100, 5)))
+    first, second, x = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((5, 8), (8, 3), (100, 5))
+    )
     b1, b2 = (torch.randn(size, generator=generator, dtype=torch.float64) for size in (8, 3))
     deep = (x @ first + b1) @ second + b2
     one = x @ (first @ second) + (b1 @ second + b2)
@@ -68,7 +70,9 @@ def lesson(folder: Path) -> dict[str, Any]:
     difference = two_layers_and_one()
     print(f"two linear layers and their product differ by less than 1e-6: {difference < 1e-6}")
 
-    line = float(np.polyfit(np.linspace(-2, 2, 400), curve(torch.linspace(-2, 2, 400)).numpy(), 1, full=True)[1][0]) / 400
+    line = (
+        float(np.polyfit(np.linspace(-2, 2, 400), curve(torch.linspace(-2, 2, 400)).numpy(), 1, full=True)[1][0]) / 400
+    )
     flat = fit_without_activation()
     print(f"best line: error {line:.3f}; three layers of width 64 without activation: {flat:.3f}")
     fits = {width: fit_hidden(width) for width in WIDTHS}

@@ -1,5 +1,6 @@
 """Chapter 10: a small GPT learns to write; temperature, top-k and top-p; the context window."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import matplotlib.pyplot as plt
 import torch
 
 import minillm
-from figures import run, save
 from minillm.generation.generate import window_start
 from minillm.generation.sampling import keep_top_k, keep_top_p, scale_temperature
+
+from figures import run, save
 
 STEPS = (5, 40, 240)
 SETTINGS: dict[str, Any] = {
@@ -64,12 +66,15 @@ def lesson(folder: Path) -> dict[str, Any]:
         written = samples(trained)
         loaded = minillm.load_run(trained, device="cpu")
         distributions = choices(next_logits(loaded, "The first argum"))
-        losses = [line for line in map(eval, (trained / "metrics.jsonl").read_text().splitlines()) if "grad_norm" in line]
+        lines = (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses = [line for line in map(json.loads, lines) if "grad_norm" in line]
     for step, text in written.items():
         print(f"step {step:3}: {text!r}")
     print("kept by top-k 5:", int((distributions["top-k 5"] > 0).sum()), "bytes")
     for length in (60, 64, 65, 81):
-        print(f"a text of {length} tokens in a context of 64: tokens {window_start(length, 64)} to {length - 1} are read")
+        print(
+            f"a text of {length} tokens in a context of 64: tokens {window_start(length, 64)} to {length - 1} are read"
+        )
     draw(folder, losses, distributions)
     return {"losses": [line["loss"] for line in losses], "written": written, "distributions": distributions}
 
@@ -80,8 +85,8 @@ def draw(folder: Path, losses: list, distributions: dict[str, torch.Tensor]) -> 
     axes[0].set(title="Loss during training", xlabel="step", ylabel="nats per byte")
     top = distributions["temperature 1"].topk(10).indices
     names = [repr(chr(i))[1:-1] if 32 < i < 127 else f"{int(i)}" for i in top.tolist()]
-    for axis, shown in zip(axes[1:], (("temperature 0.5", "temperature 1", "temperature 2"), ("top-k 5",), ("top-p 0.8",)),
-                           strict=True):  # fmt: skip
+    groups = (("temperature 0.5", "temperature 1", "temperature 2"), ("top-k 5",), ("top-p 0.8",))
+    for axis, shown in zip(axes[1:], groups, strict=True):
         for number, name in enumerate(shown):
             offset = (number - (len(shown) - 1) / 2) * 0.8 / len(shown)
             axis.bar([i + offset for i in range(10)], distributions[name][top], 0.8 / len(shown), label=name)

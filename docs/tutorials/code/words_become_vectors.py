@@ -7,10 +7,11 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from figures import run, save
 from minillm.nn.attention import plain_attention
 from minillm.nn.embedding import SinusoidalPosition
 from minillm.nn.position import RotaryPosition, apply_rotary
+
+from figures import run, save
 
 TEXT = "The cat sat on the mat"
 WIDTH = 32
