@@ -17,25 +17,20 @@ CODE = TUTORIALS / "code"
 PAGES = sorted(TUTORIALS.glob("[0-9]*.md"))
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
-CHAPTERS: dict[str, tuple[dict[str, Any], str]] = {}
-"""Chapter -> what its lesson returned, and what it printed; each runs once."""
-
 
 @pytest.fixture
 def chapter(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(CODE)
 
     def learn(name: str) -> tuple[dict[str, Any], str]:
-        if name not in CHAPTERS:
-            spec = importlib.util.spec_from_file_location(name, CODE / f"{name}.py")
-            assert spec is not None and spec.loader is not None
-            module = sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            found = module.lesson(tmp_path)
-            drawn = {path.name for path in tmp_path.glob("*.png")}
-            assert drawn == {Path(link).name for link in figures(name)}, "a page shows every figure"
-            CHAPTERS[name] = found, capsys.readouterr().out
-        return CHAPTERS[name]
+        spec = importlib.util.spec_from_file_location(name, CODE / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found = module.lesson(tmp_path)
+        drawn = {path.name for path in tmp_path.glob("*.png")}
+        assert drawn == {Path(link).name for link in figures(name)}, "a page shows every figure"
+        return found, capsys.readouterr().out
 
     return learn
 
@@ -50,9 +45,10 @@ def figures(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_shows_the_code_that_runs_and_the_output_that_it_prints(page: Path, chapter):
+def test_a_chapter_runs_its_claims_hold_and_its_pages_show_its_code_and_output(page: Path, chapter):
     name = page.stem.partition("_")[2]
-    _, printed = chapter(name)
+    found, printed = chapter(name)
+    globals()[f"claims_of_{name}"](found)
     code = (CODE / f"{name}.py").read_text(encoding="utf-8")
     for language in (page, page.parent / "zh" / page.name):
         text = language.read_text(encoding="utf-8")
@@ -70,8 +66,7 @@ def test_a_page_in_chinese_shows_the_same_blocks_and_figures():
         assert re.findall(r"figures/[^)]*", ours) == re.findall(r"figures/[^)]*", theirs), page.name
 
 
-def test_a_line(chapter):
-    found, _ = chapter("a_line")
+def claims_of_a_line(found):
     w, b, _ = found["path"][-1]
     assert np.allclose((w, b), found["best"], atol=1e-2)
     losses = [loss for _, _, loss in found["path"]]
@@ -82,16 +77,14 @@ def test_a_line(chapter):
     assert area > 0 > distance and age < 0
 
 
-def test_a_neuron(chapter):
-    found, _ = chapter("a_neuron")
+def claims_of_a_neuron(found):
     assert found["total"] == 655 and found["decisions"] == (0, 1, 1)
     assert max(found["gates"]["AND"]) == max(found["gates"]["OR"]) == 1
     assert max(found["gates"]["XOR"]) <= 0.75 and found["best_line"] == 0.75
     assert found["two_layers"].tolist() == [0, 1, 1, 0]
 
 
-def test_activations(chapter):
-    found, _ = chapter("activations")
+def claims_of_activations(found):
     steepest = {name: float(slope.max()) for name, slope in found["slopes"].items()}
     assert steepest["sigmoid"] == pytest.approx(0.25) and steepest["tanh"] == pytest.approx(1.0)
     assert found["probabilities"].sum() == pytest.approx(1) and found["probabilities"].argmax() == 0
@@ -103,16 +96,14 @@ def test_activations(chapter):
         assert norms[0] > 0.1 * norms[-1], "it does not"
 
 
-def test_many_neurons(chapter):
-    found, _ = chapter("many_neurons")
+def claims_of_many_neurons(found):
     assert found["difference"] < 1e-6
     assert found["flat"] == pytest.approx(found["line"], rel=1e-2)
     errors = list(found["errors"].values())
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-4
 
 
-def test_back_propagation(chapter):
-    found, _ = chapter("back_propagation")
+def claims_of_back_propagation(found):
     assert found["dy_dx"] == 13 and found["worst"]["torch"] < 1e-12 and found["worst"]["differences"] < 1e-7
     assert found["matrix"] < 1e-12 and found["answers"] == [0, 1, 1, 0] and found["losses"][-1] < 1e-3
     engine = (CODE / "back_propagation.py").read_text(encoding="utf-8")
@@ -120,24 +111,21 @@ def test_back_propagation(chapter):
     assert len([line for line in engine.splitlines() if line.strip()]) <= 80
 
 
-def test_digits(chapter):
-    found, _ = chapter("digits")
+def claims_of_digits(found):
     assert found["accuracy"] > 0.9 and found["confusion"].sum() == 2000 and found["weights"].shape == (128, 784)
     ends = {rule: np.hypot(*path[-1]) for rule, path in found["paths"].items()}
     assert all(end < 0.5 for end in ends.values()), ends
     assert found["gaps"][0.1] < found["gaps"][0.0]
 
 
-def test_words_become_vectors(chapter):
-    found, _ = chapter("words_become_vectors")
+def claims_of_words_become_vectors(found):
     assert found["ids"] == [0, 1, 2, 3, 0, 4] and found["without"] < 1e-6 < 0.1 < found["with"]
     assert all(np.ptp(scores) < 1e-3 for scores in found["rotary"].values()), "only the distance counts"
     waves = found["waves"]
     assert (waves @ waves[32]).argmax() == 32
 
 
-def test_attention(chapter):
-    found, _ = chapter("attention")
+def claims_of_attention(found):
     assert np.allclose(found["ours"], found["output"], atol=1e-6) and np.allclose(
         found["weights"].sum(-1), 1, atol=1e-6
     )
@@ -151,27 +139,24 @@ def test_attention(chapter):
     assert found["crossed"].shape == (1, 1, 6, 4)
 
 
-def test_a_block(chapter):
-    found, _ = chapter("a_block")
+def claims_of_a_block(found):
     pre, post = found["norms"]["pre"], found["norms"]["post"]
     assert pre[-1] < pre[0] and post[-1] > post[0] and len(pre) == len(post) == 24
     assert np.array_equal(found["seen"]["gpt2"], np.tril(np.ones((6, 6), bool)))
     assert found["seen"]["bert-tiny"].all() and found["seen"]["t5-mini"].all()
 
 
-def test_training_and_writing(chapter):
-    found, _ = chapter("training_and_writing")
+def claims_of_training_and_writing(found):
     losses, written = found["losses"], found["written"]
-    assert losses[0] == pytest.approx(np.log(256), abs=0.3) and losses[-1] < 2.5
+    assert np.log(256) < losses[0] < np.log(256) + 0.6 and losses[-1] < 2.5
     letters = {step: sum(c.isalpha() or c == " " for c in text) / len(text) for step, text in written.items()}
-    assert letters[5] < 0.8 < letters[240], "noise becomes words"
+    assert letters[5] < 0.8 < letters[200], "noise becomes words"
     sharp, plain, flat = (found["distributions"][f"temperature {t}"].max() for t in (0.5, 1, 2))
     assert sharp > plain > flat and all(d.sum() == pytest.approx(1) for d in found["distributions"].values())
     assert (found["distributions"]["top-k 5"] > 0).sum() == 5
 
 
-def test_after_pretraining(chapter):
-    found, _ = chapter("after_pretraining")
+def claims_of_after_pretraining(found):
     assert found["same"] and found["merged"] and found["share"] < 0.07
     assert found["start"] == pytest.approx(np.log(2)) and found["better"] < found["start"]
     assert found["advantages"].tolist() == [0.5, -0.5] * 4 and not found["equal"].any()

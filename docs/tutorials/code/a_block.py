@@ -75,7 +75,7 @@ def lesson(folder: Path) -> dict[str, Any]:
     print("BERT: each output depends on all tokens:", bool(seen["bert-tiny"].all()))
     print("T5: each output of the decoder depends on the whole source:", bool(seen["t5-mini"].all()))
     draw(folder, norms)
-    return {"norms": norms, "seen": seen}
+    return {"norms": norms, "seen": {name: matrix.numpy() for name, matrix in seen.items()}}
 
 
 def draw(folder: Path, norms: dict[str, list[float]]) -> None:
@@ -86,7 +86,7 @@ def draw(folder: Path, norms: dict[str, list[float]]) -> None:
     axes[0].legend()
     for axis, (title, mask) in zip(axes[1:], VIEWS.items(), strict=True):
         dense = mask.dense(0, 6, 6, torch.device("cpu"))
-        axis.imshow(torch.ones(6, 6) if dense is None else dense[0, 0], cmap="Blues", vmin=0, vmax=1.5)
+        axis.imshow((torch.ones(6, 6) if dense is None else dense[0, 0]).numpy(), cmap="Blues", vmin=0, vmax=1.5)
         axis.set(title=title, xlabel="key", ylabel="query")
         axis.set_xticks(torch.arange(0.5, 5).tolist(), minor=True)
         axis.set_yticks(torch.arange(0.5, 5).tolist(), minor=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,11 +92,12 @@ def lesson(folder: Path) -> dict[str, Any]:
     source, target = torch.randn(9, HEAD, generator=torch.Generator().manual_seed(4)), found["q"]
     crossed = plain_attention(target[None, None], *(source[None, None],) * 2, scale=HEAD**-0.5)
     print(f"cross-attention: {len(target)} queries over {len(source)} keys give {crossed.size(2)} outputs")
-    draw(folder, found["weights"], causal)
-    return {**found, "ours": ours, "spread": spread, "causal": causal, "both": both, "alone": alone, "crossed": crossed}
+    draw(folder, found["weights"].numpy(), causal.numpy())
+    tensors = found | {"ours": ours, "causal": causal, "both": both, "alone": alone, "crossed": crossed}
+    return {name: tensor.numpy() for name, tensor in tensors.items()} | {"spread": spread}
 
 
-def draw(folder: Path, weights: Tensor, causal: Tensor) -> None:
+def draw(folder: Path, weights: np.ndarray, causal: np.ndarray) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 4))
     for axis, (title, matrix) in zip(axes, (("Attention", weights), ("With the causal mask", causal)), strict=True):
         axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)

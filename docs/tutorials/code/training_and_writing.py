@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 import minillm
@@ -14,16 +15,18 @@ from minillm.generation.sampling import keep_top_k, keep_top_p, scale_temperatur
 
 from figures import run, save
 
-STEPS = (5, 40, 240)
+STEPS = (5, 40, 200)
 SETTINGS: dict[str, Any] = {
-    "model.d_model": 96,
+    "model.d_model": 64,
     "model.num_heads": 4,
     "model.num_kv_heads": 4,
-    "model.d_ff": 256,
+    "model.d_ff": 192,
     "model.max_seq_len": 64,
     "tokenizer.kind": "byte",
+    "data.validation_fraction": 0.02,
     "train.steps": STEPS[-1],
     "train.global_batch": 16,
+    "train.log_every": 1,
     "train.precision": "fp32",
     "train.device": "cpu",
     "eval.every": 0,
@@ -51,12 +54,12 @@ def next_logits(loaded: Any, prompt: str) -> torch.Tensor:
     return loaded.model(ids).logits["lm"][:, -1].float()
 
 
-def choices(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+def choices(logits: torch.Tensor) -> dict[str, np.ndarray]:
     """The distribution of the next byte under each setting."""
     settings = {"temperature 1": logits, "temperature 0.5": scale_temperature(logits, temperature=0.5)}
     settings |= {"temperature 2": scale_temperature(logits, temperature=2.0)}
     settings |= {"top-k 5": keep_top_k(logits, k=5), "top-p 0.8": keep_top_p(logits, p=0.8)}
-    return {name: changed.softmax(-1)[0] for name, changed in settings.items()}
+    return {name: changed.softmax(-1)[0].numpy() for name, changed in settings.items()}
 
 
 def lesson(folder: Path) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def lesson(folder: Path) -> dict[str, Any]:
         trained = minillm.train(minillm.load_config("gpt-nano", keys), Path(temporary) / "run")
         written = samples(trained)
         loaded = minillm.load_run(trained, device="cpu")
-        distributions = choices(next_logits(loaded, "The first argum"))
+        distributions = choices(next_logits(loaded, "The "))
         lines = (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         losses = [line for line in map(json.loads, lines) if "grad_norm" in line]
     for step, text in written.items():
@@ -79,11 +82,11 @@ def lesson(folder: Path) -> dict[str, Any]:
     return {"losses": [line["loss"] for line in losses], "written": written, "distributions": distributions}
 
 
-def draw(folder: Path, losses: list, distributions: dict[str, torch.Tensor]) -> None:
+def draw(folder: Path, losses: list, distributions: dict[str, np.ndarray]) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.4))
     axes[0].plot([line["step"] for line in losses], [line["loss"] for line in losses])
     axes[0].set(title="Loss during training", xlabel="step", ylabel="nats per byte")
-    top = distributions["temperature 1"].topk(10).indices
+    top = distributions["temperature 1"].argsort()[::-1][:10]
     names = [repr(chr(i))[1:-1] if 32 < i < 127 else f"{int(i)}" for i in top.tolist()]
     groups = (("temperature 0.5", "temperature 1", "temperature 2"), ("top-k 5",), ("top-p 0.8",))
     for axis, shown in zip(axes[1:], groups, strict=True):

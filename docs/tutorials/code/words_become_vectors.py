@@ -69,11 +69,11 @@ def lesson(folder: Path) -> dict[str, Any]:
         print(f"rotary, distance {distance}: scores at three places", " ".join(f"{score:.2f}" for score in found))
     draw(folder)
     results = {"ids": ids, "without": without, "with": with_positions, "rotary": scores}
-    return results | {"waves": sinusoidal_table(64)}
+    return results | {"waves": sinusoidal_table(64).numpy()}
 
 
 def draw(folder: Path) -> None:
-    waves = sinusoidal_table(64)
+    waves = sinusoidal_table(64).numpy()
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
     picture = axes[0].imshow(waves.T, aspect="auto", cmap="RdBu")
     axes[0].set(title="Sinusoidal positions", xlabel="position", ylabel="dimension")
