@@ -34,6 +34,8 @@ class Family(NamedTuple):
     """Whether a model of this family belongs to the row, if no earlier one does."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads a model with a vocabulary head."""
+    pipeline: str = "text-generation"
+    """The hub's name for the task of a model with a vocabulary head."""
     outputs: Outputs = decoder_outputs
     """Computes pairs of our outputs and theirs, for the cross-check."""
     objective: str = "clm"
@@ -46,7 +48,9 @@ class Family(NamedTuple):
     """Their table of positions, if the position of a text's first token is the padding id + 1."""
 
 
-_ENCODER: dict[str, Any] = dict(family="bert", auto_class="AutoModelForMaskedLM", outputs=encoder_outputs)
+_ENCODER: dict[str, Any] = dict(
+    family="bert", auto_class="AutoModelForMaskedLM", pipeline="fill-mask", outputs=encoder_outputs
+)
 _ENCODER |= dict(objective="mlm", prompt="The capital of France is [MASK].")
 
 FAMILIES = {
@@ -100,6 +104,7 @@ FAMILIES = {
         t5.t5_map,
         family="t5",
         auto_class="AutoModelForSeq2SeqLM",
+        pipeline="text2text-generation",
         outputs=encoder_decoder_outputs,
         objective="span",
         prompt="The capital of <|extra_id_0|> is Paris.",

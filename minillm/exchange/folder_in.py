@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, model_from_hf
+from minillm.exchange.generation_settings import read_gguf_settings, read_settings
+from minillm.exchange.model_card import license_in
 from minillm.exchange.sentence_transformers import read_embedding
 from minillm.exchange.tokenizer_in import read_tokenizer
 from minillm.exchange.tokenizer_models import load_json
@@ -29,8 +31,20 @@ UNREAD |= {
 """Suffix of a file of weights that cannot be read -> its format."""
 
 
-def read_published(source: str) -> tuple[Imported, Tokenizer, EmbedConfig]:
-    """The model, the tokenizer and the settings of sentence embeddings, which only a folder can have.
+class Published(NamedTuple):
+    """What a source holds."""
+
+    model: Imported
+    tokenizer: Tokenizer
+    embed: EmbedConfig
+    """Settings of sentence embeddings, which only a folder can have."""
+    sample: dict[str, Any]
+    """Settings of text generation that the source names."""
+    license: str | None
+
+
+def read_published(source: str) -> Published:
+    """The model, its tokenizer and settings.
 
     The source is a folder in Hugging Face's layout, a GGUF file, or a model's name on the hub.
 
@@ -40,9 +54,11 @@ def read_published(source: str) -> tuple[Imported, Tokenizer, EmbedConfig]:
     """
     path, embed = Path(source), EmbedConfig()
     if path.suffix.lower() == ".gguf":
-        from minillm.exchange.gguf_in import read_gguf  # its package is an extra
+        from minillm.exchange.gguf_in import content_of, open_gguf  # its package is an extra
 
-        model, tokenizer = read_gguf(path)
+        fields, tensors = open_gguf(path)
+        model, tokenizer = content_of(fields, tensors, path)
+        sample, license = read_gguf_settings(fields, path), fields.get("general.license")
     else:
         if path.is_file():
             what = f"in {UNREAD[path.suffix]} format" if path.suffix in UNREAD else "a file"
@@ -52,12 +68,13 @@ def read_published(source: str) -> tuple[Imported, Tokenizer, EmbedConfig]:
             folder, embed = read_embedding(folder)
             config, weights = read_config(folder), read_weights(folder)
             model, tokenizer = model_from_hf(config, weights), read_tokenizer(folder)
+            sample, license = read_settings(folder), license_in(folder)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
     ids, rows = tokenizer.vocab_size, model.config.vocab_size or 0
     if rows < ids:
         raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights have only {rows}; they do not match")
-    return model, tokenizer, embed
+    return Published(model, tokenizer, embed, sample, license if isinstance(license, str) else None)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -12,37 +12,18 @@ from torch import Tensor
 from minillm.exchange.architectures import family_of, inputs_of, model_to_hf
 from minillm.exchange.crosscheck import compare
 from minillm.exchange.folder_in import CONFIG, SAFETENSORS
+from minillm.exchange.generation_settings import write_gguf_settings, write_settings
+from minillm.exchange.gguf_out import Dtype, write_gguf
+from minillm.exchange.model_card import About, model_card
 from minillm.exchange.sentence_transformers import write_embedding
 from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokenizer_json, tokenizer_settings
-from minillm.generation.config import EmbedConfig
+from minillm.generation.config import EmbedConfig, SampleConfig
 from minillm.nn.config import ModelConfig
 from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, Tokenizer
 from minillm.tokenizers.chat_template import stop_id_of
 
-CARD = """---
-library_name: transformers
-license: other
----
-
-# {name}
-
-License: not chosen yet. Fill it in here and in the header before you publish this model.
-
-| | |
-|---|---|
-{table}
-
-```python
-from transformers import AutoTokenizer, {auto_class}
-
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {auto_class}.from_pretrained("PATH")
-```
-
-AutoTokenizer converts the name of a special token in a text, such as `{special}`, to that token. minillm, which wrote
-these files, treats it as ordinary text.
-"""
-"""The model card: README.md with the header for the hub."""
+EMBEDDING_PIPELINES = {True: "sentence-similarity", False: "feature-extraction"}
+"""Whether a model without a vocabulary head has settings of sentence embeddings -> its task on the hub."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +34,12 @@ class Export:
     config: ModelConfig
     model: Any
     tokenizer: Tokenizer
-    facts: Mapping[str, str]
-    """Additional rows for the table of the model card."""
+    about: About = field(default_factory=About)
+    """For the model card."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     """Settings of sentence embeddings."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """Settings of text generation."""
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of config.json, and the weights; raises like `model_to_hf`."""
@@ -97,18 +80,22 @@ def write_folder(folder: Path, export: Export) -> str:
     if tokenizer.chat_template is not None:
         (folder / CHAT_TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
     if export.model.writes != "nothing":
-        _write(folder / "generation_config.json", export.special_ids() | suppressed(export))
+        generation = export.special_ids() | suppressed(export) | write_settings(export.sample)
+        _write(folder / "generation_config.json", generation)
     write_embedding(folder, export.embed, export.config.d_model, export.config.max_seq_len)
     parameters = sum(weight.numel() for weight in export.model.parameters())
     facts = {
         "architecture": f"{architecture}, {parameters / 1e6:.2f} M parameters",
         "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size} ids",
         "context": f"{export.config.max_seq_len} tokens",
-        **export.facts,
     }
-    card = CARD.format(
-        name=export.name,
-        table="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
+    embeds = export.embed.pooling is not None
+    card = model_card(
+        export.name,
+        export.about,
+        facts=facts,
+        pipeline=family.pipeline if "lm" in export.config.heads else EMBEDDING_PIPELINES[embeds],
+        library="sentence-transformers" if embeds else "transformers",
         auto_class=family.auto_class if "lm" in export.config.heads else "AutoModel",
         special=next(iter(tokenizer.specials), "<s>"),
     )
@@ -116,15 +103,15 @@ def write_folder(folder: Path, export: Export) -> str:
     return compare(export.model, tokenizer, folder, architecture, family.outputs, inputs)
 
 
-def write_gguf_file(path: Path, export: Export) -> str | None:
+def write_gguf_file(path: Path, export: Export, *, dtype: Dtype = "f32") -> str | None:
     """Write a GGUF file, for GPT-2 and Llama architectures; otherwise like `write_gguf`."""
-    from minillm.exchange.gguf_out import write_gguf  # its package is an extra
-
     if export.model.writes != "continuation":
         raise ValueError(f"{export.name} is a {export.config.family} model; only a gpt can be exported to GGUF")
     settings, weights = export.to_hf()
     tokenizer = tokenizer_json(export.tokenizer, export.config.family)
-    return write_gguf(path, settings, weights, tokenizer, export.name, export.tokenizer.chat_template)
+    options: dict[str, Any] = {"license": export.about.license, "sampling": write_gguf_settings(export.sample)}
+    template = export.tokenizer.chat_template
+    return write_gguf(path, settings, weights, tokenizer, export.name, template, dtype=dtype, **options)
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

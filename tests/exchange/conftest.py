@@ -46,6 +46,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "GPT2LMHeadModel",
         {**GPT2, "n_inner": 77, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
+    "gpt2-untied-tanh": ("GPT2LMHeadModel", {**GPT2, "n_inner": 96, "tie_word_embeddings": False}),
     "gpt2-unscaled": ("GPT2LMHeadModel", {**GPT2, "scale_attn_weights": False, "activation_function": "relu"}),
     "gpt2-bare": ("GPT2Model", GPT2),
     "llama": ("LlamaForCausalLM", LLAMA),

@@ -14,6 +14,7 @@ import unicodedata
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import numpy as np
 import pytest
 import torch
 
-from minillm import LoadedRun, SampleConfig, load_run, sample
-from minillm.run import export_model
+from minillm import LoadedRun, SampleConfig, build_model, load_run, sample
+from minillm.run import export_model, import_model
 
 from ..hostile import hostile_texts
 from . import as_a_user
@@ -107,6 +108,28 @@ def test_llama_cpp_writes_the_same_greedy_tokens(name: str, run_of: Callable[[st
         options = {"n_predict": 48, "temperature": 0, "return_tokens": True, "cache_prompt": False}
         found = post("completion", {"prompt": PROMPT, **options})
     assert found["tokens"] == greedy(run)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
+def test_llama_cpp_reads_every_type_of_weights(dtype: Any, run_of: Callable[[str], Path], tmp_path: Path):
+    run = load_run(run_of("llama"))
+    with llama_cpp(export_model(run, tmp_path / "x.gguf", dtype=dtype)) as post:
+        found = post("completion", {"prompt": PROMPT, "n_predict": 8, "temperature": 0, "return_tokens": True})
+    assert found["tokens"][:2] == greedy(run)[:2]  # the model is sure of the first ones
+
+
+def test_llama_cpp_scales_positions_as_llama_3_does(run_of: Callable[[str], Path], tmp_path: Path):
+    run = load_run(run_of("llama"))
+    scaling = {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_len": 16, "rope_theta": 500.0}
+    shape = replace(run.config.model, **scaling)
+    model = build_model(shape).eval()
+    model.load_state_dict(run.model.state_dict())
+    run = replace(run, config=replace(run.config, model=shape), model=model)
+    with llama_cpp(export_model(run, tmp_path / "x.gguf")) as post:
+        options = {"n_predict": 48, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+        assert post("completion", {"prompt": PROMPT, **options})["tokens"] == greedy(run)
+    again = load_run(import_model(tmp_path / "x.gguf", tmp_path / "in"))
+    assert {key: getattr(again.config.model, key) for key in scaling} == scaling
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama"])  # with a BPE of our own, and with bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,8 +32,9 @@ def write(path: Path, folder: Path, tokenizer: Any, **changes: Any) -> str | Non
     """The model of a folder, its table widened to the tokenizer's vocabulary and three rows more."""
     model = model_from_hf(read_config(folder), read_weights(folder))
     rows = tokenizer.vocab_size + 3
+    draws = torch.Generator().manual_seed(0)
     for key in ("embed.tokens.weight", "heads.lm.proj.weight"):
-        model.weights[key] = torch.randn(rows, model.weights[key].size(1), generator=torch.Generator().manual_seed(0))
+        model.weights[key] = torch.randn(rows, model.weights[key].size(1), generator=draws)
     if model.config.tie_embeddings:
         model.weights["heads.lm.proj.weight"] = model.weights["embed.tokens.weight"]
     config, weights = model_to_hf(model.config, model.weights)
@@ -40,14 +42,20 @@ def write(path: Path, folder: Path, tokenizer: Any, **changes: Any) -> str | Non
     return write_gguf(path, config, weights, tokenizer_json(tokenizer, "gpt"), "test")
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "llama-3.1", "llama-linear", "qwen2", "qwen3"])
-def test_a_llama_comes_back_bit_for_bit_with_its_tokenizer(name, saved, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "llama-tied", "llama-3.1", "llama-llama3", "llama-linear", "qwen2", "qwen3", "gpt2", "gpt2-untied-tanh"],
+)
+def test_a_model_comes_back_bit_for_bit_with_its_tokenizer(name, saved, tmp_path):
     folder, tokenizer = saved(name), ByteTokenizer()
     assert write(tmp_path / "x.gguf", folder, tokenizer) is None
     before = model_from_hf(read_config(folder), read_weights(folder))
     (config, weights), read = read_gguf(tmp_path / "x.gguf")
-    for key in ("position", "rope_scaling", "rope_theta", "qk_norm", "biased_projections", "kv_heads", "head_width"):
-        assert getattr(config, key) == getattr(before.config, key), key
+    lost = ("vocab_size", "init_std", "dropout", "attention_dropout", "num_kv_heads", "head_dim", "d_ff")
+    changed = {key for key, value in asdict(config).items() if value != asdict(before.config)[key]}
+    assert changed <= {*lost}  # the size of the vocabulary by `write`, the others are not in the file
+    for key in ("kv_heads", "head_width", "ff_width"):
+        assert getattr(config, key) == getattr(before.config, key)
     assert weights.keys() == before.weights.keys()
     same = [key for key in weights if "tokens" not in key and "heads.lm.proj" not in key]
     assert all(torch.equal(weights[key], before.weights[key]) for key in same)
@@ -124,8 +132,28 @@ def test_a_trained_bpe_is_written_whole_with_a_warning_if_llama_cpp_lacks_its_pa
     assert read_gguf(tmp_path / "x.gguf")[1].encode(plain).tolist() == tokenizer.encode(plain).tolist()
 
 
-def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path):
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+def test_the_matrices_have_the_given_type_and_the_header_says_so(saved, tmp_path, dtype):
+    model = model_from_hf(read_config(saved("gpt2-untied-tanh")), read_weights(tmp_path / "gpt2-untied-tanh"))
+    config, weights = model_to_hf(model.config, model.weights)
+    tokenizer = tokenizer_json(ByteTokenizer(), "gpt")
+    config |= {"vocab_size": ByteTokenizer().vocab_size, "eos_token_id": 257}
+    path = tmp_path / "x.gguf"
+    write_gguf(path, config, weights, tokenizer, "x", dtype=dtype, license="mit", sampling={"temp": 0.5, "top_k": 7})
+    reader = gguf.GGUFReader(path)
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    assert fields["general.file_type"] == {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}[dtype]
+    assert fields["general.license"] == "mit" and fields["general.size_label"].endswith("K")
+    assert fields["general.sampling.temp"] == 0.5 and fields["general.sampling.top_k"] == 7
+    kinds = {tensor.name: tensor.tensor_type.name.lower() for tensor in reader.tensors}
+    assert kinds["position_embd.weight"] == kinds["output_norm.weight"] == kinds["blk.0.attn_qkv.bias"] == "f32"
+    assert kinds["blk.1.ffn_up.weight"] == ("f32" if dtype == "q8_0" else dtype)  # rows of 30 numbers
+    assert kinds["blk.1.ffn_down.weight"] == dtype  # rows of 96
+
+
+def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path, altered):
     write(tmp_path / "x.gguf", saved("llama-llama3"), ByteTokenizer())
+    altered(minillm__rope__original_length=None)
     with pytest.raises(ValueError, match=r"rope_freqs\.weight has a scaling other than Llama 3's"):
         read_gguf(tmp_path / "x.gguf")
 
@@ -233,12 +261,13 @@ def test_a_text_begins_with_bos_where_llama_cpp_puts_it(saved, tmp_path, altered
     assert tokenizer.prefix_ids == ((tokenizer.bos_id,) if begins else ())
 
 
-def test_a_file_that_is_not_gguf_or_has_another_model_is_named(saved, tmp_path):
+def test_a_file_that_is_not_gguf_or_has_another_model_is_named(saved, tmp_path, altered):
     (tmp_path / "x.gguf").write_bytes(b"GGUF or not")
     with pytest.raises(ValueError, match=r"x\.gguf is not a GGUF file"):
         read_gguf(tmp_path / "x.gguf")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_gguf(tmp_path / "none.gguf")
     write(tmp_path / "y.gguf", saved("gpt2"), ByteTokenizer())
-    with pytest.raises(ValueError, match="architecture 'gpt2'; supported are llama, qwen2 and qwen3"):
+    altered(general__architecture="mamba")
+    with pytest.raises(ValueError, match="architecture 'mamba'; supported are llama, qwen2, qwen3 and gpt2"):
         read_gguf(tmp_path / "y.gguf")

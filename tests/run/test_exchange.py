@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 
 from minillm import SampleConfig, build_model, evaluate, load_config, load_run, override, preset, sample, train
 from minillm.cli import main
@@ -17,6 +18,7 @@ from minillm.exchange.architectures import model_to_hf
 from minillm.exchange.tokenizer_out import tokenizer_json
 from minillm.generation.config import BeamConfig
 from minillm.run import export_model, fill, import_model, imports, search
+from minillm.run.folder import read_about
 from minillm.tokenizers.chat_template import CHAT_TEMPLATE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch_dtype.*", "ignore::FutureWarning")
@@ -137,6 +139,91 @@ def test_both_versions_of_t5_are_an_auto_model(run_of, tmp_path, scaled):
     with torch.no_grad():
         logits = theirs(input_ids=source, decoder_input_ids=target).logits
         assert (loaded.model(source, target).logits["lm"] - logits).abs().max() < 1e-5 * logits.abs().max()
+
+
+def test_a_published_models_settings_come_in_and_go_out_again(run_of, exported, tmp_path):
+    """EOS ids, unknown token, chat template, generation settings and license: the second export equals the first."""
+    published = exported("llama")
+
+    def change(name: str, **entries: Any) -> None:
+        content = json.loads((published / name).read_text(encoding="utf-8"))
+        (published / name).write_text(json.dumps(content | entries), encoding="utf-8")
+
+    names = load_run(run_of("llama")).tokenizer.specials
+    eos = [names["<|eos|>"], names["<|sep|>"], names["<|cls|>"]]
+    change("tokenizer_config.json", unk_token="<|mask|>")
+    change("config.json", eos_token_id=eos)
+    draws = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
+    change("generation_config.json", eos_token_id=eos, **draws, max_new_tokens=77)
+    (published / "chat_template.jinja").write_text(
+        "{{ messages[0]['content'] }}\r\n<|sep|>", encoding="utf-8", newline=""
+    )
+    card = (published / "README.md").read_text(encoding="utf-8")
+    (published / "README.md").write_text(card.replace("license: other", "license: apache-2.0"), encoding="utf-8")
+
+    first = load_run(import_model(published, tmp_path / "first"))
+    assert first.tokenizer.eos_ids == tuple(eos)
+    kept = {key: getattr(first.config.sample, key) for key in ("temperature", "top_p", "top_k", "repetition_penalty")}
+    assert kept == {key: draws[key] for key in kept} and first.config.sample.max_new_tokens == 77
+    for out in ("out", "out.gguf"):
+        export_model(first, tmp_path / out)
+        again = load_run(import_model(tmp_path / out, tmp_path / f"from-{out}"))
+        assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+        assert again.tokenizer.eos_ids == first.tokenizer.eos_ids
+        assert again.tokenizer.roles == first.tokenizer.roles
+        assert again.tokenizer.chat_template == first.tokenizer.chat_template
+        limit = {} if out == "out" else {"max_new_tokens": 77}  # GGUF has no place for it
+        assert replace(again.config.sample, **limit) == first.config.sample
+        assert read_about(again.folder)["license"] == "apache-2.0"
+    assert load_run(tmp_path / "from-out").tokenizer.hash == first.tokenizer.hash
+    export_model(load_run(tmp_path / "from-out"), tmp_path / "second")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {path.name for path in (tmp_path / "second").iterdir()}
+    for name in written - {"README.md"}:  # which names the run
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"do_sample": True, "temperature": "hot"},
+            r"generation_config\.json: temperature is 'hot'; expected a number",
+        ),
+        ({"do_sample": True, "top_p": 2.0}, r"generation_config\.json: sample\.top_p is 2\.0"),
+    ],
+)
+def test_a_damaged_generation_setting_is_named(exported, tmp_path, content, message):
+    folder = exported("gpt2")
+    (folder / "generation_config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        import_model(folder, tmp_path / "in")
+
+
+def test_greedy_settings_stay_greedy_and_the_defaults_are_not_written(run_of, exported, tmp_path):
+    assert "do_sample" not in json.loads((exported("gpt2") / "generation_config.json").read_text(encoding="utf-8"))
+    loaded = load_run(run_of("gpt2"))
+    greedy = replace(loaded, config=override(loaded.config, {"sample.temperature": 0.0}))
+    export_model(greedy, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text(encoding="utf-8"))["do_sample"] is False
+    assert load_run(import_model(tmp_path / "out", tmp_path / "in")).config.sample.temperature == 0
+
+
+@pytest.mark.parametrize(("name", "task"), [("gpt2", "text-generation"), ("bert", "fill-mask")])
+def test_the_hub_reads_the_model_cards_metadata(run_of, tmp_path, name, task):
+    loaded = load_run(run_of(name))
+    export_model(loaded, tmp_path / "out", license="mit", language="en")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    data = card.data.to_dict()
+    assert (data["pipeline_tag"], data["license"], data["language"]) == (task, "mit", "en")
+    assert data["library_name"] == "transformers" and data["metrics"] == ["loss"]
+    (result,) = card.data.eval_results
+    assert (
+        result.metric_value == round(loaded.checkpoint.state.train.best_loss, 4) and "sums.txt" in result.dataset_name
+    )
+    assert "License: not chosen" not in card.text
+    with pytest.raises(ValueError, match=r"--dtype is for \.gguf files"):
+        export_model(loaded, tmp_path / "again", dtype="f16")
 
 
 def test_the_model_card_tells_what_the_run_knows(exported):
