@@ -213,7 +213,7 @@ def test_greedy_settings_stay_greedy_and_the_defaults_are_not_written(run_of, ex
 def test_the_hub_reads_the_model_cards_metadata(run_of, tmp_path, name, task):
     loaded = load_run(run_of(name))
     export_model(loaded, tmp_path / "out", license="mit", language="en")
-    card = ModelCard.load(tmp_path / "out" / "README.md")
+    card: Any = ModelCard.load(tmp_path / "out" / "README.md")
     data = card.data.to_dict()
     assert (data["pipeline_tag"], data["license"], data["language"]) == (task, "mit", "en")
     assert data["library_name"] == "transformers" and data["metrics"] == ["loss"]
