@@ -60,7 +60,7 @@ def sides(work: str, machine: Machine, peers: Sequence[str], run: Path, folder: 
     found = [Side("minillm", "auto", f"{HERE}:minillm", {"run": str(run), "job": job}, "as `minillm sample` runs it")]
     found += [
         Side("minillm", dtype, f"{HERE}:minillm", {"run": str(run), "job": job, "dtype": dtype})
-        for dtype in machine.fast
+        for dtype in (*machine.fast, "int8", "int4")
     ]
     if {"transformers", "ctranslate2"} & set(peers):
         exported = folder / "exported"
@@ -87,13 +87,14 @@ def limit(work: str, machine: Machine, side: Side, parameters: int) -> float | N
 
 def minillm(run: str, job: dict[str, Any], dtype: str | None = None) -> Ready:
     """The package's own generation; without a dtype as `minillm sample` runs it."""
-    loaded = load_run(run)
-    model: Any = loaded.decoder
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    if dtype in ("int8", "int4"):
+        options = {"quantize": int(dtype.removeprefix("int"))}
+    decoder = load_run(run, **options).decoder
     config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"])
     if dtype is not None:
-        model = loaded.model.to({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
         config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"], num_draft_tokens=0)
-    return _ready(job, lambda: [completion.ids for completion in generate(model, job["prompts"], config)])
+    return _ready(job, lambda: [completion.ids for completion in generate(decoder, job["prompts"], config)])
 
 
 def transformers(folder: str, job: dict[str, Any], dtype: str) -> Ready:

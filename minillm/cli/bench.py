@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from minillm.cli.output import spin_while_idle
+
 CHART = "bench.png"
 
 
@@ -33,6 +35,7 @@ def bench(
     """
     if minutes <= 0:
         raise ValueError(f"--minutes is {minutes}; it must be above 0")
+    spin_while_idle()  # the processes of all sides inherit it
     from minillm.benchmark import result_table
     from minillm.benchmark.works import WORKS, run_benchmark
 

@@ -53,8 +53,10 @@ def make_decoder(
     plan = _plan(model, quantized, dtype, only_plain=not fast, cache=cache)
     if fast:
         decoder = FastDecoder(model, Products(plan, linear_names(model), quantized))
-        bits = f", {'packed' if plan.packed else 'unpacked'}" if quantized else ""
-        return decoder, f"decoding: {plan.describe()}{bits}"
+        if quantized and plan.packed:
+            bits = min(weight.bits for weight in quantized.values())
+            return decoder, f"decoding: weights of {bits} bits, packed products"
+        return decoder, f"decoding: {plan.describe()}"
     chosen = replace(compute, dtype=plan.dtype)
     return precision.for_decoding(model, chosen), f"decoding: {chosen.precision} weights"
 
