@@ -1,10 +1,7 @@
-"""Supervised fine-tuning to some skill at sums of three-digit numbers, then GRPO with a verifiable reward.
+"""Fine-tunes a small GPT to some skill at sums of three-digit numbers, then GRPO with a verifiable reward.
 
-python scripts/align_arithmetic.py --seed 1 --json
-
-Answers begin with their last digit. Two controls start from the same weights as GRPO: as many seconds of supervised
-training on the answers to GRPO's prompts, and GRPO with rewards shuffled within each group. Accuracies are on prompts
-that no stage has seen, greedy except for pass@8, which samples at temperature 1.
+Two controls start from the same weights as GRPO: as many seconds of supervised training on the answers to its prompts,
+and GRPO with rewards shuffled within each group. Accuracies are greedy, pass@8 at temperature 1, on unseen prompts.
 """
 
 import argparse
@@ -12,37 +9,56 @@ import json
 import random
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import minillm
 
-GROUP, SHARES = 8, {"test": 500, "choice": 200, "sft": 20_000, "grpo": 20_000}
-SHAPE = {f"model.{key}": value for key, value in {"num_layers": 3, "d_model": 96, "num_heads": 3, "max_seq_len": 32}.items()}
-TRAIN = {"train.precision": "fp32", "train.device": "cpu", "schedule.name": "constant", "data.validation_fraction": 0.01}
-SFT = TRAIN | {"tokenizer.kind": "char", "data.packing": "documents", "data.seq_len": 26, "train.global_batch": 128}
+SIZES = {"test": 500, "choice": 100, "sft": 20_000, "grpo": 20_000}
+GRPO = {"objective.max_new_tokens": 6, "objective.eval_temperature": 1.0, "objective.eval_samples": 8, "save.keep": 99}
 
 
-def exact(run: Path, rows: list[dict[str, str]], samples: int = 1) -> float:
-    """Share of prompts whose greedy answer, or one of several sampled answers, is right."""
-    loaded = minillm.load_run(run)
-    config = minillm.SampleConfig(temperature=float(samples > 1), num_samples=samples, max_new_tokens=6)
-    prompts = [loaded.tokenizer.encode(row["prompt"]).tolist() for row in rows]
-    found = minillm.generate(loaded.decoder, prompts, config, eos_id=loaded.tokenizer.eos_id)
-    right = [loaded.tokenizer.decode(c.ids) == rows[i // samples]["answer"] for i, c in enumerate(found)]
-    return sum(any(right[i : i + samples]) for i in range(0, len(right), samples)) / len(rows)
+def record(a: int, b: int) -> str:
+    answer = str(a + b)[::-1]  # the last digit first
+    prompt, completion = {"role": "user", "content": f"{a}+{b}"}, {"role": "assistant", "content": answer}
+    return json.dumps({"prompt": [prompt], "completion": [completion], "answer": answer}) + "\n"
 
 
-def shuffled(prompts: list[str], completions: list[str], answer: list[str], **_: Any) -> list[float]:
-    """Exact match, with the rewards of each group in a random order."""
-    rewards = [float(a == b) for a, b in zip(completions, answer, strict=True)]
-    groups = [rewards[i : i + GROUP] for i in range(0, len(rewards), GROUP)]
-    rng = random.Random(str(completions))
-    return [reward for group in groups for reward in rng.sample(group, len(group))]
+def shuffled(prompts: list[str], completions: list[str], answer: list[str], **_: object) -> list[float]:
+    """Exact match, with the rewards of each group of 8 in a random order."""
+    rewards, rng = [float(a == b) for a, b in zip(completions, answer, strict=True)], random.Random(str(completions))
+    return [reward for i in range(0, len(rewards), 8) for reward in rng.sample(rewards[i : i + 8], 8)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(seed: int, steps: int) -> dict[str, float]:
+    began, out, numbers = time.perf_counter(), Path(tempfile.mkdtemp()), range(100, 1000)
+    sums = iter(random.Random(seed).sample([(a, b) for a in numbers for b in numbers], sum(SIZES.values())))
+    files = {name: out / f"{name}.jsonl" for name in SIZES}
+    for name, size in SIZES.items():
+        files[name].write_text("".join(record(*next(sums)) for _ in range(size)), encoding="utf-8")
+    same = {"data.validation": files["choice"], "data.cache": out, "train.seed": seed, "train.device": "cpu"}
+    sft = minillm.train(minillm.load_config("arithmetic", same | {"data.source": files["sft"]}), out / "sft")
+    speed, seconds = 300 / (time.perf_counter() - began), 0.0  # steps per second
+    greedy = partial(minillm.evaluate, objective="grpo")  # whose default is greedy
+    start = next(run for run in sorted(sft.glob("step-*")) if greedy(run, files["choice"]).value >= 0.3)
+    found, same["data.source"] = {"sft_exact": greedy(start, files["test"]).value}, files["grpo"]
+    odd = GRPO | {"objective.rewards": [f"{__file__}:shuffled"]}
+    for name, changes in {"grpo": GRPO, "continued_sft": {}, "shuffled_reward": odd}.items():
+        last, length = time.perf_counter(), steps if changes else round(speed * seconds)
+        settings = same | changes | {"train.steps": length}
+        config = minillm.finetune_config(start, settings, config="grpo" if changes else "arithmetic")
+        run = minillm.train(config, out / name, init_from=start)
+        seconds = seconds or time.perf_counter() - last
+        found[f"{name}_exact"] = greedy(run, files["test"]).value
+    for name, run in (("before", out / "grpo" / "step-000000"), ("after", out / "grpo")):
+        found[f"pass_at_8_{name}"] = minillm.evaluate(run, files["test"]).figures()["best_of_8"]
+    return found | {"seconds": round(time.perf_counter() - began)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=200, help="of GRPO")
-    parser.add_argument("--json", action="store_true", help="only the JSON object at the end")
+    parser.add_argument("--steps", type=int, default=400, help="steps of GRPO")
+    parser.add_argument("--json", action="store_true", help="one line instead of indented JSON")
+    args = parser.parse_args()
+    print(json.dumps(main(args.seed, args.steps), indent=None if args.json else 1))

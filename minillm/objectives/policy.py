@@ -26,6 +26,7 @@ from minillm.objectives.advantages import KL, Trajectory, all_equal, group_estim
 from minillm.objectives.base import IGNORE_INDEX, Batch, Decode, RowRNG, Score, Setup
 from minillm.objectives.layout import pad
 from minillm.objectives.policy_config import GRPOConfig, PPOConfig
+from minillm.tokenizers.chat_template import ChatTemplate
 
 FIGURE = "figure "
 """Begins the names of labels that are only averaged for metrics.jsonl."""
@@ -38,11 +39,15 @@ class Policy:
     config: Any
     """GRPOConfig or PPOConfig."""
     pad_id: int
+    end_id: int
+    """Ends a completion: EOS, or the end of a turn in the chat template."""
     forbidden: tuple[int, ...]
     """Ids that are never sampled."""
     estimate: Callable[[Sequence[Trajectory], Any], list[dict[str, np.ndarray]]]
     """Trajectories of a whole rollout, config -> for each, (T,) `advantage` and, with a value head, `return`."""
     heads: tuple[str, ...] = ("lm",)
+    template: ChatTemplate | None = None
+    """The tokenizer's chat template, for previews."""
 
     covers_text: ClassVar[bool] = False
     primary: ClassVar[str] = "reward"
@@ -173,7 +178,11 @@ class Policy:
         return example.text
 
     def encode_prompt(self, prompt: str) -> str | list[int]:
-        return prompt
+        return self.template.prompt_ids([{"role": "user", "content": prompt}]) if self.template else prompt
+
+    @property
+    def stop_id(self) -> int | None:
+        return self.end_id
 
     def describe_cuts(self, tokens: Any) -> list[str]:
         return []
@@ -206,7 +215,9 @@ def _build(config: Any, setup: Setup, estimate: Callable[..., Any], heads: tuple
             "model.ff_dropout to 0"
         )
     size = model.vocab_size or tokenizer.vocab_size
+    template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer)
+    end_id = tokenizer.eos_id if template is None else template.stop_id
     written = np.zeros(size, bool)
     written[: tokenizer.vocab_size] = np.asarray(tokenizer.num_bytes) > 0
-    written[tokenizer.eos_id] = True
-    return Policy(config, tokenizer.pad_id, tuple(np.flatnonzero(~written).tolist()), estimate, heads)
+    written[end_id] = True
+    return Policy(config, tokenizer.pad_id, end_id, tuple(np.flatnonzero(~written).tolist()), estimate, heads, template)

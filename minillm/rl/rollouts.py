@@ -99,7 +99,7 @@ class RolloutSource:
         rows = [
             Trajectory(
                 row.ids,
-                np.array([*c.ids, *([self.parts.tokenizer.eos_id] if c.finish_reason == "eos" else [])], np.int64),
+                np.array([*c.ids, *([self.parts.objective.end_id] if c.finish_reason == "eos" else [])], np.int64),
                 group=(first + i) // size,
                 truncated=c.finish_reason == "length",
                 reward=totals[i],
@@ -186,7 +186,7 @@ def complete_ids(
     allowed[list(parts.objective.forbidden)] = False
     ids = [prompt.ids.tolist() for prompt in prompts]
     with parts.compute.autocast():
-        return generate(parts.model, ids, sampling, eos_id=parts.tokenizer.eos_id, allowed=allowed, samples=samples)
+        return generate(parts.model, ids, sampling, eos_id=parts.objective.end_id, allowed=allowed, samples=samples)
 
 
 _IDS = ("prompt", "completion")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from torch import nn
 
@@ -20,7 +19,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class RewardEvaluator:
-    """The trainer's Evaluator: the mean reward of one completion of each of the same prompts.
+    """The trainer's Evaluator: the mean reward of completions of the same prompts.
 
     `eval.max_tokens` bounds the prompts' tokens; a rank takes every world_size-th prompt.
     """
@@ -29,31 +28,31 @@ class RewardEvaluator:
     rewards: Rewards
 
     def __call__(self, model: nn.Module) -> Evaluation:
-        parts, config = self.parts, self.parts.objective.config
+        parts = self.parts
         limit = parts.recipe.eval.max_tokens // parts.examples.seq_len
         total = min(len(parts.examples), max(1, limit)) if parts.recipe.eval.max_tokens else len(parts.examples)
-        rows = [parts.examples.row(i) for i in range(parts.runtime.rank, total, parts.runtime.world_size)]
-        sampling = SampleConfig(
-            temperature=config.eval_temperature, max_new_tokens=config.max_new_tokens, seed=parts.recipe.train.seed
-        )
+        numbers = [n for n in range(parts.runtime.rank, total, parts.runtime.world_size) for _ in range(self.copies)]
         judged: list[Judged] = []
         figures: list[dict[str, float]] = []
-        for first in range(0, len(rows), parts.recipe.eval.batch):
-            some = rows[first : first + parts.recipe.eval.batch]
-            numbers = [parts.runtime.rank + i * parts.runtime.world_size for i in range(first, first + len(some))]
-            completions = complete_ids(parts, some, sampling, samples=numbers)
+        for first in range(0, len(numbers), parts.recipe.eval.batch):
+            some = numbers[first : first + parts.recipe.eval.batch]
+            rows = [parts.examples.row(n) for n in some]
+            samples = [n * self.copies + (first + i) % self.copies for i, n in enumerate(some)]
+            completions = complete_ids(parts, rows, self._sampling(), samples=samples)
             texts = [parts.tokenizer.decode(completion.ids) for completion in completions]
-            judged += [Judged(row.text, text, row.fields, row.where) for row, text in zip(some, texts, strict=True)]
-            figures += [
-                {"length": float(len(c.ids)), "truncated": float(c.finish_reason == "length")} for c in completions
-            ]
+            judged += [Judged(row.text, text, row.fields, row.where) for row, text in zip(rows, texts, strict=True)]
+            figures += [{"length": len(c.ids), "truncated": float(c.finish_reason == "length")} for c in completions]
         totals, terms = self.rewards(judged) if judged else ([], [])
         every = [{"reward": t} | term | f for t, term, f in zip(totals, terms, figures, strict=True)]
         gathered = parts.runtime.gather(every)
         measured = {name: fmean(line[name] for line in gathered) for name in gathered[0]}
-        shown: Any = [
-            {"prompt": row.prompt, "completion": row.completion, "reward": t}
-            for row, t in zip(judged[:SHOWN], totals, strict=False)
+        if self.copies > 1:
+            rewards = [line["reward"] for line in gathered]
+            best = [max(rewards[i : i + self.copies]) for i in range(0, len(rewards), self.copies)]
+            measured[f"best_of_{self.copies}"] = fmean(best)
+        shown = [
+            {"prompt": row.prompt, "completion": row.completion, "reward": reward}
+            for row, reward in zip(judged, totals, strict=True)
         ]
         return Evaluation(
             {"reward": -measured["reward"] * len(gathered)},
@@ -61,8 +60,17 @@ class RewardEvaluator:
             {},
             primary="reward",
             task=measured,
-            samples=tuple(shown),
+            samples=tuple(shown[:: self.copies][:SHOWN]),
         )
+
+    @property
+    def copies(self) -> int:
+        """Completions of each prompt."""
+        return self.parts.objective.config.eval_samples
+
+    def _sampling(self) -> SampleConfig:
+        config, seed = self.parts.objective.config, self.parts.recipe.train.seed
+        return SampleConfig(temperature=config.eval_temperature, max_new_tokens=config.max_new_tokens, seed=seed)
 
 
 def reward_evaluator(parts: RunParts) -> RewardEvaluator:

@@ -113,7 +113,9 @@ class ChatTemplate:
     @cached_property
     def stop_id(self) -> int:
         """The id that ends an assistant turn."""
-        probe = self.encode([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}])
+        texts = (self.tokenizer.decode([i]) for i in range(self.tokenizer.vocab_size))
+        word = next(text for text in texts if text.isalnum())  # a vocabulary of characters may lack letters
+        probe = self.encode([{"role": "user", "content": word}, {"role": "assistant", "content": word}])
         return int(probe.ids[probe.turns[-1][1] - 1])
 
     def _render(self, messages: Messages, add_generation_prompt: bool) -> str:

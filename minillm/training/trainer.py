@@ -218,7 +218,8 @@ class Trainer:
         trained = f"; training loss {state.train_loss:.4f}" if math.isfinite(state.train_loss) else ""
         self.progress.write(f"step {state.step}: validation {result.describe()}{trained}")
         if result.samples and self.runtime.is_main:
-            write_samples(self.folder / "samples.jsonl", state.step, result.samples)
+            for line in write_samples(self.folder / "samples.jsonl", state.step, result.samples):
+                self.progress.write(line)
         if result.beats(state.best):
             state.best_loss, state.best_value, state.best_step, state.stale = loss, result.value, state.step, 0
             self.save()
@@ -226,7 +227,7 @@ class Trainer:
             state.stale += 1
             if advice := None if result.samples else warning(state, loss):  # a rewarded loss neither falls nor overfits
                 self.progress.write(advice)
-        if self.on_evaluation is not None and self.runtime.is_main:
+        if self.on_evaluation is not None and self.runtime.is_main and not result.samples:
             self.on_evaluation()
 
     def save(self) -> None:
