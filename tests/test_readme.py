@@ -62,6 +62,8 @@ def shortened(command: str) -> list[str]:
     words, changes = shlex.split(command), {}
     if "--resume" in words:
         changes = {"--train.steps": "3"}
+    elif {"grpo", "ppo"} & {*words}:  # whole groups of completions
+        changes = SHORT | {"--train.global_batch": "8"}
     elif "--init-from" in words:
         changes = SHORT | {"--data.seq_len": "16"}
     elif {"mlp-digits", "linear"} & {*words}:  # they have no tokens
