@@ -15,7 +15,7 @@ from pathlib import Path
 import minillm
 
 SIZES = {"test": 500, "choice": 100, "sft": 20_000, "grpo": 20_000}
-GRPO = {"objective.max_new_tokens": 6, "objective.eval_temperature": 1.0, "objective.eval_samples": 8, "save.keep": 99}
+GRPO = {"objective.max_new_tokens": 6, "objective.eval_samples": 8, "eval.every": 40, "save.keep": 99}
 
 
 def record(a: int, b: int) -> str:
@@ -39,20 +39,19 @@ def main(seed: int, steps: int) -> dict[str, float]:
     same = {"data.validation": files["choice"], "data.cache": out, "train.seed": seed, "train.device": "cpu"}
     sft = minillm.train(minillm.load_config("arithmetic", same | {"data.source": files["sft"]}), out / "sft")
     speed, seconds = 300 / (time.perf_counter() - began), 0.0  # steps per second
-    greedy = partial(minillm.evaluate, objective="grpo")  # whose default is greedy
-    start = next(run for run in sorted(sft.glob("step-*")) if greedy(run, files["choice"]).value >= 0.3)
-    found, same["data.source"] = {"sft_exact": greedy(start, files["test"]).value}, files["grpo"]
-    odd = GRPO | {"objective.rewards": [f"{__file__}:shuffled"]}
-    for name, changes in {"grpo": GRPO, "continued_sft": {}, "shuffled_reward": odd}.items():
+    exact = partial(minillm.evaluate, objective="grpo")  # of greedy completions
+    start = next(run for run in sorted(sft.glob("step-*")) if exact(run, files["choice"]).value >= 0.3)
+    odd, found, same["data.source"] = {"objective.rewards": [f"{__file__}:shuffled"]}, {}, files["grpo"]
+    for name, changes in {"grpo": GRPO, "continued_sft": {}, "shuffled_reward": GRPO | odd}.items():
         last, length = time.perf_counter(), steps if changes else round(speed * seconds)
         settings = same | changes | {"train.steps": length}
         config = minillm.finetune_config(start, settings, config="grpo" if changes else "arithmetic")
         run = minillm.train(config, out / name, init_from=start)
         seconds = seconds or time.perf_counter() - last
-        found[f"{name}_exact"] = greedy(run, files["test"]).value
-    for name, run in (("before", out / "grpo" / "step-000000"), ("after", out / "grpo")):
-        found[f"pass_at_8_{name}"] = minillm.evaluate(run, files["test"]).figures()["best_of_8"]
-    return found | {"seconds": round(time.perf_counter() - began)}
+        found[f"{name}_exact"] = exact(run, files["test"]).value
+    before, after = (minillm.evaluate(out / "grpo" / step, files["test"]).figures() for step in ("step-000000", ""))
+    found |= {"pass_at_8_before": before["best_of_8"], "pass_at_8_after": after["best_of_8"]}
+    return {"sft_exact": before["reward"]} | found | {"seconds": round(time.perf_counter() - began)}
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ class PolicyConfig:
     eval_temperature: float = setting(0.0, at_least=0, note="0 is greedy")
     """Temperature of the completions of held-out prompts; 0 is greedy."""
     eval_samples: int = setting(1, at_least=1)
-    """Completions of each held-out prompt; with several, the mean of the best reward of each prompt is measured too,
-    which for a reward of 0 or 1 is pass@k."""
+    """Above 1: evaluations also sample this many completions of each held-out prompt at the training temperature, and
+    measure the mean of the best reward, which for a reward of 0 or 1 is pass@k."""
     num_updates: int = setting(1, at_least=1)
     """Optimizer steps on each rollout."""
     clip: float = setting(0.2, above=0)

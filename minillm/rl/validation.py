@@ -28,49 +28,43 @@ class RewardEvaluator:
     rewards: Rewards
 
     def __call__(self, model: nn.Module) -> Evaluation:
-        parts = self.parts
-        limit = parts.recipe.eval.max_tokens // parts.examples.seq_len
-        total = min(len(parts.examples), max(1, limit)) if parts.recipe.eval.max_tokens else len(parts.examples)
-        numbers = [n for n in range(parts.runtime.rank, total, parts.runtime.world_size) for _ in range(self.copies)]
+        config, gather = self.parts.objective.config, self.parts.runtime.gather
+        judged, lines = self._completions(1, config.eval_temperature)
+        every = gather(lines)
+        measured = {name: fmean(line[name] for line in every) for name in every[0]}
+        if config.eval_samples > 1:
+            rewards = [line["reward"] for line in gather(self._completions(config.eval_samples, config.temperature)[1])]
+            groups = [rewards[i : i + config.eval_samples] for i in range(0, len(rewards), config.eval_samples)]
+            measured["sampled_reward"] = fmean(rewards)
+            measured[f"best_of_{config.eval_samples}"] = fmean(map(max, groups))
+        shown = [
+            {"prompt": row.prompt, "completion": row.completion, "reward": line["reward"]}
+            for row, line in zip(judged[:SHOWN], lines, strict=False)
+        ]
+        sums, counts = {"reward": -measured["reward"] * len(every)}, {"reward": len(every)}
+        return Evaluation(sums, counts, {}, primary="reward", task=measured, samples=tuple(shown))
+
+    def _completions(self, copies: int, temperature: float) -> tuple[list[Judged], list[dict[str, float]]]:
+        """This rank's completions, `copies` of each prompt, and their figures."""
+        parts, config, settings = self.parts, self.parts.objective.config, self.parts.recipe.eval
+        limit = settings.max_tokens // parts.examples.seq_len
+        total = min(len(parts.examples), max(1, limit)) if settings.max_tokens else len(parts.examples)
+        numbers = [n for n in range(parts.runtime.rank, total, parts.runtime.world_size) for _ in range(copies)]
+        sampling = SampleConfig(
+            temperature=temperature, max_new_tokens=config.max_new_tokens, seed=parts.recipe.train.seed
+        )
         judged: list[Judged] = []
         figures: list[dict[str, float]] = []
-        for first in range(0, len(numbers), parts.recipe.eval.batch):
-            some = numbers[first : first + parts.recipe.eval.batch]
+        for first in range(0, len(numbers), settings.batch):
+            some = numbers[first : first + settings.batch]
             rows = [parts.examples.row(n) for n in some]
-            samples = [n * self.copies + (first + i) % self.copies for i, n in enumerate(some)]
-            completions = complete_ids(parts, rows, self._sampling(), samples=samples)
+            samples = [n * copies + (first + i) % copies for i, n in enumerate(some)]
+            completions = complete_ids(parts, rows, sampling, samples=samples)
             texts = [parts.tokenizer.decode(completion.ids) for completion in completions]
             judged += [Judged(row.text, text, row.fields, row.where) for row, text in zip(rows, texts, strict=True)]
             figures += [{"length": len(c.ids), "truncated": float(c.finish_reason == "length")} for c in completions]
         totals, terms = self.rewards(judged) if judged else ([], [])
-        every = [{"reward": t} | term | f for t, term, f in zip(totals, terms, figures, strict=True)]
-        gathered = parts.runtime.gather(every)
-        measured = {name: fmean(line[name] for line in gathered) for name in gathered[0]}
-        if self.copies > 1:
-            rewards = [line["reward"] for line in gathered]
-            best = [max(rewards[i : i + self.copies]) for i in range(0, len(rewards), self.copies)]
-            measured[f"best_of_{self.copies}"] = fmean(best)
-        shown = [
-            {"prompt": row.prompt, "completion": row.completion, "reward": reward}
-            for row, reward in zip(judged, totals, strict=True)
-        ]
-        return Evaluation(
-            {"reward": -measured["reward"] * len(gathered)},
-            {"reward": len(gathered)},
-            {},
-            primary="reward",
-            task=measured,
-            samples=tuple(shown[:: self.copies][:SHOWN]),
-        )
-
-    @property
-    def copies(self) -> int:
-        """Completions of each prompt."""
-        return self.parts.objective.config.eval_samples
-
-    def _sampling(self) -> SampleConfig:
-        config, seed = self.parts.objective.config, self.parts.recipe.train.seed
-        return SampleConfig(temperature=config.eval_temperature, max_new_tokens=config.max_new_tokens, seed=seed)
+        return judged, [{"reward": t} | term | f for t, term, f in zip(totals, terms, figures, strict=True)]
 
 
 def reward_evaluator(parts: RunParts) -> RewardEvaluator:
