@@ -9,10 +9,9 @@ import json
 import random
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
-import minillm
+from minillm import evaluate, finetune_config, load_config, train
 
 SIZES = {"test": 500, "choice": 100, "sft": 20_000, "grpo": 20_000}
 GRPO = {"objective.max_new_tokens": 6, "objective.eval_samples": 8, "eval.every": 40, "save.keep": 99}
@@ -20,8 +19,8 @@ GRPO = {"objective.max_new_tokens": 6, "objective.eval_samples": 8, "eval.every"
 
 def record(a: int, b: int) -> str:
     answer = str(a + b)[::-1]  # the last digit first
-    prompt, completion = {"role": "user", "content": f"{a}+{b}"}, {"role": "assistant", "content": answer}
-    return json.dumps({"prompt": [prompt], "completion": [completion], "answer": answer}) + "\n"
+    sides = {"role": "user", "content": f"{a}+{b}"}, {"role": "assistant", "content": answer}
+    return json.dumps({"prompt": sides[:1], "completion": sides[1:], "answer": answer}) + "\n"
 
 
 def shuffled(prompts: list[str], completions: list[str], answer: list[str], **_: object) -> list[float]:
@@ -34,22 +33,22 @@ def main(seed: int, steps: int) -> dict[str, float]:
     began, out, numbers = time.perf_counter(), Path(tempfile.mkdtemp()), range(100, 1000)
     sums = iter(random.Random(seed).sample([(a, b) for a in numbers for b in numbers], sum(SIZES.values())))
     files = {name: out / f"{name}.jsonl" for name in SIZES}
-    for name, size in SIZES.items():
-        files[name].write_text("".join(record(*next(sums)) for _ in range(size)), encoding="utf-8")
+    for name, file in files.items():
+        file.write_text("".join(record(*next(sums)) for _ in range(SIZES[name])), encoding="utf-8")
     same = {"data.validation": files["choice"], "data.cache": out, "train.seed": seed, "train.device": "cpu"}
-    sft = minillm.train(minillm.load_config("arithmetic", same | {"data.source": files["sft"]}), out / "sft")
+    sft = train(load_config("arithmetic", same | {"data.source": files["sft"]}), out / "sft")
     speed, seconds = 300 / (time.perf_counter() - began), 0.0  # steps per second
-    exact = partial(minillm.evaluate, objective="grpo")  # of greedy completions
-    start = next(run for run in sorted(sft.glob("step-*")) if exact(run, files["choice"]).value >= 0.3)
+    start = next(
+        run for run in sorted(sft.glob("step-*")) if evaluate(run, files["choice"], objective="grpo").value >= 0.3
+    )
     odd, found, same["data.source"] = {"objective.rewards": [f"{__file__}:shuffled"]}, {}, files["grpo"]
     for name, changes in {"grpo": GRPO, "continued_sft": {}, "shuffled_reward": GRPO | odd}.items():
         last, length = time.perf_counter(), steps if changes else round(speed * seconds)
-        settings = same | changes | {"train.steps": length}
-        config = minillm.finetune_config(start, settings, config="grpo" if changes else "arithmetic")
-        run = minillm.train(config, out / name, init_from=start)
+        settings, recipe = same | changes | {"train.steps": length}, "grpo" if changes else "arithmetic"
+        run = train(finetune_config(start, settings, config=recipe), out / name, init_from=start)
         seconds = seconds or time.perf_counter() - last
-        found[f"{name}_exact"] = exact(run, files["test"]).value
-    before, after = (minillm.evaluate(out / "grpo" / step, files["test"]).figures() for step in ("step-000000", ""))
+        found[f"{name}_exact"] = evaluate(run, files["test"], objective="grpo").value
+    before, after = (evaluate(out / "grpo" / step, files["test"]).figures() for step in ("step-000000", ""))
     found |= {"pass_at_8_before": before["best_of_8"], "pass_at_8_after": after["best_of_8"]}
     return {"sft_exact": before["reward"]} | found | {"seconds": round(time.perf_counter() - began)}
 
@@ -58,6 +57,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=400, help="steps of GRPO")
-    parser.add_argument("--json", action="store_true", help="one line instead of indented JSON")
+    parser.add_argument("--json", action="store_const", const=None, default=1, help="one line instead of indented JSON")
     args = parser.parse_args()
-    print(json.dumps(main(args.seed, args.steps), indent=None if args.json else 1))
+    print(json.dumps(main(args.seed, args.steps), indent=args.json))
