@@ -217,3 +217,25 @@ def test_a_file_of_prompts_gives_a_json_line_for_each_completion(command, fake_r
     assert "12 tokens in" in outcome.err
     for flags in (["--prompt", "x"], ["--num-beams", 2], ["--draft", "runs/small"]):
         assert f"{flags[0]} has no effect with --prompts" in command("sample", "--prompts", file, *flags).err
+
+
+def test_quantize_prints_what_it_cost(command, monkeypatch, tmp_path: Path):
+    from minillm import run
+    from minillm.run.quantization import Quantized
+
+    asked = {}
+
+    def quantize_run(source: Path, out: Path, **options: object) -> Quantized:
+        asked.update(options, source=source, out=out)
+        return Quantized(out, "gptq", ("a", "b"), {"megabytes": 4.0, "bits_per_byte": 1.0}, {"megabytes": 1.0})
+
+    monkeypatch.setattr(run, "quantize_run", quantize_run)
+    outcome = command("quantize", "big", "small", "--bits", 4, "--group", 64, "--data", "my.txt", "--json")
+    assert asked == {"source": Path("big"), "out": Path("small")} | {
+        "bits": 4,
+        "group": 64,
+        "method": None,
+        "data": "my.txt",
+    }
+    assert json.loads(outcome.out)["before"] == {"megabytes": 4.0, "bits_per_byte": 1.0}
+    assert json.loads(outcome.out)["left_alone"] == "a, b"
