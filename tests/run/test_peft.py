@@ -61,6 +61,7 @@ def test_an_exported_adapter_gives_peft_our_logits_and_comes_back(
     source = load_config(run_of(name) / "config.toml").data.source
     start = ["train", "--init-from", str(run_of(name)), "--out", str(tmp_path / "run"), "--data", source]
     start += ["--adapter.name", "lora", "--adapter.rank", "3", "--train.steps", "3", "--optim.lr", "3e-2"]
+    start += ["--schedule.warmup_steps", "0"]
     assert main([*start, *settings, "--train.precision", "fp32", "--eval.every", "0"]) == 0
     run = checkpoints(tmp_path / "run")[-1].path
     assert main(["export", str(run), str(tmp_path / "peft"), "--adapter-only"]) == 0
