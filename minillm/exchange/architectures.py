@@ -13,6 +13,7 @@ from minillm.exchange import modernbert_weights as modernbert
 from minillm.exchange import roberta_weights as roberta
 from minillm.exchange import t5_weights as t5
 from minillm.exchange.crosscheck import Outputs, decoder_outputs, encoder_decoder_outputs, encoder_outputs
+from minillm.exchange.task_heads import NAMES as TASK_NAMES
 from minillm.exchange.weight_map import WeightMap, weights_from_hf, weights_to_hf
 from minillm.nn.config import ModelConfig
 
@@ -42,7 +43,7 @@ class Family(NamedTuple):
     """The objective of the published models."""
     prompt: str = "The capital of France is"
     """A sample prompt for the published models."""
-    head_names: tuple[str, ...] = ("lm_head.", "cls.")
+    head_names: tuple[str, ...] = ("lm_head.", "cls.", *TASK_NAMES)
     """Beginnings of the heads' parameter names."""
     shifted_positions: str | None = None
     """Their table of positions, if the position of a text's first token is the padding id + 1."""

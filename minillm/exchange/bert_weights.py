@@ -1,4 +1,6 @@
-"""BERT (Devlin et al. 2019) under Hugging Face's names: BertForPreTraining, BertForMaskedLM or BertModel."""
+"""BERT (Devlin et al. 2019) under Hugging Face's names: BertForPreTraining, BertForMaskedLM, BertModel, and for tasks
+BertForSequenceClassification, BertForTokenClassification and BertForQuestionAnswering.
+"""
 
 import re
 from collections.abc import Collection, Mapping
@@ -7,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from minillm.exchange.hf_config import CLASSIC_PARTS, HFConfig, require_settings
+from minillm.exchange.task_heads import BERT, CLASSES, head_of, task_head, task_rows
 from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
@@ -48,6 +51,8 @@ def bert_map(config: ModelConfig) -> WeightMap:
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
+    task = task_rows(config.heads, BERT)
+    used = {*present, *(row.hf.rpartition(".")[0] for row in task)}
     segments = int(config.num_token_types > 0)
     word = f"{_EMBEDDINGS}.word_embeddings.weight"
     names = {f"{_HEAD}.transform.dense": "heads.lm.dense", f"{_HEAD}.transform.LayerNorm": "heads.lm.norm"}
@@ -66,10 +71,11 @@ def bert_map(config: ModelConfig) -> WeightMap:
             *_part_rows("bias"),
             *(head if "lm" in config.heads else ()),
             *(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in present.items() for part in ("weight", "bias")),
+            *task,
         ),
         ignored=(
             r"bert\.embeddings\.position_ids",
-            *(rf"{re.escape(name)}\.(weight|bias)" for name in (_POOLER, _PAIR) if name not in present),
+            *(rf"{re.escape(name)}\.(weight|bias)" for name in (_POOLER, _PAIR) if name not in used),
         ),
     )
 
@@ -101,7 +107,10 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
     settings = CONFIG.read(config, "is_decoder", "add_cross_attention")
     if (positions := settings["position_embedding_type"]) != "absolute":
         raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
-    heads = ("lm", "pair") if names is None else _heads_of(names)
+    if (dropout := config.get("classifier_dropout")) not in (None, settings["hidden_dropout_prob"]):
+        raise ValueError(f"classifier_dropout is {dropout}; only null or hidden_dropout_prob can be imported")
+    task = head_of(config)
+    heads = (task,) if task else ("lm", "pair") if names is None else _heads_of(names)
     return preset("bert-base", heads=heads, **CONFIG.to_ours(settings))
 
 
@@ -113,7 +122,8 @@ def _heads_of(names: Collection[str]) -> tuple[str, ...]:
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The dictionary of a BertConfig; ValueError listing what BERT cannot hold."""
-    name = _CLASSES.get(tuple(sorted({*config.heads} - {"pooler"})))
+    task = task_head(config.heads)
+    name = f"Bert{CLASSES[task]}" if task else _CLASSES.get(tuple(sorted({*config.heads} - {"pooler"})))
     if name is None:
         raise ValueError(f"model.heads is {list(config.heads)}; no transformers class has this combination")
     parts = {"family": "bert", "norm_order": "post", "input_norm": True, "attention_scale": None}

@@ -35,7 +35,23 @@ def decoder_outputs(
 ) -> list[tuple[Tensor, Tensor]]:
     """The logits of a decoder for real tokens; padding is at the end."""
     valid = inputs["attention_mask"].bool()
-    return [(ours(inputs["input_ids"]).logits["lm"][valid], theirs(**inputs).logits[valid])]
+    logits = ours(inputs["input_ids"], key_valid=valid).logits
+    return (
+        [(logits["lm"][valid], theirs(**inputs).logits[valid])]
+        if "lm" in logits
+        else task_outputs(logits, theirs, inputs)
+    )
+
+
+def task_outputs(
+    logits: Mapping[str, Tensor], theirs: Any, inputs: Mapping[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """The logits of a head for sequences, or for real tokens or spans."""
+    expected, valid = theirs(**inputs), inputs["attention_mask"].bool()
+    if "class" in logits:
+        return [(logits["class"], expected.logits)]
+    found = torch.stack((expected.start_logits, expected.end_logits), -1) if "span" in logits else expected.logits
+    return [(logits["span" if "span" in logits else "tag"][valid], found[valid])]
 
 
 def encoder_decoder_outputs(
@@ -54,6 +70,8 @@ def encoder_outputs(
     valid = inputs["attention_mask"].bool()
     types = token_types if ours.config.num_token_types else None
     output = ours(inputs["input_ids"], token_types=types, key_valid=valid)
+    if not {*output.logits} & {"lm", "pair", "pooler"} and output.logits:
+        return task_outputs(output.logits, theirs, inputs)
     expected = theirs(**inputs)
     by_token = {"last_hidden_state": output.hidden, "prediction_logits": output.logits.get("lm")}
     by_row = {"seq_relationship_logits": output.logits.get("pair"), "pooler_output": output.logits.get("pooler")}

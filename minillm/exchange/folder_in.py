@@ -14,6 +14,7 @@ from minillm.exchange.architectures import Imported, model_from_hf
 from minillm.exchange.generation_settings import read_gguf_settings, read_settings
 from minillm.exchange.model_card import license_in
 from minillm.exchange.sentence_transformers import read_embedding
+from minillm.exchange.task_heads import objective_of
 from minillm.exchange.tokenizer_in import read_tokenizer
 from minillm.exchange.tokenizer_models import load_json
 from minillm.generation.config import EmbedConfig
@@ -41,6 +42,8 @@ class Published(NamedTuple):
     sample: dict[str, Any]
     """Settings of text generation that the source names."""
     license: str | None
+    objective: dict[str, Any]
+    """Settings of the objective of a model with a head for a task, such as its labels; empty for other models."""
 
 
 def read_published(source: str) -> Published:
@@ -52,7 +55,7 @@ def read_published(source: str) -> Published:
         OSError: the source does not exist, or the hub does not answer.
         ValueError: something in it is damaged or not supported.
     """
-    path, embed = Path(source), EmbedConfig()
+    path, embed, objective = Path(source), EmbedConfig(), {}
     if path.suffix.lower() == ".gguf":
         from minillm.exchange.gguf_in import content_of, open_gguf  # its package is an extra
 
@@ -67,6 +70,7 @@ def read_published(source: str) -> Published:
         try:
             folder, embed = read_embedding(folder)
             config, weights = read_config(folder), read_weights(folder)
+            objective = objective_of(config)
             model, tokenizer = model_from_hf(config, weights), read_tokenizer(folder)
             sample, license = read_settings(folder), license_in(folder)
         except ValueError as error:
@@ -74,7 +78,7 @@ def read_published(source: str) -> Published:
     ids, rows = tokenizer.vocab_size, model.config.vocab_size or 0
     if rows < ids:
         raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights have only {rows}; they do not match")
-    return Published(model, tokenizer, embed, sample, license if isinstance(license, str) else None)
+    return Published(model, tokenizer, embed, sample, license if isinstance(license, str) else None, objective)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from minillm.exchange.generation_settings import write_gguf_settings, write_sett
 from minillm.exchange.gguf_out import Dtype, write_gguf
 from minillm.exchange.model_card import About, model_card
 from minillm.exchange.sentence_transformers import write_embedding
+from minillm.exchange.task_heads import auto_class_of, label_settings, pipeline_of, task_head
 from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokenizer_json, tokenizer_settings
 from minillm.generation.config import EmbedConfig, SampleConfig
 from minillm.nn.config import ModelConfig
@@ -40,11 +41,19 @@ class Export:
     """Settings of sentence embeddings."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Settings of text generation."""
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the objective, whose labels become those of config.json."""
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of config.json, and the weights; raises like `model_to_hf`."""
         settings, weights = model_to_hf(self.config, self.model.cpu().state_dict(), self.tokenizer.pad_id)
-        return settings | self.special_ids(), weights
+        return settings | self.special_ids() | self.task_settings(), weights
+
+    def task_settings(self) -> dict[str, Any]:
+        """The labels of a model with a head for a task, and the padding id, by which theirs finds the last token."""
+        if task_head(self.config.heads) is None:
+            return {}
+        return label_settings(self.objective) | {"pad_token_id": self.tokenizer.pad_id}
 
     @property
     def eos_ids(self) -> list[int]:
@@ -89,14 +98,15 @@ def write_folder(folder: Path, export: Export) -> str:
         "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size} ids",
         "context": f"{export.config.max_seq_len} tokens",
     }
+    heads = export.config.heads
     embeds = export.embed.pooling is not None
     card = model_card(
         export.name,
         export.about,
         facts=facts,
-        pipeline=family.pipeline if "lm" in export.config.heads else EMBEDDING_PIPELINES[embeds],
+        pipeline=pipeline_of(heads) or (family.pipeline if "lm" in heads else EMBEDDING_PIPELINES[embeds]),
         library="sentence-transformers" if embeds else "transformers",
-        auto_class=family.auto_class if "lm" in export.config.heads else "AutoModel",
+        auto_class=auto_class_of(heads) or (family.auto_class if "lm" in heads else "AutoModel"),
         special=next(iter(tokenizer.specials), "<s>"),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from minillm.exchange.hf_config import GPT_PARTS, HFConfig, layer_kinds_from_hf, require_settings, shortest_pattern
+from minillm.exchange.task_heads import CLASSES, LLAMA, head_of, task_head, task_rows
 from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
@@ -30,12 +31,14 @@ def llama_map(config: ModelConfig) -> WeightMap:
     names = {f"{hf}.weight": f"{ours}.weight" for hf, ours in (attention | out | norms | feed_forward).items()}
     names |= {f"{hf}.bias": f"{ours}.bias" for hf, ours in biased.items()}
     tokens = "model.embed_tokens.weight"
+    tied = tokens if config.tie_embeddings else None
     return WeightMap(
         rows=(
             Rule(tokens, "embed.tokens.weight"),
             *(Rule(f"{_LAYER}.{hf}", f"{_BLOCK}.{ours}") for hf, ours in names.items()),
             Rule("model.norm.weight", "decoder.final_norm.weight"),
-            Rule("lm_head.weight", "heads.lm.proj.weight", tied_to=tokens if config.tie_embeddings else None),
+            *([Rule("lm_head.weight", "heads.lm.proj.weight", tied_to=tied)] if "lm" in config.heads else []),
+            *task_rows(config.heads, LLAMA),
         ),
         ignored=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
     )
@@ -66,8 +69,11 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> Mo
         if part.get("partial_rotary_factor") not in (None, 1.0):
             raise ValueError(f"partial_rotary_factor is {part['partial_rotary_factor']}; only 1 can be imported")
     attention = "all" if settings.get("attention_bias") else "none"
+    task = head_of(config)
+    heads = {"heads": (task,)} if task else {}
     return preset(
         "llama-small",
+        **heads,
         qk_norm=kind == "qwen3",
         attention_bias="qkv" if kind == "qwen2" else attention,
         residual_init="plain",
@@ -121,8 +127,9 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         kind = "mistral"
         require_settings(config, "MistralForCausalLM", bias=False, biased_projections="none", layer_pattern=("local",))
     rotary = _rotary_to_hf(config)
+    task = task_head(config.heads)
     return {
-        "architectures": [f"{kind.capitalize()}ForCausalLM"],
+        "architectures": [kind.capitalize() + (CLASSES[task] if task else "ForCausalLM")],
         "model_type": kind,
         "attention_bias": biased == "all",
         **_CONFIG.to_hf(config),

@@ -1,7 +1,7 @@
 """Classification and regression of texts and of pairs of texts (Devlin et al. 2019, section 4.1; Radford et al. 2018).
 
-An encoder reads `[CLS] A [SEP] B [SEP]` and predicts from [CLS]. A decoder reads `A SEP B`, after the token that begins
-a text, and predicts from its last real token.
+An encoder reads `[CLS] A [SEP] B [SEP]` and predicts from [CLS]. A decoder reads `A SEP B` and predicts from
+its last real token.
 """
 
 from __future__ import annotations

@@ -49,9 +49,12 @@ class TextLayout:
 
     @classmethod
     def of_decoder(cls, tokenizer: Tokenizer, max_len: int) -> TextLayout:
-        """As a decoder reads them: `A SEP B` after the tokens that begin a text; the last one is that of a text."""
-        before = tokenizer.prefix_ids if tokenizer.imported else (tokenizer.start_id,)
-        return cls(before=before, between=(tokenizer.sep_id,), after=(), max_len=max_len)
+        """As a decoder reads them: `A SEP B`, ending with a token of a text.
+
+        Only a token that the published tokenizer puts before every text, such as Llama's, comes before it, so that
+        other libraries, which tokenize texts in this way, predict the same.
+        """
+        return cls(before=tokenizer.prefix_ids, between=(tokenizer.sep_id,), after=(), max_len=max_len)
 
     def row(self, example: Texts) -> tuple[np.ndarray, np.ndarray]:
         """(T,) ids and token types, 0 for A and 1 for B, of one sequence."""

@@ -39,7 +39,7 @@ def export_model(
     if dtype is not None and not is_gguf:
         raise ValueError(f"--dtype is for .gguf files, and {out} is a folder, whose weights are in fp32; leave it out")
     about = about_model(loaded, license, language)
-    parts = (loaded.model, loaded.tokenizer, about, config.embed, config.sample)
+    parts = (loaded.model, loaded.tokenizer, about, config.embed, config.sample, vars(config.objective))
     export = Export(loaded.folder.name, config.model, *parts)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(out)

@@ -38,16 +38,17 @@ def import_model(source: Path | str, out: Path | str) -> Path:
     require_free(out)
     if (Path(source) / CONFIG).is_file():
         raise ValueError(f"{source} is already a run; use it directly, or start from it with train --init-from")
-    (config, weights), tokenizer, embed, generation, license = read_published(source)
+    (config, weights), tokenizer, embed, generation, license, task = read_published(source)
     require_valid(config, source)
     model, family = assemble(config, weights, source), family_of(config)
     chat = CHAT_SAMPLING if tokenizer.chat_template and "temperature" not in generation else {}
+    section = task or {"name": family.objective, **({"next_sentence": True} if "pair" in config.heads else {})}
     run = RunConfig(
         model=config,
         tokenizer=TokenizerConfig(kind="imported"),
         data=DataConfig(seq_len=min(config.max_seq_len, WINDOW)),
-        objective=objective_class(family.objective)(**({"next_sentence": True} if "pair" in config.heads else {})),
-        sample=SampleConfig(prompt=family.prompt, **chat, **generation),
+        objective=objective_class(str(section["name"]))(**section),
+        sample=SampleConfig(prompt="" if task else family.prompt, **chat, **generation),
         embed=embed,
     )
     state = CheckpointState(TrainState(), scaler={}, tokenizer=tokenizer.hash, data=None, imported=True)

@@ -143,8 +143,8 @@ def test_a_decoder_reads_the_rightmost_real_token_so_a_batch_equals_its_rows():
     causal = build_causal(ClassifyConfig(labels=LABELS), setup)
     tokens = LabeledTokens([Labeled(text, pair, "dog", "", "") for text, pair in TEXTS], ByteTokenizer())
     rows = causal.inputs(tokens.rows)
-    start, sep = ByteTokenizer().eos_id, ByteTokenizer().sep_id
-    assert rows["tokens"][1].tolist()[:5] == [start, *b"x", sep, *b"yz"] and not rows["key_valid"][1, 5:].any()
+    assert rows["tokens"][1].tolist()[:4] == [*b"x", ByteTokenizer().sep_id, *b"yz"]
+    assert not rows["key_valid"][1, 4:].any()
     with torch.no_grad():
         together = model(**rows).logits["class"]
         apart = [model(**causal.inputs([row])).logits["class"] for row in tokens.rows]
