@@ -12,14 +12,18 @@ import torch
 
 from minillm.benchmark.machine import Machine
 from minillm.benchmark.turns import Ready, Side
+from minillm.cli.output import SPIN_COUNT
 from minillm.config import load_config
 from minillm.generation.config import SampleConfig
-from minillm.generation.generate import generate
+from minillm.generation.text import complete
 from minillm.run import export_model, load_run, train
+from minillm.run.decoding import SLOTS
 
 NEW, COMPARED = 128, 32
 """Tokens that a turn generates, and how many of them are compared between the sides."""
 HERE = "minillm.benchmark.generation_sides"
+OURS, PEER = {"GOMP_SPINCOUNT": SPIN_COUNT}, {"GOMP_SPINCOUNT": "300000"}
+"""`minillm sample` sets the first on an idle machine; the second is what GNU's OpenMP does by itself."""
 
 
 class Job(NamedTuple):
@@ -57,26 +61,34 @@ def make_job(work: str, run: Path) -> Job:
 def sides(work: str, machine: Machine, peers: Sequence[str], run: Path, folder: Path) -> list[Side]:
     """Ours with its defaults first, then every installed peer in each dtype that it is fast in."""
     job = make_job(work, run)._asdict()
-    found = [Side("minillm", "auto", f"{HERE}:minillm", {"run": str(run), "job": job}, "as `minillm sample` runs it")]
-    found += [
-        Side("minillm", dtype, f"{HERE}:minillm", {"run": str(run), "job": job, "dtype": dtype})
-        for dtype in (*machine.fast, "int8", "int4")
-    ]
+    found = _ours(run, job)
     if {"transformers", "ctranslate2"} & set(peers):
         exported = folder / "exported"
         if not exported.exists():
             export_model(load_run(run, device="cpu"), exported, say=lambda message: None)
         options = {"folder": str(exported), "job": job}
-        if "transformers" in peers:
-            found += [Side("transformers", d, f"{HERE}:transformers", options | {"dtype": d}) for d in machine.fast]
-        if "ctranslate2" in peers:
-            found += [Side("ctranslate2", d, f"{HERE}:ctranslate2", options | {"dtype": d}) for d in ("fp32", "int8")]
+        kinds = {"transformers": machine.fast, "ctranslate2": ("fp32", "int8")}
+        for name, dtypes in kinds.items():
+            build = f"{HERE}:{name}"
+            found += [Side(name, d, build, options | {"dtype": d}, environment=PEER) for d in dtypes if name in peers]
     if "xllamacpp" in peers and work != "batch":
-        file = folder / "model.gguf"
-        if not file.exists():
-            export_model(load_run(run, device="cpu"), file, say=lambda message: None)
-        found.append(Side("llama.cpp", "fp32", f"{HERE}:llama_cpp", {"file": str(file), "job": job}))
+        for dtype, kind in {"fp32": "f32", "int8": "q8_0"}.items():
+            file = folder / f"model-{kind}.gguf"
+            if not file.exists():
+                export_model(load_run(run, device="cpu"), file, dtype=kind, say=lambda message: None)
+            options = {"file": str(file), "job": job}
+            found.append(Side("llama.cpp", dtype, f"{HERE}:llama_cpp", options, environment=PEER))
     return found
+
+
+def _ours(run: Path, job: dict[str, Any]) -> list[Side]:
+    """With the defaults of `minillm sample`, then in each dtype without drafts."""
+    build, options = f"{HERE}:minillm", {"run": str(run), "job": job}
+    found = [Side("minillm", "auto", build, options, "as `minillm sample` runs it", OURS)]
+    kinds: dict[str, dict[str, Any]] = {"fp32": {"dtype": "fp32"}, "bf16": {"dtype": "bf16"}}
+    kinds |= {"int8": {"quantize": 8}, "int4": {"quantize": 4}}
+    note = "without drafts"
+    return found + [Side("minillm", dtype, build, options | own, note, OURS) for dtype, own in kinds.items()]
 
 
 def limit(work: str, machine: Machine, side: Side, parameters: int) -> float | None:
@@ -85,16 +97,14 @@ def limit(work: str, machine: Machine, side: Side, parameters: int) -> float | N
     return None if work != "decode" or size is None else machine.read / (parameters * size)
 
 
-def minillm(run: str, job: dict[str, Any], dtype: str | None = None) -> Ready:
-    """The package's own generation; without a dtype as `minillm sample` runs it."""
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    if dtype in ("int8", "int4"):
-        options = {"quantize": int(dtype.removeprefix("int"))}
-    decoder = load_run(run, **options).decoder
-    config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"])
-    if dtype is not None:
-        config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"], num_draft_tokens=0)
-    return _ready(job, lambda: [completion.ids for completion in generate(decoder, job["prompts"], config)])
+def minillm(run: str, job: dict[str, Any], **options: Any) -> Ready:
+    """The package's own generation; without options (of `load_run`) as `minillm sample` runs it, drafts included."""
+    loaded = load_run(run, **options)
+    drafts = {"num_draft_tokens": 0} if options else {}
+    config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"], **drafts)
+    slots = SLOTS if len(job["prompts"]) > 1 else None
+    parts = (loaded.decoder, loaded.tokenizer, job["prompts"], config)
+    return _ready(job, lambda: [found.ids for found in complete(*parts, slots=slots)])
 
 
 def transformers(folder: str, job: dict[str, Any], dtype: str) -> Ready:

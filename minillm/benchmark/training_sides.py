@@ -24,6 +24,8 @@ from minillm.training.precision import Compute, choose_device
 from minillm.training.step import StepFunction
 
 HERE = "minillm.benchmark.training_sides"
+PEER = {"GOMP_SPINCOUNT": "300000"}
+"""What GNU's OpenMP does by itself; importing this package would make its threads wait passively."""
 
 
 def sides(name: str, machine: Machine, peers: tuple[str, ...]) -> list[Side]:
@@ -32,9 +34,9 @@ def sides(name: str, machine: Machine, peers: tuple[str, ...]) -> list[Side]:
     found = [Side("minillm", best, f"{HERE}:minillm", {"name": name, "dtype": best}, "as `minillm train` runs it")]
     for dtype in dict.fromkeys(("fp32", best)):
         if comparable:
-            found.append(Side("plain torch", dtype, f"{HERE}:plain", {"dtype": dtype}, "nanoGPT's shape"))
+            found.append(Side("plain torch", dtype, f"{HERE}:plain", {"dtype": dtype}, "nanoGPT's shape", PEER))
         if "transformers" in peers:
-            found.append(Side("transformers", dtype, f"{HERE}:transformers", {"name": name, "dtype": dtype}))
+            found.append(Side("transformers", dtype, f"{HERE}:transformers", {"name": name, "dtype": dtype}, "", PEER))
     return found
 
 

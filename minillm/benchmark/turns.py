@@ -2,9 +2,10 @@
 
 import contextlib
 import importlib
+import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Side:
     options: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     """What is special in this setting."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of its process."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def take_turns(sides: Sequence[Side], *, seconds: float) -> list[Measured]:
         for result in results:
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there, result.side), daemon=True)
-            process.start()
+            with _environment(result.side.environment):
+                process.start()
             there.close()
             pipes.append(here)
             processes.append(process)
@@ -87,6 +91,18 @@ def take_turns(sides: Sequence[Side], *, seconds: float) -> list[Measured]:
             process.join(5)
             process.kill()
     return results
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that a process inherits: OpenMP reads its own when torch is loaded, before any code could."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _take_turn(pipe: Any, result: Measured, *, counts: bool) -> None:
