@@ -100,8 +100,8 @@ def limit(work: str, machine: Machine, side: Side, parameters: int) -> float | N
 def minillm(run: str, job: dict[str, Any], **options: Any) -> Ready:
     """The package's own generation; without options (of `load_run`) as `minillm sample` runs it, drafts included."""
     loaded = load_run(run, **options)
-    drafts = {"num_draft_tokens": 0} if options else {}
-    config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"], **drafts)
+    drafts = 0 if options else SampleConfig.num_draft_tokens
+    config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"], num_draft_tokens=drafts)
     slots = SLOTS if len(job["prompts"]) > 1 else None
     parts = (loaded.decoder, loaded.tokenizer, job["prompts"], config)
     return _ready(job, lambda: [found.ids for found in complete(*parts, slots=slots)])
