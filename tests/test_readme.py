@@ -70,7 +70,7 @@ def shortened(command: str) -> list[str]:
         changes = SHORT
     elif "train" in words:
         changes = SMALL if len(words) > 2 else SMALL | {"--data.validation_fraction": "0.02"}
-    elif re.search("train_gpt.py|pretrain_", command):
+    elif re.search("train_gpt.py|pretrain_|finetune_", command):
         changes = {"--steps": "2"}
     elif re.search("minillm sample|sample.py", command):
         changes = {"--max-new-tokens": "4"}
