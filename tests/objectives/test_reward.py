@@ -143,7 +143,8 @@ def test_a_run_learns_the_preference_and_scores_texts(
     lines = [line for line in read_metrics(run / "metrics.jsonl") if "val_loss" in line]
     assert lines[0]["val_loss"] == pytest.approx(math.log(1 + math.exp(0.5)), abs=0.1)
     assert lines[-1]["pair_accuracy"] == 1.0 and lines[-1]["reward_margin"] > 0.1
-    assert list(load_run(run).model.heads) == ["class"]
+    best = load_run(run)
+    assert list(best.model.heads) == ["class"] and best.checkpoint.step == 30, "the one with the lowest loss"
 
     capsys.readouterr()
     assert main(["eval", str(run), "--data", str(pairs), "--json"]) == 0
