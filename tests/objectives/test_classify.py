@@ -174,7 +174,7 @@ def classifier(run_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("classifier")
     source = labeled(folder / "labels.csv")
     start = ["train", "--init-from", str(run_of("bert")), "--objective.name", "classify", "--data", str(source), *SHORT]
-    more = ["--train.steps", "60", "--eval.every", "5", "--save.keep", "99", "--data.cache", str(folder / "cache")]
+    more = ["--train.steps", "120", "--eval.every", "5", "--save.keep", "99", "--data.cache", str(folder / "cache")]
     assert main([*start, *more, "--out", str(folder / "run")]) == 0
     return folder / "run"
 
