@@ -135,7 +135,7 @@ def test_a_run_learns_the_preference_and_scores_texts(
     run_of: Callable[[str], Path], pairs: Path, tmp_path: Path, name: str, adapter: list[str], capsys
 ):
     keys = ["--train.precision", "fp32", "--train.device", "cpu", "--train.global_batch", "8", "--eval.every", "10"]
-    keys += ["--train.steps", "30", "--optim.lr", "3e-3", "--data.margin_field", "by"]
+    keys += ["--train.steps", "60", "--optim.lr", "3e-3", "--data.margin_field", "by"]
     start = ["train", "--init-from", str(run_of(name)), "--objective.name", "reward", "--data", str(pairs), *keys]
     run = tmp_path / "run"
     more = ["--data.cache", str(tmp_path / "cache"), *adapter]
@@ -144,7 +144,7 @@ def test_a_run_learns_the_preference_and_scores_texts(
     assert lines[0]["val_loss"] == pytest.approx(math.log(1 + math.exp(0.5)), abs=0.1)
     assert lines[-1]["pair_accuracy"] == 1.0 and lines[-1]["reward_margin"] > 0.1
     best = load_run(run)
-    assert list(best.model.heads) == ["class"] and best.checkpoint.step == 30, "the one with the lowest loss"
+    assert list(best.model.heads) == ["class"] and best.checkpoint.step == 60, "the one with the lowest loss"
 
     capsys.readouterr()
     assert main(["eval", str(run), "--data", str(pairs), "--json"]) == 0
