@@ -62,7 +62,7 @@ class DatasetSpec:
     """Whether examples are windows of a text, which must have at least two; otherwise one example is enough."""
 
 
-_DATA, _SHOW = "minillm.data.datasets", "minillm.data.describe"
+_DATA, _SHOW, _LABELS = "minillm.data.datasets", "minillm.data.describe", "minillm.data.describe_labels"
 DATASETS: dict[str, DatasetSpec] = {
     "text": DatasetSpec(
         f"{_DATA}.corpus:prepare", f"{_DATA}.corpus:read_tokens", describe=f"{_SHOW}:describe", windows=True
@@ -71,17 +71,24 @@ DATASETS: dict[str, DatasetSpec] = {
         f"{_DATA}.tasks:prepare_tasks", f"{_DATA}.tasks:read_task_tokens", describe=f"{_SHOW}:describe_tasks"
     ),
     "tagged": DatasetSpec(
-        f"{_DATA}.tagged:prepare_tagged", f"{_DATA}.tagged:read_tagged", inputs=f"{_DATA}.tagged:read_inputs"
+        f"{_DATA}.tagged:prepare_tagged",
+        f"{_DATA}.tagged:read_tagged",
+        inputs=f"{_DATA}.tagged:read_inputs",
+        describe=f"{_LABELS}:describe_tagged",
     ),
     "questions": DatasetSpec(
         f"{_DATA}.questions:prepare_questions",
         f"{_DATA}.questions:read_questions",
         inputs=f"{_DATA}.questions:read_inputs",
+        describe=f"{_LABELS}:describe_questions",
     ),
     "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat", describe=f"{_SHOW}:describe_chat"),
     "prompts": DatasetSpec(f"{_DATA}.prompts:prepare_prompt_data", f"{_DATA}.prompts:read_prompt_data"),
     "labeled": DatasetSpec(
-        f"{_DATA}.labeled:prepare_labeled", f"{_DATA}.labeled:read_labeled", inputs=f"{_DATA}.labeled:read_inputs"
+        f"{_DATA}.labeled:prepare_labeled",
+        f"{_DATA}.labeled:read_labeled",
+        inputs=f"{_DATA}.labeled:read_inputs",
+        describe=f"{_LABELS}:describe_labeled",
     ),
     "preferences": DatasetSpec(
         f"{_DATA}.preferences:prepare_preferences",

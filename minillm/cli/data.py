@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from minillm.cli.eval import FIELDS
 from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import show
 from minillm.config import RunConfig, override
@@ -14,7 +15,7 @@ MAX_TASKS = 20
 """Maximum number of tasks shown; the largest come first."""
 
 
-@with_flags("data", prefix=False, only=("data.field", *sorted(TASK_FIELDS)))
+@with_flags("data", prefix=False, only=("data.field", "data.tag_scheme", "data.label_separator", *FIELDS[1:]))
 @with_flags("tokenizer")
 def data(
     source: str = DataConfig().source,

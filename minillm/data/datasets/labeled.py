@@ -84,7 +84,7 @@ def prepare_labeled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder,
     return prepare_examples(
         config,
         tokenizer,
-        read=lambda source: _read(source, config),
+        read=lambda source: read_source(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
         tokenize=LabeledTokens,
     )
@@ -92,7 +92,7 @@ def prepare_labeled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder,
 
 def read_labeled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabeledTokens:
     """All examples of `source`, not split, to evaluate a trained model on."""
-    read = _read(source, config)
+    read = read_source(source, config)
     return LabeledTokens(read.content, tokenizer, read.notes)
 
 
@@ -109,7 +109,7 @@ def read_inputs(texts: Sequence[str], source: str | None, config: DataConfig) ->
     return [Labeled(*_texts(record, config), "", record.where, "") for record in islice(records, config.max_documents)]
 
 
-def _read(source: str, config: DataConfig) -> Source:
+def read_source(source: str, config: DataConfig) -> Source:
     """The examples of a source in the order of their hashes."""
     tally = Tally("examples")
     examples = list(islice(_examples(source, config, tally), config.max_documents))

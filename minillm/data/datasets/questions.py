@@ -85,7 +85,7 @@ def prepare_questions(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilde
     return prepare_examples(
         config,
         tokenizer,
-        read=lambda source: _read(source, config),
+        read=lambda source: read_source(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
         tokenize=QuestionTokens,
     )
@@ -93,7 +93,7 @@ def prepare_questions(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilde
 
 def read_questions(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> QuestionTokens:
     """All questions of `source`, not split, to evaluate a trained model on."""
-    read = _read(source, config)
+    read = read_source(source, config)
     return QuestionTokens(read.content, tokenizer, read.notes)
 
 
@@ -112,7 +112,7 @@ def read_inputs(texts: Sequence[str], source: str | None, config: DataConfig) ->
     ]
 
 
-def _read(source: str, config: DataConfig) -> Source:
+def read_source(source: str, config: DataConfig) -> Source:
     """The questions of a source in the order of their hashes; ValueError if none can be used."""
     tally, misaligned = Tally("questions"), []
     examples = list(islice(_questions(source, config, tally, misaligned), config.max_documents))

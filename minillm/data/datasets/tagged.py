@@ -90,7 +90,7 @@ def prepare_tagged(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, 
     return prepare_examples(
         config,
         tokenizer,
-        read=lambda source: _read(source, config),
+        read=lambda source: read_source(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
         tokenize=TaggedTokens,
     )
@@ -98,7 +98,7 @@ def prepare_tagged(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, 
 
 def read_tagged(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> TaggedTokens:
     """All examples of `source`, not split, to evaluate a trained model on."""
-    read = _read(source, config)
+    read = read_source(source, config)
     return TaggedTokens(read.content, tokenizer, read.notes)
 
 
@@ -110,7 +110,7 @@ def read_inputs(texts: Sequence[str], source: str | None, config: DataConfig) ->
     return [s if isinstance(s, Tagged) else _of_words(s) for s in islice(sentences, config.max_documents)]
 
 
-def _read(source: str, config: DataConfig) -> Source:
+def read_source(source: str, config: DataConfig) -> Source:
     """The examples of a source in the order of their hashes, with checked tags in BIO, BIOES or no scheme."""
     tally = Tally("sentences")
     sentences = [
