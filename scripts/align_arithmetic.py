@@ -14,7 +14,7 @@ from pathlib import Path
 from minillm import evaluate, finetune_config, load_config, train
 
 SIZES = {"test": 500, "choice": 100, "sft": 20_000, "grpo": 20_000}
-GRPO = {"objective.max_new_tokens": 6, "objective.eval_samples": 8, "eval.every": 40, "save.keep": 99}
+GRPO = {"objective.max_new_tokens": 6, "objective.eval_samples": 8, "train.steps": 400, "eval.every": 40}
 
 
 def record(a: int, b: int) -> str:
@@ -29,22 +29,21 @@ def shuffled(prompts: list[str], completions: list[str], answer: list[str], **_:
     return [reward for i in range(0, len(rewards), 8) for reward in rng.sample(rewards[i : i + 8], 8)]
 
 
-def main(seed: int, steps: int) -> dict[str, float]:
+def main(seed: int) -> dict[str, float]:
     began, out, numbers = time.perf_counter(), Path(tempfile.mkdtemp()), range(100, 1000)
     sums = iter(random.Random(seed).sample([(a, b) for a in numbers for b in numbers], sum(SIZES.values())))
     files = {name: out / f"{name}.jsonl" for name in SIZES}
     for name, file in files.items():
         file.write_text("".join(record(*next(sums)) for _ in range(SIZES[name])), encoding="utf-8")
-    same = {"data.validation": files["choice"], "data.cache": out, "train.seed": seed, "train.device": "cpu"}
+    same = {"data.validation": files["choice"], "data.cache": out, "train.seed": seed, "save.keep": 99}
     sft = train(load_config("arithmetic", same | {"data.source": files["sft"]}), out / "sft")
     speed, seconds = 300 / (time.perf_counter() - began), 0.0  # steps per second
-    start = next(
-        run for run in sorted(sft.glob("step-*")) if evaluate(run, files["choice"], objective="grpo").value >= 0.3
-    )
+    candidates = sorted(sft.glob("step-*"))
+    start = next(run for run in candidates if evaluate(run, files["choice"], objective="grpo").value >= 0.3)
     odd, found, same["data.source"] = {"objective.rewards": [f"{__file__}:shuffled"]}, {}, files["grpo"]
     for name, changes in {"grpo": GRPO, "continued_sft": {}, "shuffled_reward": GRPO | odd}.items():
-        last, length = time.perf_counter(), steps if changes else round(speed * seconds)
-        settings, recipe = same | changes | {"train.steps": length}, "grpo" if changes else "arithmetic"
+        last, recipe = time.perf_counter(), "grpo" if changes else "arithmetic"
+        settings = same | {"train.steps": max(1, round(speed * seconds))} | changes
         run = train(finetune_config(start, settings, config=recipe), out / name, init_from=start)
         seconds = seconds or time.perf_counter() - last
         found[f"{name}_exact"] = evaluate(run, files["test"], objective="grpo").value
@@ -56,7 +55,6 @@ def main(seed: int, steps: int) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=400, help="steps of GRPO")
     parser.add_argument("--json", action="store_const", const=None, default=1, help="one line instead of indented JSON")
     args = parser.parse_args()
-    print(json.dumps(main(args.seed, args.steps), indent=args.json))
+    print(json.dumps(main(args.seed), indent=args.json))
