@@ -17,7 +17,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
 from minillm import SampleConfig, evaluate, finetune_config, load_config, train
-from minillm.run.divergence import sample_beside
+from minillm.run.beside import sample_beside
 
 NEW = {"model.max_seq_len": 96, "model.num_layers": 3, "tokenizer.vocab_size": 1024, "train.steps": 500}
 NEW |= {"data.packing": "documents"}

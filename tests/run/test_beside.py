@@ -9,7 +9,7 @@ import pytest
 
 from minillm import SampleConfig
 from minillm.run import finetune_config, train
-from minillm.run.divergence import sample_beside
+from minillm.run.beside import sample_beside
 
 
 def test_a_model_has_not_moved_from_itself_and_one_that_trained_on_has(run_of: Callable[[str], Path], tmp_path: Path):
