@@ -1,9 +1,9 @@
 """Teaches a chat model to praise films: DPO with LoRA on 200 preferences made from human ratings of sentences.
 
 minillm import SmolLM2-135M-Instruct.gguf runs/smollm2
-python scripts/dpo_reviews.py runs/smollm2 ../shared/data/sentiment
+python scripts/dpo_reviews.py runs/smollm2 FOLDER_WITH_RATED_SENTENCES
 
-Prints figures of pairs of other sentences before and after, and bits per byte of a text that is not about films.
+Prints figures for held-out pairs before and after training, and the bits per byte of a text that is not about films.
 """
 
 import argparse

@@ -372,7 +372,7 @@ def test_the_reading_paths_are_as_short_as_promised():
     listed = re.findall(r"^\d+\. `(minillm/\S+)` \((\d+)(?: lines)?\)", attention, re.MULTILINE)
     lengths = [len((PACKAGE.parent / file).read_text(encoding="utf-8").splitlines()) for file, _ in listed]
     assert [int(said) for _, said in listed] == lengths
-    assert 0 < len(lengths) <= 5 and sum(lengths) <= 500 and f"{sum(lengths)} lines together" in attention
+    assert 0 < len(lengths) <= 5 and sum(lengths) <= 500 and f"{sum(lengths)} lines in total" in attention
 
     files = re.findall(r"^\d+\. `(minillm/\S+)`", step, re.MULTILINE)
     assert 0 < len(files) <= 14 and [file for file in files if not (PACKAGE.parent / file).is_file()] == []

@@ -34,7 +34,7 @@ class Job(NamedTuple):
 
 
 def make_run(folder: Path) -> Path:
-    """A run of 10.7 M parameters to measure with: Qwen3's shape, 6 layers of width 384, trained for one step."""
+    """A run of 13.8 M parameters to measure with: Qwen3's shape, 6 layers of width 384, trained for one step."""
     shape = {"num_layers": 6, "d_model": 384, "num_heads": 6, "num_kv_heads": 6, "d_ff": 1024, "max_seq_len": 1024}
     keys: dict[str, object] = {f"model.{key}": value for key, value in shape.items()}
     keys |= {"train.steps": 1, "train.global_batch": 4, "data.seq_len": 128, "eval.every": 0, "eval.max_tokens": 512}

@@ -42,7 +42,7 @@ def run_benchmark(
 
     Args:
         works: names from WORKS.
-        run: the run to generate with; None: one of 10.7 M parameters, made here.
+        run: the run to generate with; None: one of 13.8 M parameters, made here.
         peers: names from PEERS.
         minutes: time for all works together.
         say: receives one line about each work as it begins.

@@ -27,7 +27,7 @@ def bench(
 
     Args:
         works: Any of train, decode, prefill, batch, data. Default: all.
-        run: Run to generate with. Default: a new one with 10.7 M parameters.
+        run: Run to generate with. Default: a new one with 13.8 M parameters.
         peers: Any of transformers, ctranslate2, xllamacpp, separated by commas, or none. Default: those installed.
         minutes: Time for all works together.
         json: Print a JSON list of rows instead of a table.
