@@ -26,8 +26,7 @@ def record(a: int, b: int) -> str:
 def shuffled(prompts: list[str], completions: list[str], answer: list[str], **_: object) -> list[float]:
     """Exact match, with the rewards of each group of 8 in a random order."""
     rewards, rng = [float(a == b) for a, b in zip(completions, answer, strict=True)], random.Random(str(completions))
-    groups = (rewards[i : i + 8] for i in range(0, len(rewards), 8))
-    return [reward for group in groups for reward in rng.sample(group, len(group))]
+    return [r for i in range(0, len(rewards), 8) for r in rng.sample(part := rewards[i : i + 8], len(part))]
 
 
 def main(seed: int) -> dict[str, float]:
