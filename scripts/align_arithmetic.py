@@ -26,7 +26,7 @@ def record(a: int, b: int) -> str:
 def shuffled(prompts: list[str], completions: list[str], answer: list[str], **_: object) -> list[float]:
     """Exact match, with the rewards of each group of 8 in a random order."""
     rewards, rng = [float(a == b) for a, b in zip(completions, answer, strict=True)], random.Random(str(completions))
-    return [r for i in range(0, len(rewards), 8) for r in rng.sample(part := rewards[i : i + 8], len(part))]
+    return [r for i in range(0, len(rewards), 8) for r in sorted(rewards[i : i + 8], key=lambda _: rng.random())]
 
 
 def main(seed: int) -> dict[str, float]:
