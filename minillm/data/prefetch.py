@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SourceError(ValueError):
-    """A step's batches cannot be made. All ranks raise it at the same step, so that the trainer can save first."""
+    """A step's batches, or an evaluation, cannot be made. All ranks raise it together, and the trainer saves first."""
 
 
 class BatchSource(Protocol[BatchT]):

@@ -7,9 +7,10 @@ from statistics import fmean
 
 from torch import nn
 
+from minillm.data.prefetch import SourceError
 from minillm.evaluation.evaluator import RunParts
 from minillm.generation.config import SampleConfig
-from minillm.rl.rewards import Judged, Rewards
+from minillm.rl.rewards import Judged, RewardError, Rewards
 from minillm.rl.rollouts import complete_ids
 from minillm.training.evaluation import Evaluation
 
@@ -63,7 +64,13 @@ class RewardEvaluator:
             texts = [parts.tokenizer.decode(completion.ids) for completion in completions]
             judged += [Judged(row.text, text, row.fields, row.where) for row, text in zip(rows, texts, strict=True)]
             figures += [{"length": len(c.ids), "truncated": float(c.finish_reason == "length")} for c in completions]
-        totals, terms = self.rewards(judged) if judged else ([], [])
+        totals, terms, problem = list[float](), list[dict[str, float]](), list[str]()
+        try:
+            totals, terms = self.rewards(judged) if judged else ([], [])
+        except RewardError as error:
+            problem = [str(error)]
+        if problems := parts.runtime.gather(problem):
+            raise SourceError(problems[0])
         return judged, [{"reward": t} | term | f for t, term, f in zip(totals, terms, figures, strict=True)]
 
 

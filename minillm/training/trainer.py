@@ -134,7 +134,7 @@ class Trainer:
         began = time.perf_counter()
         state = self.state
         step = state.step + 1
-        batches = self._next_batches(step - 1)  # the source counts from 0
+        batches = self._or_save(self.source.batches, step - 1)  # the source counts from 0
         names = list(batches[0].counts)
         local = [sum(batch.counts[name] for batch in batches) for name in names]
         tokens = sum(batch.num_tokens for batch in batches)
@@ -151,10 +151,10 @@ class Trainer:
         self._note(result, lr=scale * self.recipe.optim.lr)
         return True
 
-    def _next_batches(self, step: int) -> list[Batch]:
-        """The batches of a step; if they cannot be made, all progress is saved before the error ends training."""
+    def _or_save(self, call: Callable[[Any], Any], argument: Any) -> Any:
+        """The result of a source or an evaluator; its SourceError ends training after all progress is saved."""
         try:
-            return self.source.batches(step)
+            return call(argument)
         except SourceError:
             self.save()
             raise
@@ -211,7 +211,7 @@ class Trainer:
 
     def _evaluate_and_keep_best(self) -> None:
         state = self.state
-        result = self.evaluator(self.model)
+        result = self._or_save(self.evaluator, self.model)
         loss = result.loss
         if self.log is not None:
             self.log.write(step=state.step, seconds=round(state.seconds, 3), val_loss=loss, **result.figures())

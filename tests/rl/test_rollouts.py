@@ -313,6 +313,14 @@ def test_a_reward_that_fails_stops_the_run_with_everything_saved(make_policy: Ma
     assert trainer.state.step == 8
 
 
+def test_a_reward_that_fails_in_an_evaluation_loses_nothing_either(make_policy: Make, tmp_path: Path):
+    CALLED.clear()
+    trainer = make_policy(tmp_path, objective={"rewards": (f"{__name__}:fails_late",)}, eval={"every": 5})
+    with pytest.raises(SourceError, match=r"reward .*:fails_late for sums line \d+, completion .*asleep"):
+        trainer.fit()
+    assert checkpoints(tmp_path)[-1].step == 5
+
+
 def test_metrics_and_samples_are_written(make_policy: Make, tmp_path: Path):
     make_policy(tmp_path, objective={"rewards": ("exact", "0.5*length:3")}, eval={"at_start": True}).fit()
     lines = list(read_metrics(tmp_path / "metrics.jsonl"))
