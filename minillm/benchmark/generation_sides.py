@@ -6,7 +6,7 @@ decode: greedy tokens after a short prompt, one row. prefill: a long prompt and 
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -72,7 +72,8 @@ def sides(work: str, machine: Machine, peers: Sequence[str], run: Path, folder: 
             build = f"{HERE}:{name}"
             found += [Side(name, d, build, options | {"dtype": d}, environment=PEER) for d in dtypes if name in peers]
     if "xllamacpp" in peers and work != "batch":
-        for dtype, kind in {"fp32": "f32", "int8": "q8_0"}.items():
+        kinds_of_gguf: dict[str, Literal["f32", "q8_0"]] = {"fp32": "f32", "int8": "q8_0"}
+        for dtype, kind in kinds_of_gguf.items():
             file = folder / f"model-{kind}.gguf"
             if not file.exists():
                 export_model(load_run(run, device="cpu"), file, dtype=kind, say=lambda message: None)
