@@ -54,7 +54,7 @@ def run_benchmark(
     peers = _installed(peers)
     for work in works:
         if work not in WORKS:
-            raise ValueError(f"{work!r} is not a work; there are: {', '.join(WORKS)}")
+            raise ValueError(f"{work!r} cannot be measured; choose from: {', '.join(WORKS)}")
     machine, found, agreed = measure_machine(), [], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -108,7 +108,7 @@ def _installed(peers: Sequence[str] | None) -> tuple[str, ...]:
     present = tuple(name for name in PEERS if importlib.util.find_spec(name) is not None)
     for name in peers or ():
         if name not in PEERS:
-            raise ValueError(f"{name!r} is not a peer; there are: {', '.join(PEERS)}")
+            raise ValueError(f"{name!r} is not a peer; choose from: {', '.join(PEERS)}")
         if name not in present:
             raise ValueError(f"{name} is not installed; install it with: pip install 'minillm[bench]'")
     return present if peers is None else tuple(peers)

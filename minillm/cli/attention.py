@@ -21,15 +21,15 @@ def attention(
     head: int | None = None,
     out: Annotated[Path | None, Parameter(metavar="FILE")] = None,
 ) -> None:
-    """Show which tokens a model attends to: for each head, and for a GPT also what its heads do.
+    """Show which tokens each head of a model attends to, and for a GPT also what its heads do.
 
     Args:
         run: Run folder.
-        text: Text that the model reads; a BERT takes [MASK] as a gap.
+        text: Text that the model reads; for a BERT it may contain [MASK].
         target: Text that the decoder of a T5 reads. Default: its own answer.
         layer: Show only this layer, counted from 0.
         head: Show only this head of each layer, counted from 0.
-        out: File to write: .html (a page in which one points at tokens), .png (heat maps) or .json (all weights).
+        out: File to write: .html (an interactive page), .png (heat maps) or .json (all weights).
             Default: print where each token attends most.
     """
     if out is not None and out.suffix.lower() not in FORMS:

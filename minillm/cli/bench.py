@@ -20,16 +20,16 @@ def bench(
     json: bool = False,
     chart: Path = Path(CHART),
 ) -> None:
-    """Measure this program beside its peers on this machine: train, decode, prefill, batch and data.
+    """Measure minillm next to its peers on this machine: train, decode, prefill, batch and data.
 
-    First come the limits of the machine: matrix products and memory reads. Then every side runs in its own process, and
-    the sides take turns. Their outputs are compared before they are timed.
+    It first measures the limits of the machine: matrix products and memory reads. Then each library runs in its own
+    process, and they take turns. Their outputs are compared before they are timed.
 
     Args:
-        works: Any of train, decode, prefill, batch, data. Default: all.
-        run: Run to generate with. Default: a new one with 13.8 M parameters.
-        peers: Any of transformers, ctranslate2, xllamacpp, separated by commas, or none. Default: those installed.
-        minutes: Time for all works together.
+        works: What to measure: any of train, decode, prefill, batch, data. Default: all.
+        run: Run to generate with. Default: a new model of 13.8 M parameters.
+        peers: Any of transformers, ctranslate2, xllamacpp, separated by commas, or none. Default: the installed ones.
+        minutes: Time limit for all measurements together.
         json: Print a JSON list of rows instead of a table.
         chart: File for the bar chart.
     """

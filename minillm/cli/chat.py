@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from minillm.generation.assistant import Assistant
 
 FLAGS = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed")
-HELP = "/reset forgets the conversation, /save FILE appends it to FILE as JSON Lines, /quit or Ctrl-D ends"
+HELP = "/reset clears the conversation, /save FILE appends it to FILE as JSON Lines, /quit or Ctrl-D exits"
 
 
 @with_flags("sample", prefix=False, only=[f"sample.{name}" for name in FLAGS])
 def chat(run: Path | None = None, /, *, system: str | None = None, json: bool = False, **given: str) -> None:
     """Hold a conversation with a model that was fine-tuned on conversations. Defaults come from the run's [sample]
-    section. With --prompt: answer once. If the conversation outgrows the context, its oldest turns are left out.
+    section. With --prompt: answer once. If the conversation becomes longer than the context, its oldest turns are
+    left out.
 
     Args:
         run: Run folder. Default: the latest under runs/.
@@ -84,7 +85,7 @@ def answer(assistant: Assistant, text: str) -> None:
     if assistant.left_out:
         print(f"the oldest {assistant.left_out} messages no longer fit into the context", file=sys.stderr)
     if assistant.finish_reason == "length":
-        print("the answer is cut at --max-new-tokens, or at the end of the context", file=sys.stderr)
+        print("the answer was cut off at --max-new-tokens, or at the end of the context", file=sys.stderr)
 
 
 def save(assistant: Assistant, file: str) -> None:
@@ -92,7 +93,7 @@ def save(assistant: Assistant, file: str) -> None:
     if not file:
         raise ValueError("name a file: /save FILE")
     if not any(message["role"] == "assistant" for message in assistant.messages):
-        raise ValueError("nothing has been said that could be saved")
+        raise ValueError("there is no answer to save yet")
     with Path(file).expanduser().open("a", encoding="utf-8") as stream:
         stream.write(jsonlib.dumps({"messages": assistant.messages}, ensure_ascii=False) + "\n")
     print(f"{len(assistant.messages)} messages saved to {file}", file=sys.stderr)

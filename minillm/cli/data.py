@@ -53,7 +53,7 @@ def data(
     kind = objective_spec(objective).dataset if objective else "tasks" if of_tasks else "text"
     describe = DATASETS[kind].describe
     if describe is None:
-        raise ValueError(f"the data of objective {objective} cannot be shown; train shows what it has understood")
+        raise ValueError(f"the data of objective {objective} cannot be shown; minillm train prints how it reads them")
     if run is None:
         tokenizer: Any = lambda texts, _: build_tokenizer(settings, texts)  # noqa: E731
     else:

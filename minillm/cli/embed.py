@@ -29,19 +29,19 @@ def embed(
     json: bool = False,
     **given: str,
 ) -> None:
-    """Turn texts into vectors with an encoder, or rank them by their similarity to another text.
+    """Turn texts into vectors, or rank them by their similarity to another text.
 
     Pooling, normalization and the maximum length come from the run's [embed] section.
 
     Args:
         run: Run folder.
-        texts: Texts.
+        texts: Texts to turn into vectors.
         data: Source with more texts: the lines of text files, or the records of .jsonl, .csv and so on.
-        out: Write all vectors to this .npy file, one row a text, instead of printing them.
-        similar: Print the texts that are most similar to this one, the most similar first.
+        out: Write all vectors to this .npy file, one row per text, instead of printing them.
+        similar: Rank the texts by their similarity to this one, most similar first.
         top_k: Number of texts that --similar prints.
-        prompt: Name in embed.prompts of the beginning to put before the texts, and before the one of --similar.
-        json: Print one JSON object a text.
+        prompt: Name of the prompt in embed.prompts to put before the texts and before that of --similar.
+        json: Print one JSON object per text.
     """
     from minillm.data.sources import read_texts
     from minillm.run import embed as vectors_of

@@ -34,8 +34,8 @@ def eval(
     Args:
         run: Run folder. Default: the latest under runs/.
         data: Data to evaluate on. Default: the run's validation data.
-        objective: Evaluate --data as this objective instead of the run's, such as clm for the bits per byte of plain
-            text, which a chat model should still predict well.
+        objective: Evaluate --data with this objective instead of the run's, such as clm to measure how well a
+            chat model still predicts plain text.
         harness: Score tasks of lm-evaluation-harness instead: names, YAML files or folders, separated by commas.
         json: Print one JSON object instead of lines.
     """

@@ -22,9 +22,9 @@ def export(
         run: Run folder.
         out: Folder or .gguf file to write; it must not exist.
         dtype: Type of the matrices in a .gguf file. Default: f32.
-        license: License for the model card, such as mit. Default: that of the imported model, else none.
-        language: Language for the model card, such as en. Default: en for built-in text, else none.
-        adapter_only: Write only the adapter of a run, in the format of PEFT, instead of the merged model.
+        license: License for the model card, such as mit. Default: that of the imported model, otherwise none.
+        language: Language for the model card, such as en. Default: en for built-in text, otherwise none.
+        adapter_only: Write only the run's adapter, in PEFT's format, instead of the merged model.
     """
     from minillm.run import export_adapter, export_model
 

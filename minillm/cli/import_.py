@@ -9,7 +9,7 @@ def import_(source: str, run: Path, /, *, base: Path | None = None) -> None:
     Args:
         source: Model folder in the format of transformers, GGUF file, or name of a model on the Hugging Face hub.
         run: Run folder to create.
-        base: Run whose weights the adapter SOURCE, a folder in the format of PEFT, changes.
+        base: Base of the adapter, if SOURCE is an adapter folder in PEFT's format.
     """
     from minillm.run import import_adapter, import_model, load_run
 

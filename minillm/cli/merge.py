@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def merge(run: Path, out: Path, /) -> None:
-    """Make a plain run from a run with an adapter: the changes are added to the weights, in fp32.
+    """Make a plain run from a run with an adapter, by adding the changes to the weights in fp32.
 
     Args:
         run: Run folder, trained with --adapter.name lora.
@@ -12,4 +12,4 @@ def merge(run: Path, out: Path, /) -> None:
     """
     from minillm.run import merge_run
 
-    print(f"written to {merge_run(run, out)}; it needs neither {run} nor the run that {run} adapts")
+    print(f"written to {merge_run(run, out)}; it no longer needs {run} or its base")

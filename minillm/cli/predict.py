@@ -25,11 +25,12 @@ def predict(
     json: bool = False,
     **given: str,
 ) -> None:
-    """Predict with a fine-tuned model: the label of a text with probabilities, or what else its objective predicts.
+    """Predict with a fine-tuned model: labels with probabilities, tags, answers, scores or numbers.
 
     Args:
         run: Run folder.
-        texts: Texts, for a model of pairs two for each prediction; image files; or rows of numbers such as "3.5, 2".
+        texts: Texts (two for each prediction if the model reads pairs), image files, or rows of numbers, such as
+            "3.5, 2".
         data: Predict for each example of this file or other source instead; labels in it are not read.
         json: Print one JSON object for each input.
     """

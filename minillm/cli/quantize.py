@@ -19,14 +19,16 @@ def quantize(
     data: str | None = None,
     json: bool = False,
 ) -> None:
-    """Make a run with weights of 8 or 4 bits, which takes less memory and generates faster; print what it loses.
+    """Make a run with 8-bit or 4-bit weights, which takes less memory and generates faster. Prints size, loss and speed
+    before and after.
 
     Args:
         run: Run folder.
         out: Run folder to create.
-        bits: Bits of each weight. With 4, those of the vocabulary head have 8.
-        group: Inputs that share a scale with 4 bits: 32, 64, 128 or 256.
-        method: rtn rounds to the nearest value; gptq compensates the errors on a text. Default: gptq for 4 bits.
+        bits: Bits per weight. With 4, the vocabulary head still has 8.
+        group: With 4 bits, number of inputs that share a scale: 32, 64, 128 or 256.
+        method: rtn rounds to the nearest value; gptq also compensates the rounding errors on a text. Default: rtn
+            with 8 bits, gptq with 4.
         data: Text for gptq and for the loss. Default: the text that the run was trained on.
         json: Print one JSON object instead of lines.
     """

@@ -7,10 +7,10 @@ from cyclopts import Parameter
 
 
 def report(*runs: Path, out: Annotated[Path | None, Parameter(metavar="FILE")] = None) -> None:
-    """Write one HTML page about a run: curves, samples over time, parameters, time, memory and config.
+    """Write an HTML page about one or more runs: curves, samples over time, parameters, time, memory and config.
 
     Args:
-        runs: Run folders; several are compared. Default: the latest under runs/.
+        runs: Run folders; several runs are compared side by side. Default: the latest under runs/.
         out: File to write. Default: report.html in the folder of the first run.
     """
     if out is not None and out.suffix.lower() != ".html":

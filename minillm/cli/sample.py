@@ -49,11 +49,11 @@ def sample(
         num_beams: Search for the most likely text with this many beams instead of sampling.
         num_best: Number of texts that beam search returns, the most likely first.
         length_penalty: Beam search divides a text's log-probability by its length to this power. Default: 0.6.
-        prompts: Text file with a prompt on each line; prints one JSON object for each completion.
-        draft: Run folder of a smaller model with the same tokenizer, whose tokens are verified several at a time. The
-            text is the same as without it.
-        quantize: Round the weights to 8 or 4 bits, without a new run folder.
-        dtype: Precision of the weights. Default: the faster one on this machine, by measurement.
+        prompts: Text file with one prompt per line; prints one JSON object per completion.
+        draft: Run folder of a smaller model with the same tokenizer. It drafts tokens, which the larger model verifies
+            several at a time; the text is the same as without it.
+        quantize: Round the weights to 8 or 4 bits in memory, without writing a new run folder.
+        dtype: Precision of the weights. auto: the faster one, as measured on this machine.
         json: Print one JSON object instead of the text.
     """
     spin_while_idle()

@@ -72,7 +72,7 @@ def _renamed(weights: Mapping[str, Tensor], arch: str, num_layers: int) -> dict[
     """The weights by Hugging Face's names; ValueError for one that has none."""
     names = gguf_out.weight_names(arch, num_layers)
     if unknown := sorted(weights.keys() - names.keys()):
-        raise ValueError(f"{len(unknown)} tensors have no place here, among them {', '.join(unknown[:3])}")
+        raise ValueError(f"{len(unknown)} tensors cannot be imported, such as {', '.join(unknown[:3])}")
     return {names[name]: weight for name, weight in weights.items()}
 
 

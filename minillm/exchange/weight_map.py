@@ -72,7 +72,7 @@ def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers:
     if unknown:
         some = ", ".join(sorted(unknown)[:3])
         raise ValueError(
-            f"{len(unknown)} weights have no place here, among them {some}; a model with a head for another task, "
+            f"{len(unknown)} weights cannot be imported, such as {some}; a model with a head for another task, "
             "such as a classifier, can only be imported without that head"
         )
     return ours

@@ -192,7 +192,9 @@ class ModelConfig:
             key = "window" if self.window else "local_rope_theta"
             raise ValueError(f"model.{key} has no effect without local layers; add one to model.layer_pattern")
         if "local" in self.layer_pattern and self.window is None:
-            raise ValueError("model.layer_pattern has local layers; set model.window to the tokens that they reach")
+            raise ValueError(
+                "model.layer_pattern has local layers; set model.window to the number of tokens that they reach"
+            )
 
     def require_length(self, length: int) -> None:
         """Raise ValueError if `length` tokens exceed `max_seq_len`."""

@@ -43,7 +43,9 @@ class Reference:
                 raise ValueError(f"{damage}; restore it from a copy, or start a new run")
             load_weights(self.model, load_file(self.folder / MODEL), where=self.folder / MODEL, frozen=True)
         elif started:
-            raise ValueError(f"{self.folder} is missing, without which the run cannot go on: restore it from a copy")
+            raise ValueError(
+                f"{self.folder} is missing, and the run cannot continue without it: restore it from a copy"
+            )
         elif self.parts.runtime.is_main:
             self._save()
         self.parts.runtime.barrier()

@@ -39,7 +39,7 @@ def sample_beside(
     policy, other = loaded_run(run), loaded_run(reference)
     tokenizer = policy.tokenizer
     if other.tokenizer.hash != tokenizer.hash:
-        raise ValueError(f"{policy.folder} and {other.folder} have different tokenizers: compare models of one")
+        raise ValueError(f"{policy.folder} and {other.folder} have different tokenizers: compare models that share one")
     allowed = torch.zeros(policy.model.config.vocab_size, dtype=torch.bool)
     allowed[: tokenizer.vocab_size] = torch.from_numpy(np.asarray(tokenizer.num_bytes) > 0)
     allowed[tokenizer.eos_id] = True

@@ -72,7 +72,7 @@ def describe_heads(scores: Sequence[HeadScore]) -> list[str]:
         if scores:
             best = max(scores, key=lambda score: getattr(score, measure))
             value = getattr(best, measure)
-            verdict = "" if value >= STRONG else ", too little to call it a head for that"
+            verdict = "" if value >= STRONG else ", too little to count as such a head"
             lines.append(f"most on {what}: layer {best.layer}, head {best.head}, weight {value:.2f}{verdict}")
     return lines
 

@@ -44,11 +44,11 @@ def predict(
             f"{', '.join(able)}; instead: {loaded.next_command()}"
         )
     if bool(texts) == (source is not None):
-        raise ValueError("give texts or --data with a file, and not both")
+        raise ValueError("give either texts or --data with a file")
     config = override(loaded.config, {f"data.{key}": value for key, value in (fields or {}).items()})
     inputs = load(read)(list(texts), None if source is None else str(source), config.data)
     if not inputs:
-        raise ValueError(f"{source} has no example: add some")
+        raise ValueError(f"{source} has no examples: add some")
     with evaluating(loaded.model):
         return load(spec.predict)(Predictor(loaded.objective, loaded.tokenizer, _forward(loaded)), inputs)
 

@@ -70,12 +70,12 @@ def quantize_run(
         method: rtn rounds to the nearest value; gptq compensates errors, see inference/gptq.py. None: gptq for 4 bits.
         data: text for GPTQ, whose validation split serves the comparison; None: the run's own.
     Raises:
-        ValueError: the folder exists, the run is quantized already, or GPTQ has no text.
+        ValueError: the folder exists, the run is already quantized, or GPTQ has no text.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run, device="cpu")
     method = method or ("gptq" if bits == 4 else "rtn")
     if loaded.quantized:
-        raise ValueError(f"{loaded.folder} is quantized already; name the run that it was made from")
+        raise ValueError(f"{loaded.folder} is already quantized; use the run that it was made from")
     if method == "gptq" and bits == 8:
         raise ValueError("method gptq is for 4 bits: with 8, rounding to the nearest value loses nothing measurable")
     texts = _corpus(loaded, data)

@@ -21,7 +21,7 @@ def require_family(config: RunConfig) -> None:
         fitting = [objective for objective, other in OBJECTIVES.items() if family in other.builders]
         raise ValueError(
             f"objective.name {name} needs a model of family {' or '.join(spec.builders)}, but model.preset "
-            f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or take another preset"
+            f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or use another preset"
         )
 
 
@@ -31,7 +31,7 @@ def require_parent(config: RunConfig, init_from: Path | None, *, resume: bool, f
     compares = objective_spec(config.objective.name).reference is not None
     wanted = {adapter: config.adapter.on, objective: compares}
     for name in (name for name in wanted if wanted[name] and (fresh or not (init_from or resume))):
-        raise ValueError(f"{name} needs the weights of another run; name that run with --init-from")
+        raise ValueError(f"{name} needs the weights of another run; give it with --init-from")
     if config.adapter.on and config.optim.name == "muon":
         raise ValueError(f"optim.name muon trains the weights that {adapter} freezes; use optim.name adamw")
     if compares and config.adapter.dropout:
@@ -95,7 +95,7 @@ def _input_shape(config: RunConfig, corpus: Corpus, *, inherited: bool) -> tuple
     free = () if inherited else PRESETS.get(config.model.preset, {}).get("input_shape")
     if wanted in ((), free, shape):
         return shape
-    remedy = "take other data" if inherited else "leave model.input_shape out, or take other data"
+    remedy = "use other data" if inherited else "leave model.input_shape out, or use other data"
     raise ValueError(
         f"{corpus.info.source} has examples of shape {list(shape)}, but the model reads {list(wanted)}: {remedy}"
     )

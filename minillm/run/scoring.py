@@ -87,5 +87,5 @@ def score_harness(run: Run, tasks: Sequence[str]) -> dict[str, dict[str, float]]
     loaded = loaded_run(run)
     if loaded.model.writes != "continuation":
         family = loaded.config.model.family
-        raise ValueError(f"{loaded.folder} is a {family} model; the harness's tasks are for a gpt, a decoder")
+        raise ValueError(f"{loaded.folder} is a {family} model; the tasks of lm-evaluation-harness need a gpt")
     return run_harness(loaded.model, loaded.tokenizer, tasks, prefix=loaded.objective.prefix_prompts)

@@ -83,8 +83,7 @@ def _find(path: str | None, expected: str | None, folder: Path, key: str) -> Che
         other = other or place
     if other is not None:
         raise ValueError(
-            f"{folder} needs other weights than those of {other}: their hash must be {expected[:12]}, {key}_hash; "
-            f"{remedy}"
+            f"{folder} does not fit the weights of {other}: their hash must be {expected[:12]}, {key}_hash; {remedy}"
         )
     raise FileNotFoundError(f"{folder} needs the weights of {named}, which does not exist; {remedy}")
 

@@ -44,7 +44,7 @@ def sample(
 def make_draft(loaded: LoadedRun, small: LoadedRun) -> Draft:
     """The smaller run as a drafter for the other; ValueError if their tokenizers differ."""
     if small.tokenizer.hash != loaded.tokenizer.hash:
-        raise ValueError(f"{small.folder} has another tokenizer than {loaded.folder}; a draft needs the same one")
+        raise ValueError(f"{small.folder} has a different tokenizer from {loaded.folder}; a draft needs the same one")
     if {small.model.writes, loaded.model.writes} != {"continuation"}:
         raise ValueError(f"{small.folder} or {loaded.folder} is an encoder-decoder; drafts are for decoders")
     seconds = [step_seconds(one.decoder) for one in (small, loaded)]

@@ -47,8 +47,8 @@ def test_reading_is_measured_beside_the_tokenizers_library(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"works": ["sleep"]}, "'sleep' is not a work; there are: train, decode"),
-        ({"peers": ["torch"]}, "'torch' is not a peer; there are: transformers"),
+        ({"works": ["sleep"]}, "'sleep' cannot be measured; choose from: train, decode"),
+        ({"peers": ["torch"]}, "'torch' is not a peer; choose from: transformers"),
     ],
 )
 def test_unknown_works_and_peers_are_refused(arguments, message: str):

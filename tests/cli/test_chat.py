@@ -66,11 +66,11 @@ def test_a_conversation_with_commands(chat, tmp_path):
     saved = [json.loads(line) for line in (tmp_path / "talk.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [message["content"] for message in saved[0]["messages"]] == ["ab", "ba", "cd", "dc"]
     assert len(saved[1]["messages"]) == 2 and "4 messages saved to talk.jsonl" in done.err
-    assert "the answer is cut at --max-new-tokens" in done.err
+    assert "the answer was cut off at --max-new-tokens" in done.err
 
 
 def test_a_mistake_does_not_end_the_conversation(chat):
     done = chat(lines="/sav\n/save\n/save x\nbreak\nab\n/save no/where/x.jsonl\n")
     assert (done.code, done.out) == (0, " …\nba\n")
-    for words in ("there is no command /sav", "name a file: /save FILE", "nothing has been said", "No such file"):
+    for words in ("there is no command /sav", "name a file: /save FILE", "there is no answer to save", "No such file"):
         assert words in done.err

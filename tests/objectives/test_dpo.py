@@ -272,9 +272,7 @@ def test_settings_that_contradict_it_are_refused(dpo, tmp_path: Path, capsys, mo
 def test_it_needs_a_parent(config_file: Path, pairs: Path, tmp_path: Path, capsys):
     start = ["train", str(config_file), "--objective.name", "dpo", "--data", str(pairs), "--out", str(tmp_path / "x")]
     assert main([*start, "--model.dropout", "0"]) == 2
-    assert "objective.name dpo needs the weights of another run; name that run with --init-from" in (
-        capsys.readouterr().err
-    )
+    assert "objective.name dpo needs the weights of another run; give it with --init-from" in (capsys.readouterr().err)
 
 
 def test_the_reference_is_named_in_the_config(dpo, tmp_path: Path):

@@ -240,7 +240,7 @@ def test_a_checkpoint_without_its_rollout_or_reference_is_refused(make_policy: M
     (tmp_path / FOLDER).rename(tmp_path / "elsewhere")
     trainer = make_policy(tmp_path)
     trainer.restore(last)
-    with pytest.raises(ValueError, match=rf"{FOLDER} is missing, without which the run cannot go on"):
+    with pytest.raises(ValueError, match=rf"{FOLDER} is missing, and the run cannot continue without it"):
         trainer.fit()
 
 

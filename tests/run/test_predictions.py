@@ -57,13 +57,13 @@ def test_mistakes_are_one_line(decoder: Path, finished: Path, tmp_path: Path, ca
         return capsys.readouterr().err
 
     assert "predict needs a run with classify" in said(finished, "a text")
-    assert "give texts or --data with a file, and not both" in said(decoder)
-    assert "give texts or --data with a file, and not both" in said(decoder, "a", "--data", "b.csv")
+    assert "give either texts or --data with a file" in said(decoder)
+    assert "give either texts or --data with a file" in said(decoder, "a", "--data", "b.csv")
     assert "--field names a field of --data; give --data too" in said(decoder, "a", "--field", "b")
     (tmp_path / "new.csv").write_text("body\nx\n", encoding="utf-8")
     assert "has no field 'text'; its fields are: body" in said(decoder, "--data", tmp_path / "new.csv")
     (tmp_path / "none.jsonl").write_text("\n\n", encoding="utf-8")
-    assert "none.jsonl has no example: add some" in said(decoder, "--data", tmp_path / "none.jsonl")
+    assert "none.jsonl has no examples: add some" in said(decoder, "--data", tmp_path / "none.jsonl")
 
 
 def test_a_setting_of_another_kind_of_label_has_no_effect(decoder: Path, capsys: pytest.CaptureFixture[str]):

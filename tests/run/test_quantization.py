@@ -23,7 +23,7 @@ def test_a_quantized_run_works_like_any_other_and_says_what_it_lost(run_of, tmp_
     assert len(text.ids) == 8
     about = json.loads((made.folder / "run.json").read_text(encoding="utf-8"))
     assert about["quantization"]["bits"] == bits and about["quantized_from"].startswith(str(parent))
-    with pytest.raises(ValueError, match="is quantized already"):
+    with pytest.raises(ValueError, match="is already quantized"):
         quantize_run(made.folder, tmp_path / "again")
 
 

@@ -107,7 +107,7 @@ def feature_corpus(
     fingerprint = own.fingerprint()
     if other is not None:
         if other.fingerprint() == fingerprint:
-            raise ValueError(f"data.validation {config.validation} is the training data itself: give other data")
+            raise ValueError(f"data.validation {config.validation} is the training data itself: give different data")
         train, validation, fingerprint = own, other, cache.key(fingerprint, other.fingerprint())
     elif marked is not None and marked.any() and not marked.all():
         if config.validation_fraction != DataConfig.validation_fraction:

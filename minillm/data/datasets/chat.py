@@ -71,7 +71,7 @@ class ChatRows:
         cut = [conversation.cut(length + 1) for conversation in tokens.conversations]
         self.conversations = [conversation for conversation in cut if conversation.num_targets]
         if not self.conversations:
-            raise ValueError(f"no answer begins within the first {length} tokens: raise data.seq_len")
+            raise ValueError(f"no answer starts within the first {length} tokens: raise data.seq_len")
         sizes = [len(conversation.ids) - 1 for conversation in self.conversations]
         self.members = pack(sizes, length) if packed else [[i] for i in range(len(sizes))]
         self.ends = np.cumsum([sum(sizes[i] for i in members) for members in self.members])

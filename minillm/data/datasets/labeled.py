@@ -114,7 +114,7 @@ def read_source(source: str, config: DataConfig) -> Source:
     tally = Tally("examples")
     examples = list(islice(_examples(source, config, tally), config.max_documents))
     if not examples:
-        raise ValueError(f"{source} has no example with a text and a label: add examples")
+        raise ValueError(f"{source} has no examples with a text and a label: add some")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
     examples.sort(key=lambda one: (text_hash(one.text + one.pair), one.text, one.pair, str(one.label), one.where))
     return Source(examples, _fingerprint(source, config), notes)

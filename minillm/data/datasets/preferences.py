@@ -179,7 +179,7 @@ def _read(source: str, config: DataConfig) -> Source:
     tally = Tally("pairs")
     examples = list(islice(_examples(source, config, tally), config.max_documents))
     if not examples:
-        raise ValueError(f"{source} has no pair of answers: add records with prompt, chosen and rejected")
+        raise ValueError(f"{source} has no pairs of answers: add records with prompt, chosen and rejected")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
     examples.sort(key=lambda example: (text_hash(json.dumps(example[:2])), example.where))
     fields = f"{config.prompt_field} {config.chosen_field} {config.rejected_field} {config.margin_field}"
@@ -219,10 +219,10 @@ def _texts(record: Record, config: DataConfig) -> tuple[str | Messages, str, str
         for field, answer in zip((config.chosen_field, config.rejected_field), answers, strict=True)
     ]
     if sides[0][:-1] != sides[1][:-1]:
-        raise ValueError(f"{record.where}: the conversations must be the same but for the last answer; correct it")
+        raise ValueError(f"{record.where}: the conversations may differ only in the last answer; correct it")
     prompt = (*prompt, *sides[0][:-1])
     if not prompt or prompt[-1][0] != "user" or any(side[-1][0] != "assistant" for side in sides):
-        raise ValueError(f"{record.where}: after a message of the user, an answer of the assistant must follow")
+        raise ValueError(f"{record.where}: each user message must be followed by an answer of the assistant")
     return prompt, sides[0][-1][1], sides[1][-1][1]
 
 

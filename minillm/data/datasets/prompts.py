@@ -113,7 +113,7 @@ def _read(source: str, config: DataConfig) -> Source:
     tally = Tally("prompts")
     examples = list(islice(_examples(source, config, tally), config.max_documents))
     if not examples:
-        raise ValueError(f"{source} has no prompt: add records with the field {config.prompt_field!r}")
+        raise ValueError(f"{source} has no prompts: add records with the field {config.prompt_field!r}")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
     examples.sort(key=lambda example: (text_hash(example.text), json.dumps(example.fields, default=str)))
     return Source(examples, sources.fingerprint(source, f"prompts {config.prompt_field}"), notes)

@@ -101,7 +101,7 @@ def read_inputs(texts: Sequence[str], source: str | None, config: DataConfig) ->
     """Questions without answers: `texts` are a question, its context, the next question and so on."""
     if source is None:
         if len(texts) % 2:
-            raise ValueError(f"give each question and then its context; there are {len(texts)} texts")
+            raise ValueError(f"give each question followed by its context; there are {len(texts)} texts")
         pairs = zip(texts[::2], texts[1::2], strict=True)
         return [Question(asked, context, (), f"text {2 * n + 1}", "") for n, (asked, context) in enumerate(pairs)]
     columns = {"data.question_field": config.question_field, "data.context_field": config.context_field}
@@ -118,7 +118,7 @@ def read_source(source: str, config: DataConfig) -> Source:
     examples = list(islice(_questions(source, config, tally, misaligned), config.max_documents))
     if not examples:
         why = f"; {misaligned[0]}" if misaligned else ""
-        raise ValueError(f"{source} has no question with a context{why}: add some, or correct them")
+        raise ValueError(f"{source} has no questions with a context{why}: add some, or correct them")
     examples.sort(key=lambda one: (text_hash(one.question + one.context), *one))
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()), *misaligned[:1])
     return Source(examples, _fingerprint(source, config), notes)

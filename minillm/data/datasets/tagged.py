@@ -119,7 +119,7 @@ def read_source(source: str, config: DataConfig) -> Source:
         if tally.keeps(sentence=" ".join(s[0]))
     ]
     if not sentences:
-        raise ValueError(f"{source} has no sentence with words and tags: add some")
+        raise ValueError(f"{source} has no sentences with words and tags: add some")
     scheme: Scheme = config.tag_scheme
     if scheme == "auto":
         scheme = scheme_of(sorted({tag for sentence in sentences for tag in sentence.tags}))

@@ -85,7 +85,7 @@ class Reader:
                 known = ", ".join(record.fields)
                 raise ValueError(
                     f"{record.where} has no field {field!r} (its fields are: {known}), but the first conversation is "
-                    f"given by {self.shape}; write all in the same shape"
+                    f"given by {self.shape}; write all of them in the same format"
                 )
         messages = list(self._messages(record))
         system = record.fields.get("system")

@@ -108,7 +108,7 @@ def read_idx(path: Path) -> np.ndarray:
     shape = tuple(np.frombuffer(data[4 : 4 + 4 * dims], ">u4").tolist())
     body = data[4 + 4 * dims :]
     if len(shape) != dims or len(body) != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{path} is damaged: it promises the shape {shape} and has {len(body):,} bytes")
+        raise ValueError(f"{path} is damaged: its header gives the shape {shape}, but it has {len(body):,} bytes")
     return np.frombuffer(body, _TYPES[data[2]]).reshape(shape)
 
 

@@ -90,7 +90,7 @@ def test_rows_hold_conversations_cut_to_the_length():
 def test_a_conversation_without_an_answer_left_is_in_no_row():
     rows = ChatRows(tokens((30, 5), (2, 2)), 10, packed=True)
     assert [[c.question for c in rows.row(i)] for i in range(len(rows))] == [["2 2"]]
-    with pytest.raises(ValueError, match=r"no answer begins within the first 10 tokens: raise data\.seq_len"):
+    with pytest.raises(ValueError, match=r"no answer starts within the first 10 tokens: raise data\.seq_len"):
         ChatRows(tokens((30, 5)), 10, packed=True)
 
 

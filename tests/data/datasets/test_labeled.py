@@ -158,5 +158,5 @@ def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Pat
     ):
         prepare_labeled(replace(config, validation=config.source), TOKENIZER)
     nothing = write(tmp_path / "nothing.jsonl", [{"text": "", "label": "x"}])
-    with pytest.raises(ValueError, match=r"nothing\.jsonl has no example with a text and a label: add"):
+    with pytest.raises(ValueError, match=r"nothing\.jsonl has no examples with a text and a label: add"):
         read_labeled(str(nothing), config, TOKENIZER)

@@ -92,12 +92,12 @@ def test_conversations_in_each_shape_are_the_same_pair(read, chatty, record):
     [
         ({"prompt": "a", "chosen": "b"}, "has no field 'rejected'"),
         ({"prompt": "a", "chosen": "b", "rejected": 5}, "field 'rejected' of .* line 1 is int, not text"),
-        ({"prompt": [USER], "chosen": [GOOD], "rejected": [USER]}, "line 1: after a message of the user, an answer"),
-        ({"chosen": [GOOD], "rejected": [BAD]}, "line 1: after a message of the user, an answer"),
-        ({"chosen": [USER, GOOD], "rejected": [dict(USER, content="3?"), BAD]}, "the same but for the last answer"),
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": [USER]}, "line 1: each user message must be followed"),
+        ({"chosen": [GOOD], "rejected": [BAD]}, "line 1: each user message must be followed"),
+        ({"chosen": [USER, GOOD], "rejected": [dict(USER, content="3?"), BAD]}, "may differ only in the last answer"),
         ({"prompt": [USER], "chosen": [{"from": "gpt"}], "rejected": [BAD]}, "each message must be an object with"),
         (dict(TEXTS, by="much"), "field 'by' of .* line 1 is 'much', not a number"),
-        (dict(TEXTS, rejected=" 4", by=1), "has no pair of answers"),
+        (dict(TEXTS, rejected=" 4", by=1), "has no pairs of answers"),
     ],
 )
 def test_a_bad_record_is_named(read, chatty, record, message):

@@ -64,7 +64,7 @@ def test_empty_prompts_are_counted_and_sources_without_any_raise(tmp_path: Path)
     assert read_prompt_data(source, DataConfig(), TOKENIZER).notes == (
         f"{source}: 1 of 3 prompts passed over: empty prompt",
     )
-    with pytest.raises(ValueError, match="has no prompt: add records with the field 'prompt'"):
+    with pytest.raises(ValueError, match="has no prompts: add records with the field 'prompt'"):
         read_prompt_data(write(tmp_path / "b.jsonl", [{"prompt": ""}]), DataConfig(), TOKENIZER)
     with pytest.raises(ValueError, match=r"builtin:python-docs has no prompts: give records"):
         read_prompt_data("builtin:python-docs", DataConfig(), TOKENIZER)

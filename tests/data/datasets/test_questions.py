@@ -81,7 +81,7 @@ def test_answers_out_of_place_are_counted_and_the_first_is_named(tmp_path: Path)
         f"{CONTEXT[3:8]!r} is",
     )
     with pytest.raises(
-        ValueError, match=r"has no question with a context; .*line 1: the answer 'Paris' is not at character 3"
+        ValueError, match=r"has no questions with a context; .*line 1: the answer 'Paris' is not at character 3"
     ):
         read_questions(lines(tmp_path / "b.jsonl", bad), DataConfig(), TOKENIZER)
     with pytest.raises(ValueError, match="the answer 'Rome' is not in its context"):
@@ -111,7 +111,7 @@ def test_mistakes_in_records_are_named(tmp_path: Path):
         read_questions(lines(tmp_path / "a.jsonl", record), DataConfig(), TOKENIZER)
     with pytest.raises(ValueError, match=r"has no field 'answers'; .* \(data\.answers_field\)"):
         read_questions(lines(tmp_path / "b.jsonl", {"question": "a", "context": "b"}), DataConfig(), TOKENIZER)
-    with pytest.raises(ValueError, match="give each question and then its context; there are 3 texts"):
+    with pytest.raises(ValueError, match="give each question followed by its context; there are 3 texts"):
         read_inputs(["a", "b", "c"], None, DataConfig())
 
 

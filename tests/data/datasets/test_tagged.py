@@ -65,7 +65,7 @@ def test_iob1_is_converted_and_the_scheme_is_checked(tmp_path: Path):
         ({"words": "a b", "tags": ["O"]}, "field 'words' of .* line 1 is not a list of texts"),
         ({"words": ["a"], "tags": [None]}, "field 'tags' of .* line 1 is not a list of texts"),
         ({"words": ["a"]}, r"has no field 'tags'; .* \(data\.tags_field\)"),
-        ({"words": [], "tags": []}, "has no sentence with words and tags"),
+        ({"words": [], "tags": []}, "has no sentences with words and tags"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, record: object, message: str):

@@ -48,7 +48,7 @@ def test_idx_files_are_read_and_those_named_t10k_are_the_validation_data(tmp_pat
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[:-1], "promises the shape"),
+        (lambda data: data[:-1], "header gives the shape"),
         (lambda data: b"PNG" + data, "not an IDX file"),
         (lambda data: data[:2] + b"\x0d" + data[3:], "not an IDX file of unsigned bytes"),
     ],
