@@ -21,7 +21,8 @@ from minillm.run.beside import sample_beside
 
 NEW = {"model.max_seq_len": 96, "model.num_layers": 3, "tokenizer.vocab_size": 1024, "train.steps": 500}
 NEW |= {"data.packing": "documents"}
-PAIRS = {"train.steps": 250, "train.global_batch": 16, "data.seq_len": 95, "eval.every": 100}
+DPO = {"train.steps": 250, "train.global_batch": 16, "data.seq_len": 95, "eval.every": 100, "optim.lr": 1e-4}
+REWARD = DPO | {"train.steps": 400, "optim.lr": 1e-3}
 ONLINE = {"train.steps": 120, "train.global_batch": 128, "objective.max_new_tokens": 24, "objective.kl": 0.05}
 
 
@@ -45,8 +46,8 @@ def main(source: Path, seed: int) -> dict[str, float]:
     same = {"data.cache": out, "train.seed": seed}
     base = train(load_config("gpt-nano", same | NEW | {"data.source": out / "texts.jsonl"}), out / "base")
     online = ONLINE | {"objective.rewards": [f"run:{out / 'reward'}"]}
-    for name, recipe in {"reward": PAIRS, "dpo": PAIRS, "grpo": online, "ppo": online}.items():
-        part = "pairs" if recipe is PAIRS else "starts"
+    for name, recipe in {"reward": REWARD, "dpo": DPO, "grpo": online, "ppo": online}.items():
+        part = "starts" if recipe is online else "pairs"
         files = {"data.source": out / f"{part}.jsonl", "data.validation": out / f"{part}_test.jsonl"}
         train(finetune_config(base, same | recipe | files, config=name), out / name, init_from=base)
     peer, judge = regression(rows[::2]), regression(rows[1::2])
