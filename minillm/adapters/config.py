@@ -28,7 +28,7 @@ class AdapterConfig:
     """Patterns of the linear layers to change, such as q and v, attn or blocks.0.ffn; a pattern matches parts of a
     layer's name. Default: all in the blocks, attention and feed-forward."""
     train: tuple[str, ...] = setting((), only=_LORA)
-    """Patterns of other parameters that are trained in full, such as heads or norm. New heads always are."""
+    """Patterns of other parameters to train in full, such as heads or norm. New heads are always trained."""
     base: str | None = setting(None, only=_LORA)
     """Checkpoint whose weights are adapted; set by --init-from. Change it if that run has moved."""
     base_hash: str | None = setting(None, only=_LORA)

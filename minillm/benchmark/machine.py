@@ -12,7 +12,7 @@ ROUNDS = 8
 
 
 class Machine(NamedTuple):
-    """What the processor can do at best, measured."""
+    """Measured limits of the processor."""
 
     device: str
     """Name and number of threads."""

@@ -1,4 +1,4 @@
-"""The sides of a comparison. Each has its own process; they take turns, so a slow moment of the machine hits all."""
+"""The sides of a comparison. Each has its own process; they take turns, so a slow moment of the machine affects all."""
 
 import contextlib
 import importlib

@@ -16,7 +16,7 @@ from minillm.run import export_model, find_run, load_run
 
 WORKS = ("train", "decode", "prefill", "batch", "data")
 PEERS = ("transformers", "ctranslate2", "xllamacpp")
-"""Packages beside which this program is measured, if they are installed."""
+"""Packages that minillm is compared with, if they are installed."""
 PREPARING = 0.3
 """Share of a work's time for starting its sides."""
 

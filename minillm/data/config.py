@@ -50,7 +50,7 @@ class DataConfig:
     rejected_field: str = setting("rejected", datasets=("preferences",))
     """Column or key that holds the worse answer to a prompt."""
     margin_field: str | None = setting(None, datasets=("preferences",))
-    """Column or key that holds by how much the better answer is better; None: 0 for all pairs."""
+    """Column or key that holds a number: by how much the better answer is better; None: 0 for all pairs."""
     mixing: Literal["proportional", "temperature", "equal"] = setting("proportional", datasets=("tasks",))
     """How often each text-to-text task is drawn: in proportion to its number of examples, in proportion to that number
     to the power 1/T, or equally often."""

@@ -1,7 +1,7 @@
-"""Chooses the form of a model's products by measuring this machine, for a fraction of a second, on its own weights.
+"""Chooses how a model's products are computed, by measuring this machine with its weights for a fraction of a second.
 
-Processor features do not tell: oneDNN's blocked layout is twice as fast as F.linear on one processor and equal on
-another, and bf16 products of several rows are tens of times slower than fp32 on processors without them.
+Processor features do not predict this: oneDNN's blocked layout is twice as fast as F.linear on one processor and as
+fast on another, and bf16 products of several rows are tens of times slower than fp32 on processors without them.
 """
 
 from __future__ import annotations

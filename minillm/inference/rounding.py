@@ -12,7 +12,7 @@ from minillm.nn.kernels.quantized import QuantizedWeight, quantize_int4, quantiz
 
 @torch.no_grad()
 def round_weights(plain: Mapping[str, Tensor], *, bits: int, group: int = 32) -> dict[str, QuantizedWeight]:
-    """Round weights (O, I) to 8 or 4 bits, and replace each by what its bits stand for; 8 where 4 do not fit."""
+    """Round weights (O, I) to 8 or 4 bits, and replace each by its dequantized values; 8 bits where 4 do not fit."""
     found: dict[str, QuantizedWeight] = {}
     for name, weight in plain.items():
         four = bits_of(name, bits) == 4 and weight.size(1) % group == 0

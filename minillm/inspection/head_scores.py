@@ -22,7 +22,7 @@ class HeadScore(NamedTuple):
     previous: float
     """Weight on the previous token."""
     induction: float
-    """Weight on the token after the earlier copy of the present token."""
+    """Weight on the token after the earlier copy of the current token."""
     first: float
     """Weight on the first token, where many heads rest if they have nothing to do (Xiao et al. 2023)."""
 

@@ -13,7 +13,7 @@ class PolicyConfig:
     name: str
     """The objective, a row of the table in minillm/registry.py."""
     rewards: tuple[str, ...] = setting(("exact",))
-    """What a completion is worth, the sum of these: exact[:FIELD], number[:FIELD], regex:PATTERN, length:CHARACTERS,
+    """Rewards of a completion, which are added: exact[:FIELD], number[:FIELD], regex:PATTERN, length:CHARACTERS,
     run:PATH of a reward model, file.py:function or package.module:function, each with a weight in front if not 1:
     "0.1 * length:20"."""
     num_generations: int = setting(8, at_least=1)

@@ -1,4 +1,4 @@
-"""What completions are worth: named rewards, a trained reward model, or the user's own functions; weighted sums."""
+"""Rewards of completions: named ones, a trained reward model, or the user's own functions, as a weighted sum."""
 
 import importlib
 import importlib.util
