@@ -1,7 +1,7 @@
 """All stages of learning from human feedback: a language model of film reviews, a reward model, then PPO, GRPO and DPO.
 
 The reward model learns from pairs made from the human scores of half of the sentences; the judge, a regression on
-tf-idf, learns from the scores of the other half. Completions continue beginnings of held-out sentences at temperature 1.
+tf-idf, learns from scores of the other half. Completions continue beginnings of held-out sentences at temperature 1.
 """
 
 import argparse
