@@ -43,6 +43,8 @@ SETTINGS: dict[str, object] = {
     "train.micro_batch": 8,
     "eval.every": 300,
     "save.every": 300,
+    # another limit would be in generation_config.json, where it precedes the limits of tasks
+    "sample.max_new_tokens": SampleConfig().max_new_tokens,
 }
 RATE = {"aggregation": "mean", "higher_is_better": True}
 TASKS: dict[str, dict[str, Any]] = {
@@ -269,7 +271,7 @@ def test_a_continuation_that_cannot_be_scored_is_named(both: Both):
 def test_only_a_decoder_can_be_scored(both: Both, family: str):
     shape = preset(family, vocab_size=both.loaded.tokenizer.vocab_size)
     other = replace(both.loaded, config=replace(both.loaded.config, model=shape), model=build_model(shape))
-    with pytest.raises(ValueError, match=rf"run is a {family.partition('-')[0]} model; .* for a gpt"):
+    with pytest.raises(ValueError, match=rf"run is a {family.partition('-')[0]} model; .* need a gpt"):
         score_harness(other, ["anything"])
 
 

@@ -15,7 +15,7 @@ from minillm.generation.generate import generate
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.objectives.prefix_lm import PrefixLM
-from minillm.run import inference, search, session
+from minillm.run import search, session, writing
 
 PREFIX_LM: dict[str, object] = {"objective.name": "prefix_lm", "model.num_layers": 2, "optim.lr": 3e-2}
 
@@ -45,7 +45,7 @@ def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
 
 def test_a_model_of_another_objective_reads_causally(finished: Path, monkeypatch: pytest.MonkeyPatch):
     read = []
-    monkeypatch.setattr(inference, "complete", lambda *_, prefix, **__: read.append(prefix) or [])
+    monkeypatch.setattr(writing, "complete", lambda *_, prefix, **__: read.append(prefix) or [])
     sample(finished, SampleConfig(prompt="3 and 4"))
     assert read == [False]
 
