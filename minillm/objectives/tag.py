@@ -117,7 +117,6 @@ class Tag(CrossEntropyObjective):
     def baseline(self, rows: Sequence[TaggedIds], guesses: Sequence[Sequence[str]]) -> dict[str, float]:
         """The figures of guessed tags."""
         wanted, guessed = ([tag for own in some for tag in own] for some in ([row.tags for row in rows], guesses))
-        wanted, guessed = ([tag for own in some for tag in own] for some in ([row.tags for row in rows], guesses))
         right = [a == b for a, b in zip(wanted, guessed, strict=True)]
         return {"most_frequent_tag_accuracy": float(np.mean(right))}
 

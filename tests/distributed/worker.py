@@ -164,7 +164,7 @@ def pair_batches(objective: DPO) -> list[Batch]:
 
     def pair() -> PreferenceIds:
         prompt, chosen, rejected = (rng.integers(0, 20, n) for n in rng.integers(1, 5, 3))
-        return PreferenceIds(prompt, chosen, rejected, 0.0, False, "here", (-9.0, -8.0))
+        return PreferenceIds(prompt, chosen, rejected, 0.0, False, "here", reference=(-9.0, -8.0))
 
     return [objective.collate([pair() for _ in range(number)], lambda i: rng) for number in (2, 1, 1, 3)]
 

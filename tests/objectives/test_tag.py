@@ -105,9 +105,9 @@ def test_the_baseline_gives_a_word_its_most_frequent_tag():
 
 @pytest.fixture(scope="module")
 def tagger(run_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT that finds numbers of two words; not to be changed."""
+    """A BERT that finds numbers of two words, anywhere in a row: texts of all lengths; not to be changed."""
     folder = tmp_path_factory.mktemp("tagger")
-    sentences = [f"so O\nit B-SUM\n{n} I-SUM\nand O\n" for n in range(60)]
+    sentences = [f"so O\nit B-SUM\n{n} I-SUM\nand O\n" * (1 + n % 12) for n in range(60)]
     (folder / "train.conll").write_text("\n".join(sentences), encoding="utf-8")
     start = ["train", "finetune-tag", "--init-from", str(run_of("bert")), "--data", str(folder / "train.conll")]
     more = ["--train.steps", "30", "--optim.lr", "1e-2", "--schedule.warmup-steps", "3", "--train.precision", "fp32"]
