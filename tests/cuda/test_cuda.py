@@ -13,8 +13,9 @@ from minillm import RunConfig, SampleConfig, generate, load_run, override, prese
 from minillm.distributed.runtime import Runtime
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
-from minillm.run.build import build_objective, build_source, prepare_corpus
+from minillm.run.build import build_objective, build_source, prepare_corpus, run_parts
 from minillm.training.metrics import read_metrics
+from minillm.training.precision import Compute
 
 pytestmark = [
     pytest.mark.cuda,
@@ -133,6 +134,8 @@ def test_one_rank_of_nccl_has_the_losses_of_one_process(config: RunConfig, tmp_p
 def test_batches_wait_in_pinned_memory(config: RunConfig):
     corpus = prepare_corpus(config, None, Runtime())
     objective = build_objective(replace(config, model=replace(config.model, vocab_size=300)), corpus.tokenizer)
-    source = build_source(config, corpus.train, objective, Runtime(), torch.device("cuda"))
+    compute = Compute(torch.device("cuda"), torch.float32, compile=False)
+    parts = run_parts(config, None, corpus.tokenizer, objective, compute, Runtime())
+    source = build_source(config, corpus.train, parts)
     assert all(tensor.is_pinned() for tensor in source.batches(0)[0].inputs.values())
     source.close()

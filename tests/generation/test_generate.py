@@ -5,7 +5,7 @@ import torch
 
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.generate import MAX_ROWS, generate, stream, window_start
+from minillm.generation.generate import MAX_ROWS, FinishReason, generate, stream, window_start
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 
@@ -301,7 +301,8 @@ def test_a_model_in_bf16_generates():
 def test_the_stream_gives_each_token_as_it_is_chosen_and_its_reasons_are_those_of_generate():
     model = make_model()
     whole = generate(model, RAGGED, greedy(), eos_id=3)
-    ids, reasons = [[] for _ in RAGGED], [None] * len(RAGGED)
+    ids: list[list[int]] = [[] for _ in RAGGED]
+    reasons: list[FinishReason | None] = [None] * len(RAGGED)
     for event in stream(model, RAGGED, greedy(), eos_id=3):
         assert reasons[event.row] is None, "nothing comes after the end of a row"
         ids[event.row] += [] if event.token is None else [event.token]
