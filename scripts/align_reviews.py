@@ -23,7 +23,7 @@ NEW = {"model.max_seq_len": 96, "model.num_layers": 3, "tokenizer.vocab_size": 1
 NEW |= {"data.packing": "documents"}
 DPO = {"train.steps": 250, "train.global_batch": 16, "data.seq_len": 95, "eval.every": 100, "optim.lr": 1e-4}
 REWARD = DPO | {"train.steps": 400, "optim.lr": 1e-3}
-ONLINE = {"train.steps": 120, "train.global_batch": 128, "objective.max_new_tokens": 24, "objective.kl": 0.05}
+ONLINE = {"train.steps": 80, "train.global_batch": 128, "objective.max_new_tokens": 24, "objective.kl": 0.05}
 
 
 def regression(rows: list[dict[str, Any]]) -> Any:
