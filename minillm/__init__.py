@@ -21,24 +21,44 @@ if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCK
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
 if TYPE_CHECKING:
+    from minillm.adapters.config import AdapterConfig
     from minillm.config import RunConfig, load_config, override, save_config
     from minillm.data.config import DataConfig
     from minillm.data.datasets.corpus import Corpus, prepare
     from minillm.distributed.config import ParallelConfig
+    from minillm.generation.assistant import Assistant
     from minillm.generation.config import SampleConfig
-    from minillm.generation.generate import Completion, generate
+    from minillm.generation.generate import Completion, TokenEvent, generate, stream
+    from minillm.generation.text import TextEvent, stream_text
     from minillm.models.build import build_model
     from minillm.models.gpt import GPT
     from minillm.models.presets import PRESETS, preset
     from minillm.models.profile import profile
     from minillm.nn.config import ModelConfig
+    from minillm.objectives.chat import ChatConfig
     from minillm.objectives.classify import ClassifyConfig
     from minillm.objectives.clm import CausalConfig
+    from minillm.objectives.dpo import DPOConfig
+    from minillm.objectives.extract import ExtractConfig
     from minillm.objectives.mlm import MaskedConfig
     from minillm.objectives.prefix_lm import PrefixConfig
+    from minillm.objectives.reward import RewardConfig
     from minillm.objectives.seq2seq import Seq2SeqConfig
     from minillm.objectives.span import SpanConfig
-    from minillm.run import LoadedRun, evaluate, fill, find_run, finetune_config, load_run, sample, train
+    from minillm.objectives.tag import TagConfig
+    from minillm.run import (
+        LoadedRun,
+        embed,
+        evaluate,
+        fill,
+        find_run,
+        finetune_config,
+        load_run,
+        merge_run,
+        predict,
+        sample,
+        train,
+    )
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -46,24 +66,44 @@ if TYPE_CHECKING:
     from minillm.training.trainer import Trainer
 
 _ROOMS = {
+    "adapters.config": ("AdapterConfig",),
     "config": ("RunConfig", "load_config", "override", "save_config"),
     "data.config": ("DataConfig",),
     "data.datasets.corpus": ("Corpus", "prepare"),
     "distributed.config": ("ParallelConfig",),
+    "generation.assistant": ("Assistant",),
     "generation.config": ("SampleConfig",),
-    "generation.generate": ("Completion", "generate"),
+    "generation.generate": ("Completion", "TokenEvent", "generate", "stream"),
+    "generation.text": ("TextEvent", "stream_text"),
     "models.build": ("build_model",),
     "models.gpt": ("GPT",),
     "models.presets": ("PRESETS", "preset"),
     "models.profile": ("profile",),
     "nn.config": ("ModelConfig",),
+    "objectives.chat": ("ChatConfig",),
     "objectives.classify": ("ClassifyConfig",),
     "objectives.clm": ("CausalConfig",),
+    "objectives.dpo": ("DPOConfig",),
+    "objectives.extract": ("ExtractConfig",),
     "objectives.mlm": ("MaskedConfig",),
     "objectives.prefix_lm": ("PrefixConfig",),
+    "objectives.reward": ("RewardConfig",),
     "objectives.seq2seq": ("Seq2SeqConfig",),
     "objectives.span": ("SpanConfig",),
-    "run": ("LoadedRun", "evaluate", "fill", "find_run", "finetune_config", "load_run", "sample", "train"),
+    "objectives.tag": ("TagConfig",),
+    "run": (
+        "LoadedRun",
+        "embed",
+        "evaluate",
+        "fill",
+        "find_run",
+        "finetune_config",
+        "load_run",
+        "merge_run",
+        "predict",
+        "sample",
+        "train",
+    ),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
     "tokenizers.load": ("build_tokenizer", "load_tokenizer"),

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple, get_type_hints
 
 import tomli_w
 
+from minillm.adapters.config import AdapterConfig
 from minillm.config_files import find_config, flatten, nearest_key, read_toml
 from minillm.data.config import DataConfig
 from minillm.distributed.config import ParallelConfig
-from minillm.generation.config import SampleConfig
+from minillm.generation.config import EmbedConfig, SampleConfig
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
-from minillm.registry import OBJECTIVES, load, objective_spec
+from minillm.nn.families import why_unread
+from minillm.registry import OBJECTIVES, load, objective_spec, readers_of
 from minillm.settings import convert, hints, parse, shown, unread
 from minillm.storage import write_text
 from minillm.tokenizers.config import TokenizerConfig
@@ -44,6 +46,8 @@ class RunConfig:
     """The text."""
     objective: Any = field(default_factory=lambda: objective_class(DEFAULT_OBJECTIVE)())
     """What is predicted; each objective in minillm/registry.py has its own dataclass."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """What is trained instead of all weights."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -58,6 +62,8 @@ class RunConfig:
     """Distributed training."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Generation."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """Sentence embeddings."""
 
 
 SECTIONS: dict[str, Any] = get_type_hints(RunConfig)
@@ -216,10 +222,11 @@ def _require_effect(given: Mapping[str, _Given], config: RunConfig, alone: Mappi
 
 def _why_unread(key: str, owner: type, values: Mapping[str, object]) -> str | None:
     """Why nothing reads a key: another setting, or the objective and its data set; None if it is read."""
-    datasets = owner.__dataclass_fields__[key.partition(".")[2]].metadata.get("datasets")  # type: ignore[attr-defined]
-    readers = [name for name, row in OBJECTIVES.items() if key in row.reads]
-    readers = readers or [name for name, row in OBJECTIVES.items() if not datasets or row.dataset in datasets]
-    name, reason = values["objective.name"], unread(key, owner, values)
+    section, _, field_name = key.partition(".")
+    datasets = owner.__dataclass_fields__[field_name].metadata.get("datasets")  # type: ignore[attr-defined]
+    name, readers, reason = values["objective.name"], readers_of(key, datasets), unread(key, owner, values)
+    if section == "model":
+        reason = reason or why_unread(field_name, str(values["model.family"]))
     if reason or name in readers:
         return reason
     return f"{key} has no effect with objective.name {name}, only with {' or '.join(readers)}; leave it out"
@@ -234,7 +241,7 @@ def _source_of(message: str, section: str, given: Mapping[str, _Given]) -> str:
 
 def _convert(key: str, given: _Given, known: Mapping[str, Any]) -> Any:
     """The value as the type of the key; ValueError if it has another type."""
-    value = parse(given.value, known[key]) if isinstance(given.value, str) and not given.source else given.value
+    value = parse(given.value, known[key]) if isinstance(given.value, str | list) and not given.source else given.value
     try:
         return convert(value, known[key])
     except ValueError as error:

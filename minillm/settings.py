@@ -92,13 +92,20 @@ def convert(value: Any, hint: Any) -> Any:
         return None
     for kind in allowed:
         if _fits(value, kind):
-            return tuple(value) if get_origin(kind) is tuple else value if get_origin(kind) else kind(value)
+            if get_origin(kind) is tuple:
+                return tuple(map(get_args(kind)[0], value))
+            return value if get_origin(kind) else kind(value)
     raise ValueError(described(hint))
 
 
-def parse(text: str, hint: Any) -> object:
-    """The text of a flag as a number or bool if its type is one and the text is valid; else the text."""
+def parse(text: Any, hint: Any) -> object:
+    """The text of a flag as a number or bool if its type is one and the text is valid; else the text.
+
+    A list of texts becomes a list of numbers if its type is one.
+    """
     allowed = alternatives(hint)
+    if isinstance(text, list):
+        return [parse(part, get_args(allowed[0])[0]) for part in text] if get_origin(allowed[0]) is tuple else text
     if bool in allowed:
         return {"true": True, "false": False}.get(text.lower(), text)
     for kind in (int, float):
@@ -123,10 +130,11 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 def described(hint: Any) -> str:
     """A type in words, for error messages."""
     names = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
+    lists = {str: "a list of strings, none of them empty", int: "a list of integers", float: "a list of numbers"}
     return " or ".join(
         "one of " + ", ".join(get_args(kind))
         if get_origin(kind) is Literal
-        else names.get(kind, "a list of strings, none of them empty")
+        else names.get(kind) or lists[get_args(kind)[0]]
         for kind in alternatives(hint)
     )
 
@@ -151,7 +159,10 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and all(map(_is_text, value)) and all(value)
+        item = get_args(kind)[0]
+        if not isinstance(value, list | tuple):
+            return False
+        return all(map(_is_text, value)) and all(value) if item is str else all(_fits(part, item) for part in value)
     if kind is str:
         return isinstance(value, str | PurePath) and _is_text(str(value))
     if kind is bool or isinstance(value, bool):

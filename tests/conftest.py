@@ -62,13 +62,22 @@ QWEN3: dict[str, object] = BPE | {
     "model.d_ff": 48,
     "model.head_dim": 16,
 }
+MASKED: dict[str, object] = BPE | {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make"}
 FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "gpt2": ("gpt2", BPE),
     "llama": ("llama-small", {"model.num_kv_heads": 1, "model.d_ff": 48, "tokenizer.kind": "byte"}),
     "qwen3": ("llama-small", QWEN3),
     "qwen3-untied": ("llama-small", QWEN3 | {"model.tie_embeddings": False}),
     "char": ("gpt2", {"tokenizer.kind": "char"}),
-    "bert": ("bert-tiny", BPE | {"objective.name": "mlm", "sample.prompt": "7 and [MASK] make"}),
+    "bert": ("bert-tiny", MASKED),
+    "roberta": ("bert-tiny", MASKED | {"model.num_token_types": 1}),
+    "distilbert": ("bert-tiny", MASKED | {"model.num_token_types": 0}),
+    "modernbert": (
+        "modernbert-mini",
+        MASKED
+        | {"model.d_ff": 48, "model.window": 9}
+        | {"model.layer_pattern": ("full", "local"), "model.local_rope_theta": 500.0},
+    ),
     "t5": ("t5-mini", BPE | {"objective.name": "span", "model.d_ff": 48, "sample.prompt": "7 and <|extra_id_0|> make"}),
 }
 

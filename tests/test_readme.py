@@ -62,11 +62,15 @@ def shortened(command: str) -> list[str]:
     words, changes = shlex.split(command), {}
     if "--resume" in words:
         changes = {"--train.steps": "3"}
+    elif {"grpo", "ppo"} & {*words}:  # whole groups of completions
+        changes = SHORT | {"--train.global_batch": "8"}
     elif "--init-from" in words:
         changes = SHORT | {"--data.seq_len": "16"}
+    elif {"mlp-digits", "linear"} & {*words}:  # they have no tokens
+        changes = SHORT
     elif "train" in words:
         changes = SMALL if len(words) > 2 else SMALL | {"--data.validation_fraction": "0.02"}
-    elif re.search("train_gpt.py|pretrain_", command):
+    elif re.search("train_gpt.py|pretrain_|finetune_", command):
         changes = {"--steps": "2"}
     elif re.search("minillm sample|sample.py", command):
         changes = {"--max-new-tokens": "4"}

@@ -21,11 +21,19 @@ from minillm.training.interrupt import Terminated, raise_on_signals
 COMMANDS = {
     "train": "Train a model on your text; without arguments, a small GPT on Python's documentation.",
     "sample": "Generate text with a trained model.",
+    "chat": "Hold a conversation with a model that was fine-tuned on conversations.",
     "fill": "Fill in the masked words of a text with a BERT.",
-    "eval": "Evaluate a trained model: loss, and bits per byte or accuracy.",
+    "predict": "Predict labels, tags or answers with a fine-tuned model.",
+    "embed": "Turn texts into vectors, or rank them by their similarity to a text.",
+    "attention": "Show which tokens a model attends to, as text, heat maps or an HTML page.",
+    "eval": "Evaluate a trained model: loss, bits per byte, accuracy and so on.",
+    "report": "Write an HTML page about one or more runs.",
+    "merge": "Merge a run's adapter into its weights.",
     "info": "Show a model's parameters, FLOPs per token and memory.",
+    "bench": "Measure speed on this machine, compared with other libraries.",
     "data": "Show how a text is read and tokenized.",
-    "import": "Make a run from published weights.",
+    "import": "Make a run from published weights or an adapter.",
+    "quantize": "Make a run with 8-bit or 4-bit weights.",
     "export": "Export a run to transformers or llama.cpp.",
 }
 TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed", "Overflow when unpacking")

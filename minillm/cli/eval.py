@@ -9,7 +9,10 @@ from cyclopts import Parameter
 from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import open_run, show
 
-FIELDS = ("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field")
+FIELDS = (
+    *("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field"),
+    *("data.words_field", "data.tags_field", "data.question_field", "data.context_field", "data.answers_field"),
+)
 
 
 @with_flags("data", prefix=False, only=FIELDS)
@@ -18,6 +21,7 @@ def eval(
     /,
     *,
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
+    objective: str | None = None,
     harness: Annotated[str | None, Parameter(metavar="TASKS")] = None,
     json: bool = False,
     **given: str,
@@ -30,11 +34,13 @@ def eval(
     Args:
         run: Run folder. Default: the latest under runs/.
         data: Data to evaluate on. Default: the run's validation data.
+        objective: Evaluate --data with this objective instead of the run's, such as clm to measure how well a
+            chat model still predicts plain text.
         harness: Score tasks of lm-evaluation-harness instead: names, YAML files or folders, separated by commas.
         json: Print one JSON object instead of lines.
     """
     fields = {key.removeprefix("data."): str(value) for key, value in overrides(given).items()}
-    if harness is not None and (data is not None or fields):
+    if harness is not None and (data is not None or objective is not None or fields):
         raise ValueError("--data and its fields have no effect: the tasks of --harness have their own text")
     if fields and data is None:
         raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
@@ -44,7 +50,7 @@ def eval(
     if harness is not None:
         show(score_harness(loaded, [task.strip() for task in harness.split(",") if task.strip()]), json=json)
         return
-    found = evaluate(loaded, data, fields=fields, thorough=True)
+    found = evaluate(loaded, data, objective=objective, fields=fields, thorough=True)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     perplexity = {} if found.bits_per_byte is None else {"perplexity": found.perplexity}

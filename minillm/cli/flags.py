@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from cyclopts import App, Group, Parameter
 
@@ -41,9 +41,12 @@ def with_flags(
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for section in sections:
             group = Group(f"[{section}]", sort_key=list(SECTIONS).index(section)) if prefix else None
-            for key, text in (objective_texts() if section == "objective" else section_texts(section)).items():
+            declared = objective_fields() if section == "objective" else {}
+            for key, text in (objective_texts() if declared else section_texts(section)).items():
                 if not only or key in only:
-                    own.append(_flag(key, text, prefix, group, show=not show or key in show))
+                    several = key in declared and declared[key].annotation.startswith("tuple")
+                    hint = tuple[str, ...] if several else KEYS.get(key, str)  # KEYS lacks keys of some objectives
+                    own.append(_flag(key, text, hint, prefix, group, show=not show or key in show))
         command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in own}
         return command
@@ -65,26 +68,47 @@ def section_texts(section: str) -> dict[str, str]:
     }
 
 
+class Field(NamedTuple):
+    """A field as its source file declares it."""
+
+    annotation: str
+    text: str
+
+
 def objective_texts() -> dict[str, str]:
-    """Dotted key -> help text of all objectives, read from their source files, because importing them imports torch."""
-    texts = {"objective.name": f"What is learned: {', '.join(OBJECTIVES)}. [default: {DEFAULT_OBJECTIVE}]"}
+    """Dotted key -> help text of all objectives."""
+    name = f"What is learned: {', '.join(OBJECTIVES)}. [default: {DEFAULT_OBJECTIVE}]"
+    return {"objective.name": name} | {key: item.text for key, item in objective_fields().items()}
+
+
+def objective_fields() -> dict[str, Field]:
+    """The fields of all objectives but `name`, read from their source files, because importing them imports torch."""
+    found: dict[str, Field] = {}
     for name, reference in [("", BASE), *((name, spec.config) for name, spec in OBJECTIVES.items())]:
         module, _, owner = reference.partition(":")
-        found = importlib.util.find_spec(module)
-        assert found is not None and found.origin is not None, "a row of the table names a module"
-        for key, sentence in field_texts(Path(found.origin).read_text(encoding="utf-8"), owner).items():
-            texts.setdefault(f"objective.{key}", f"{name}: {sentence}".removeprefix(": "))
-    return texts
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None, "a row of the table names a module"
+        for key, item in declared_fields(Path(spec.origin).read_text(encoding="utf-8"), owner).items():
+            if key != "name":
+                text = f"{name}: {item.text}".removeprefix(": ")
+                found.setdefault(f"objective.{key}", item._replace(text=text))
+    return found
 
 
 def field_texts(source: str, owner: str) -> dict[str, str]:
-    """Field name -> the sentence under it, read from the source of the dataclass `owner`."""
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == owner]
-    body = classes[0].body
-    found = {}
-    for item, text in pairwise(body):
+    """Field name -> the sentence under it."""
+    return {name: item.text for name, item in declared_fields(source, owner).items()}
+
+
+def declared_fields(source: str, owner: str) -> dict[str, Field]:
+    """The fields of the dataclass `owner` and of its bases in the same file, read from the source."""
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    bases = [base.id for base in classes[owner].bases if isinstance(base, ast.Name) and base.id in classes]
+    found = {name: item for base in bases for name, item in declared_fields(source, base).items()}
+    for item, text in pairwise(classes[owner].body):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(text, ast.Expr):
-            found[item.target.id] = " ".join(ast.literal_eval(text.value).split())
+            sentence = " ".join(ast.literal_eval(text.value).split())
+            found[item.target.id] = Field(ast.unparse(item.annotation), sentence)
     return found
 
 
@@ -104,9 +128,8 @@ def print_help(app: App, name: str, command: Callable) -> None:
     app.help_print([name])
 
 
-def _flag(key: str, text: str, prefix: bool, group: Group | None, *, show: bool) -> Any:
+def _flag(key: str, text: str, hint: Any, prefix: bool, group: Group | None, *, show: bool) -> Any:
     """The keyword parameter for a key; None means that the flag was not given."""
-    hint = KEYS.get(key, str)  # KEYS lacks the keys of some objectives
     several, (section, _, name) = get_origin(hint) is tuple, key.partition(".")
     settings: dict[str, Any] = {} if group is None else {"group": group}
     parameter = Parameter(

@@ -13,17 +13,44 @@ class DataConfig:
     """The source of the data, how it is split, and the length of a training example."""
 
     source: str = setting("builtin:python-docs")
-    """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME."""
-    field: str = setting("text", datasets=("text", "labeled"))
+    """Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME; for images, a folder
+    with IDX files, or with a subfolder of image files for each class."""
+    field: str = setting("text", datasets=("text", "labeled", "preferences"))
     """Column or key that holds the text, in sources of records."""
-    label_field: str = setting("label", datasets=("labeled",))
-    """Column or key that holds the label of a text."""
+    label_field: str = setting("label", datasets=("labeled", "numbers"))
+    """Column or key that holds the label of a text, or the class or number to predict from numbers."""
+    columns: tuple[str, ...] = setting((), datasets=("numbers",))
+    """Columns or keys that hold the input numbers."""
     pair_field: str | None = setting(None, datasets=("labeled",))
     """Column or key that holds the second text of a labeled pair; None: single texts."""
+    label_separator: str | None = setting(None, datasets=("labeled",))
+    """Text between the labels of a field that holds several, such as a comma; None: a field of text is one label."""
+    words_field: str = setting("words", datasets=("tagged",))
+    """Key that holds the list of words of a sentence, in sources of records."""
+    tags_field: str = setting("tags", datasets=("tagged",))
+    """Key that holds the list of tags; in CoNLL files the number of a column, counted from 1, or else the last one."""
+    tag_scheme: Literal["auto", "bio", "bioes", "iob1", "none"] = setting("auto", datasets=("tagged",))
+    """How tags mark entities; iob1 is converted to bio. none: tags are labels of single words, such as parts of speech.
+    auto: bio or bioes if all tags fit it, else none."""
+    question_field: str = setting("question", datasets=("questions",))
+    """Column or key that holds a question."""
+    context_field: str = setting("context", datasets=("questions",))
+    """Column or key that holds the text in which the answer is."""
+    answers_field: str = setting("answers", datasets=("questions",))
+    """Column or key that holds the answers: {"text": [...], "answer_start": [...]}, a list of such objects, or a text;
+    empty if the context does not answer the question."""
     input_field: str = setting("input", datasets=("tasks",))
     """Column or key that holds the input of a text-to-text example, including the prefix of its task."""
     target_field: str = setting("target", datasets=("tasks",))
     """Column or key that holds the target of a text-to-text example."""
+    prompt_field: str = setting("prompt", datasets=("preferences", "prompts"))
+    """Column or key that holds a prompt; rewards may read the record's other fields."""
+    chosen_field: str = setting("chosen", datasets=("preferences",))
+    """Column or key that holds the better answer to a prompt."""
+    rejected_field: str = setting("rejected", datasets=("preferences",))
+    """Column or key that holds the worse answer to a prompt."""
+    margin_field: str | None = setting(None, datasets=("preferences",))
+    """Column or key that holds a number: by how much the better answer is better; None: 0 for all pairs."""
     mixing: Literal["proportional", "temperature", "equal"] = setting("proportional", datasets=("tasks",))
     """How often each text-to-text task is drawn: in proportion to its number of examples, in proportion to that number
     to the power 1/T, or equally often."""

@@ -176,6 +176,11 @@ class Loader(Generic[BatchT]):
     def go_on(self, step: int, examples: int) -> None:
         self._origin = (step, examples)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
     def close(self) -> None: ...
 
     def halve_micro_batch(self) -> int | None:

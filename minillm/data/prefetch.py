@@ -1,10 +1,19 @@
 """The trainer's source of batches, and a version that makes the next step's batches in a background thread."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol
 
 from minillm.data.loader import BatchT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SourceError(ValueError):
+    """A step's batches, or an evaluation, cannot be made. All ranks raise it together, and the trainer saves first."""
 
 
 class BatchSource(Protocol[BatchT]):
@@ -24,6 +33,14 @@ class BatchSource(Protocol[BatchT]):
 
     def go_on(self, step: int, examples: int) -> None:
         """Resume at `step` after `examples` examples; the global batch may have had another size before."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What later batches depend on besides (seed, step), for a checkpoint; usually nothing. Collective."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore `state_dict`, after `go_on`."""
         ...
 
     def close(self) -> None:
@@ -58,6 +75,13 @@ class Prefetched(Generic[BatchT]):
     def go_on(self, step: int, examples: int) -> None:
         self._forget()
         self.source.go_on(step, examples)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.source.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._forget()
+        self.source.load_state_dict(state)
 
     def halve_micro_batch(self) -> int | None:
         self._forget()

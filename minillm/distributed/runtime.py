@@ -43,6 +43,14 @@ class Runtime:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all ranks, in the order of the ranks; every rank gets all of them."""
+        if self.world_size == 1:
+            return items
+        boxes: list[list[T] | None] = [None] * self.world_size
+        dist.all_gather_object(boxes, items)
+        return [item for box in boxes if box is not None for item in box]
+
     def broadcast(self, value: T) -> T:
         """The value of the first rank."""
         if self.world_size == 1:

@@ -1,8 +1,9 @@
 """Evaluation by the tasks of EleutherAI's lm-evaluation-harness (Gao et al. 2021; Biderman et al. 2024).
 
 Texts are tokenized and split into windows as in the harness's model for Hugging Face (`HFLM`), so that a run and its
-exported folder get the same scores. Three things differ: the name of a special token in a text is ordinary text here;
-a context of only whitespace counts as empty, where HFLM fails; and an option that is not supported is an error.
+exported folder get the same scores. Four things differ: the name of a special token in a text is ordinary text here;
+a context of only whitespace counts as empty, where HFLM fails; an option that is not supported is an error; and only
+HFLM applies the settings of [sample] that an export writes to generation_config.json.
 """
 
 import random
@@ -22,7 +23,8 @@ from tqdm import tqdm
 from minillm.generation.adapters import evaluating, padded
 from minillm.generation.config import SampleConfig
 from minillm.generation.generate import generate, require_finite
-from minillm.generation.text import TextStream, allowed_ids
+from minillm.generation.text import allowed_ids
+from minillm.generation.text_stream import TextStream
 from minillm.tokenizers.base import Tokenizer
 
 try:

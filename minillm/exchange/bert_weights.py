@@ -1,4 +1,6 @@
-"""BERT (Devlin et al. 2019) under Hugging Face's names: BertForPreTraining, BertForMaskedLM or BertModel."""
+"""BERT (Devlin et al. 2019) under Hugging Face's names: BertForPreTraining, BertForMaskedLM, BertModel, and for tasks
+BertForSequenceClassification, BertForTokenClassification and BertForQuestionAnswering.
+"""
 
 import re
 from collections.abc import Collection, Mapping
@@ -7,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from minillm.exchange.hf_config import CLASSIC_PARTS, HFConfig, require_settings
+from minillm.exchange.task_heads import BERT, CLASSES, head_of, task_head, task_rows
 from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
@@ -48,6 +51,9 @@ def bert_map(config: ModelConfig) -> WeightMap:
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
+    task = task_rows(config.heads, BERT)
+    used = {*present, *(row.hf.rpartition(".")[0] for row in task)}
+    segments = int(config.num_token_types > 0)
     word = f"{_EMBEDDINGS}.word_embeddings.weight"
     names = {f"{_HEAD}.transform.dense": "heads.lm.dense", f"{_HEAD}.transform.LayerNorm": "heads.lm.norm"}
     head = (
@@ -60,15 +66,16 @@ def bert_map(config: ModelConfig) -> WeightMap:
         rows=(
             Rule(word, "embed.tokens.weight"),
             Rule(f"{_EMBEDDINGS}.position_embeddings.weight", "embed.position.table.weight"),
-            Rule(f"{_EMBEDDINGS}.token_type_embeddings.weight", "embed.token_types.weight"),
+            *([Rule(f"{_EMBEDDINGS}.token_type_embeddings.weight", "embed.token_types.weight")] * segments),
             *_part_rows("weight"),
             *_part_rows("bias"),
             *(head if "lm" in config.heads else ()),
             *(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in present.items() for part in ("weight", "bias")),
+            *task,
         ),
         ignored=(
             r"bert\.embeddings\.position_ids",
-            *(rf"{re.escape(name)}\.(weight|bias)" for name in (_POOLER, _PAIR) if name not in present),
+            *(rf"{re.escape(name)}\.(weight|bias)" for name in (_POOLER, _PAIR) if name not in used),
         ),
     )
 
@@ -79,7 +86,7 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: today[m[0]], key): w for key, w in weights.items()}
 
 
-_CONFIG = HFConfig(
+CONFIG = HFConfig(
     names=dict(vocab_size="vocab_size", max_position_embeddings="max_seq_len", hidden_size="d_model")
     | dict(num_hidden_layers="num_layers", num_attention_heads="num_heads", intermediate_size="d_ff")
     | dict(type_vocab_size="num_token_types", layer_norm_eps="norm_eps", hidden_act="activation")
@@ -97,11 +104,14 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
 
     The `names` of the weights determine the heads; None: lm and pair.
     """
-    settings = _CONFIG.read(config, "is_decoder", "add_cross_attention")
+    settings = CONFIG.read(config, "is_decoder", "add_cross_attention")
     if (positions := settings["position_embedding_type"]) != "absolute":
         raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
-    heads = ("lm", "pair") if names is None else _heads_of(names)
-    return preset("bert-base", heads=heads, **_CONFIG.to_ours(settings))
+    if (dropout := config.get("classifier_dropout")) not in (None, settings["hidden_dropout_prob"]):
+        raise ValueError(f"classifier_dropout is {dropout}; only null or hidden_dropout_prob can be imported")
+    task = head_of(config)
+    heads = (task,) if task else ("lm", "pair") if names is None else _heads_of(names)
+    return preset("bert-base", heads=heads, **CONFIG.to_ours(settings))
 
 
 def _heads_of(names: Collection[str]) -> tuple[str, ...]:
@@ -112,7 +122,8 @@ def _heads_of(names: Collection[str]) -> tuple[str, ...]:
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The dictionary of a BertConfig; ValueError listing what BERT cannot hold."""
-    name = _CLASSES.get(tuple(sorted({*config.heads} - {"pooler"})))
+    task = task_head(config.heads)
+    name = f"Bert{CLASSES[task]}" if task else _CLASSES.get(tuple(sorted({*config.heads} - {"pooler"})))
     if name is None:
         raise ValueError(f"model.heads is {list(config.heads)}; no transformers class has this combination")
     parts = {"family": "bert", "norm_order": "post", "input_norm": True, "attention_scale": None}
@@ -121,4 +132,4 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     if not config.num_token_types:
         raise ValueError(f"model.num_token_types is 0; {name} needs at least 1")
     settings = {"architectures": [name], "model_type": "bert", "position_embedding_type": "absolute"}
-    return settings | _CONFIG.to_hf(config)
+    return settings | CONFIG.to_hf(config)

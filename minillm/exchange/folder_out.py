@@ -2,44 +2,29 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minillm.exchange.architectures import family_of, model_to_hf
+from minillm.exchange.architectures import family_of, inputs_of, model_to_hf
 from minillm.exchange.crosscheck import compare
 from minillm.exchange.folder_in import CONFIG, SAFETENSORS
+from minillm.exchange.generation_settings import write_gguf_settings, write_settings
+from minillm.exchange.gguf_out import Dtype, write_gguf
+from minillm.exchange.model_card import About, model_card
+from minillm.exchange.sentence_transformers import write_embedding
+from minillm.exchange.task_heads import auto_class_of, label_settings, pipeline_of, task_head
 from minillm.exchange.tokenizer_out import require_own_pattern, role_ids, tokenizer_json, tokenizer_settings
+from minillm.generation.config import EmbedConfig, SampleConfig
 from minillm.nn.config import ModelConfig
-from minillm.tokenizers.base import Tokenizer
+from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, Tokenizer
+from minillm.tokenizers.chat_template import stop_id_of
 
-CARD = """---
-library_name: transformers
-license: other
----
-
-# {name}
-
-License: not chosen yet. Fill it in here and in the header before you publish this model.
-
-| | |
-|---|---|
-{table}
-
-```python
-from transformers import AutoTokenizer, {auto_class}
-
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {auto_class}.from_pretrained("PATH")
-```
-
-AutoTokenizer converts the name of a special token in a text, such as `{special}`, to that token. minillm, which wrote
-these files, treats it as ordinary text.
-"""
-"""The model card: README.md with the header for the hub."""
+EMBEDDING_PIPELINES = {True: "sentence-similarity", False: "feature-extraction"}
+"""Whether a model without a vocabulary head has settings of sentence embeddings -> its task on the hub."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +35,40 @@ class Export:
     config: ModelConfig
     model: Any
     tokenizer: Tokenizer
-    facts: Mapping[str, str]
-    """Additional rows for the table of the model card."""
+    about: About = field(default_factory=About)
+    """For the model card."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """Settings of sentence embeddings."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """Settings of text generation."""
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the objective, whose labels become those of config.json."""
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of config.json, and the weights; raises like `model_to_hf`."""
-        settings, weights = model_to_hf(self.config, self.model.cpu().state_dict())
-        return settings | self.special_ids(), weights
+        settings, weights = model_to_hf(self.config, self.model.cpu().state_dict(), self.tokenizer.pad_id)
+        return settings | self.special_ids() | self.task_settings(), weights
 
-    def special_ids(self) -> dict[str, int]:
+    def task_settings(self) -> dict[str, Any]:
+        """The labels of a model with a head for a task, and the padding id, by which theirs finds the last token."""
+        if task_head(self.config.heads) is None:
+            return {}
+        return label_settings(self.objective) | {"pad_token_id": self.tokenizer.pad_id}
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """The ids that end a text, EOS first, and the one that ends an answer in its chat template."""
+        stop = stop_id_of(self.tokenizer)
+        return [*dict.fromkeys((*self.tokenizer.eos_ids, *(() if stop is None else (stop,))))]
+
+    def special_ids(self) -> dict[str, int | list[int]]:
         """The special ids in config.json and generation_config.json, by key."""
         roles = role_ids(self.tokenizer)
-        ids = {f"{role}_token_id": roles[role] for role in ("bos", "eos", "pad") if role in roles}
+        ids: dict[str, int | list[int]] = {
+            f"{role}_token_id": roles[role] for role in ("bos", "eos", "pad") if role in roles
+        }
+        if "eos_token_id" in ids and len(self.eos_ids) > 1:
+            ids["eos_token_id"] = self.eos_ids
         return ids | ({"decoder_start_token_id": self.tokenizer.pad_id} if self.model.writes == "answer" else {})
 
 
@@ -77,35 +84,44 @@ def write_folder(folder: Path, export: Export) -> str:
     require_own_pattern(described, settings["model_type"])
     write_model(folder, settings, weights)
     _write(folder / "tokenizer.json", described)
-    _write(folder / "tokenizer_config.json", tokenizer_settings(tokenizer, export.config.max_seq_len))
+    inputs = inputs_of(export.config)
+    _write(folder / "tokenizer_config.json", tokenizer_settings(tokenizer, export.config.max_seq_len, inputs))
+    if tokenizer.chat_template is not None:
+        (folder / CHAT_TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
     if export.model.writes != "nothing":
-        _write(folder / "generation_config.json", export.special_ids() | suppressed(export))
+        generation = export.special_ids() | suppressed(export) | write_settings(export.sample)
+        _write(folder / "generation_config.json", generation)
+    write_embedding(folder, export.embed, export.config.d_model, export.config.max_seq_len)
     parameters = sum(weight.numel() for weight in export.model.parameters())
     facts = {
         "architecture": f"{architecture}, {parameters / 1e6:.2f} M parameters",
         "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size} ids",
         "context": f"{export.config.max_seq_len} tokens",
-        **export.facts,
     }
-    card = CARD.format(
-        name=export.name,
-        table="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
-        auto_class=family.auto_class if "lm" in export.config.heads else "AutoModel",
+    heads = export.config.heads
+    embeds = export.embed.pooling is not None
+    card = model_card(
+        export.name,
+        export.about,
+        facts=facts,
+        pipeline=pipeline_of(heads) or (family.pipeline if "lm" in heads else EMBEDDING_PIPELINES[embeds]),
+        library="sentence-transformers" if embeds else "transformers",
+        auto_class=auto_class_of(heads) or (family.auto_class if "lm" in heads else "AutoModel"),
         special=next(iter(tokenizer.specials), "<s>"),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    return compare(export.model, tokenizer, folder, architecture, family.outputs)
+    return compare(export.model, tokenizer, folder, architecture, family.outputs, inputs)
 
 
-def write_gguf_file(path: Path, export: Export) -> str | None:
+def write_gguf_file(path: Path, export: Export, *, dtype: Dtype = "f32") -> str | None:
     """Write a GGUF file, for GPT-2 and Llama architectures; otherwise like `write_gguf`."""
-    from minillm.exchange.gguf_out import write_gguf  # its package is an extra
-
     if export.model.writes != "continuation":
         raise ValueError(f"{export.name} is a {export.config.family} model; only a gpt can be exported to GGUF")
     settings, weights = export.to_hf()
     tokenizer = tokenizer_json(export.tokenizer, export.config.family)
-    return write_gguf(path, settings, weights, tokenizer, export.name)
+    options: dict[str, Any] = {"license": export.about.license, "sampling": write_gguf_settings(export.sample)}
+    template = export.tokenizer.chat_template
+    return write_gguf(path, settings, weights, tokenizer, export.name, template, dtype=dtype, **options)
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -114,9 +130,11 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
 
 
 def suppressed(export: Export) -> dict[str, list[int]]:
-    """Ids that minillm never generates: special tokens except EOS and T5's sentinels, and padding rows."""
+    """Ids that minillm never generates: special tokens except those that end a text and T5's sentinels, and padding
+    rows.
+    """
     tokenizer = export.tokenizer
-    written = {tokenizer.eos_id, *(tokenizer.extra_ids if export.model.writes == "answer" else ())}
+    written = {*export.eos_ids, *(tokenizer.extra_ids if export.model.writes == "answer" else ())}
     padding = range(tokenizer.vocab_size, export.config.vocab_size or 0)
     never = {*tokenizer.special_ids, *padding} - written
     return {"suppress_tokens": sorted(never)} if never else {}

@@ -1,4 +1,4 @@
-"""Reads a model of the Llama architecture and its tokenizer from a GGUF file; quantized weights are dequantized."""
+"""Reads a Llama, Qwen or GPT-2 and its tokenizer from a GGUF file; quantized weights are dequantized."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,38 +10,70 @@ from torch import Tensor
 
 from minillm.exchange import gguf_out
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.tokenizer_in import ROLES, byte_level_model, from_model
+from minillm.exchange.gguf_tokenizer import read_gguf_tokenizer
 from minillm.nn.config import ModelConfig
 from minillm.nn.position import rotary_frequencies, rotary_scale
-from minillm.tokenizers.base import Tokenizer
-from minillm.tokenizers.merges import LLAMA3
+from minillm.tokenizers.imported import ImportedTokenizer
 
 
-def read_gguf(path: Path) -> tuple[Imported, Tokenizer]:
+def read_gguf(path: Path) -> tuple[Imported, ImportedTokenizer]:
     """The model and the tokenizer of a GGUF file; ValueError if it is damaged or not supported.
 
     OSError if the file does not exist or the gguf package is not installed.
     """
+    return content_of(*open_gguf(path), path)
+
+
+def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The fields of a GGUF file, and its tensors in fp32; errors as in `read_gguf`."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     package = gguf_out.library()
     try:
         reader = package.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
+        fields = {name: _decimal(field.contents()) for name, field in reader.fields.items()}
         tensors = {t.name: package.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
     except (ValueError, IndexError, KeyError, NotImplementedError) as error:
         raise ValueError(f"{path} is not a GGUF file that the gguf package can read ({error})") from None
+    return fields, {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
+
+
+def content_of(fields: Mapping[str, Any], weights: dict[str, Tensor], path: Path) -> tuple[Imported, ImportedTokenizer]:
+    """The model and the tokenizer of an open file; errors as in `read_gguf`."""
     arch = fields.get("general.architecture")
-    if arch not in ("llama", "qwen2", "qwen3"):
-        raise ValueError(f"{path} has a model of architecture {arch!r}; supported are llama, qwen2 and qwen3")
-    weights = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
+    if arch not in ("llama", "qwen2", "qwen3", "gpt2"):
+        raise ValueError(f"{path} has a model of architecture {arch!r}; supported are llama, qwen2, qwen3 and gpt2")
     try:
-        return _model_of(arch, fields, weights), _tokenizer_of(fields, path)
+        read = _gpt2_of if arch == "gpt2" else _model_of
+        return read(arch, fields, weights), read_gguf_tokenizer(fields, path)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a {arch} model needs") from None
     except Exception as error:  # any value in the file may be inconsistent with the weights
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} cannot be read as a {arch} model: {reason}") from None
+
+
+def _decimal(value: Any) -> Any:
+    """A number in fp32 as the shortest decimal that is rounded to it: 1e-5, which it was, not 9.99999974e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) and np.float32(value) == value else value
+
+
+def _gpt2_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) -> Imported:
+    keys = {"head_count": "attention.head_count", "layer_norm_eps": "attention.layer_norm_epsilon"}
+    config = {hf: fields[f"{arch}.{keys.get(name, name)}"] for name, hf in gguf_out.GPT2_SHAPE.items()}
+    table, head = weights["token_embd.weight"], weights.get("output.weight")
+    config |= {"model_type": arch, "vocab_size": table.size(0)}
+    config["tie_word_embeddings"] = head is None or torch.equal(head, table)
+    weights = {name: w.t() if name.endswith(gguf_out.GPT2_MATRICES) else w for name, w in weights.items()}
+    return model_from_hf(config, _renamed(weights, arch, config["n_layer"]))
+
+
+def _renamed(weights: Mapping[str, Tensor], arch: str, num_layers: int) -> dict[str, Tensor]:
+    """The weights by Hugging Face's names; ValueError for one that has none."""
+    names = gguf_out.weight_names(arch, num_layers)
+    if unknown := sorted(weights.keys() - names.keys()):
+        raise ValueError(f"{len(unknown)} tensors cannot be imported, such as {', '.join(unknown[:3])}")
+    return {names[name]: weight for name, weight in weights.items()}
 
 
 def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) -> Imported:
@@ -68,12 +100,9 @@ def _model_of(arch: str, fields: Mapping[str, Any], weights: dict[str, Tensor]) 
     }
     if field("rope.dimension_count", config["head_dim"]) != config["head_dim"]:
         raise ValueError(f"{arch}.rope.dimension_count is not the head dimension; partial rotation is not supported")
-    names = gguf_out.weight_names(arch, config["num_hidden_layers"])
-    if unknown := sorted(weights.keys() - names.keys()):
-        raise ValueError(f"{len(unknown)} tensors have no place here, among them {', '.join(unknown[:3])}")
     if arch == "llama":
         weights = {name: gguf_out.interleave(name, weight, config, back=True) for name, weight in weights.items()}
-    return model_from_hf(config, {names[name]: weight for name, weight in weights.items()})
+    return model_from_hf(config, _renamed(weights, arch, config["num_hidden_layers"]))
 
 
 def _rotary(arch: str, fields: Mapping[str, Any], factors: Tensor | None) -> dict[str, Any]:
@@ -86,37 +115,15 @@ def _rotary(arch: str, fields: Mapping[str, Any], factors: Tensor | None) -> dic
         raise ValueError(f"rotary scaling {kind!r} is not supported; supported are linear and llama3")
     if factors is None:
         return rotary
-    # the file has only the resulting factors, so check them against Llama 3's published settings
-    llama3 = {"rope_type": "llama3", "factor": factors.max().item(), "original_max_position_embeddings": 8192}
-    rotary |= llama3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    shape = ModelConfig(position="rotary", rope_scaling="llama3", rope_factor=rotary["factor"])
+    # other programs' files have only the resulting factors, so check them against Llama 3's published settings
+    published = {"factor": factors.max().item(), "original_max_position_embeddings": 8192}
+    published |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rotary |= {"rope_type": "llama3"}
+    rotary |= {key: fields.get(f"minillm.rope.{ours}", published[key]) for key, ours in gguf_out.SCALING.items()}
+    rotary["original_max_position_embeddings"] = int(rotary["original_max_position_embeddings"])
+    settings = {f"rope_{ours.replace('length', 'len')}": rotary[key] for key, ours in gguf_out.SCALING.items()}
+    shape = ModelConfig(position="rotary", rope_scaling="llama3", **settings)
     plain, scale = rotary_frequencies(2 * len(factors), rotary["rope_theta"]), rotary_scale(shape)
     if scale is None or not torch.allclose(plain / scale(plain), factors, rtol=1e-4):
         raise ValueError(f"{gguf_out.ROPE_FACTORS} has a scaling other than Llama 3's; it cannot be imported")
     return rotary
-
-
-def _tokenizer_of(fields: Mapping[str, Any], path: Path) -> Tokenizer:
-    kind, cut = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "default")
-    pattern = next((pattern for pattern, name in gguf_out.CUTS.items() if name == cut), None)
-    if kind != "gpt2" or pattern is None:
-        known = ", ".join(gguf_out.CUTS.values())
-        raise ValueError(
-            f"{path}: tokenizer {kind!r} with pre-tokenizer {cut!r} is not supported; gpt2 with {known} is"
-        )
-    names, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    by_kind = {wanted: [name for name, of in zip(names, kinds, strict=True) if of == wanted] for wanted in range(7)}
-    unused = set(by_kind[gguf_out.UNUSED])
-    vocabulary = {name: i for i, name in enumerate(names) if name not in unused}
-    pairs = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    merges = [pair for pair in pairs if "".join(pair) in vocabulary]
-    model = byte_level_model(vocabulary, merges, by_kind[gguf_out.CONTROL], by_kind[gguf_out.USER_DEFINED], pattern)
-    keys = {role: f"tokenizer.ggml.{key}" for role, key in gguf_out.ROLE_KEYS.items()}
-    roles = {role: fields[key] for role, key in keys.items() if key in fields}
-    for role, i in roles.items():
-        if not isinstance(i, int) or not 0 <= i < len(names):
-            raise ValueError(f"{keys[role]} is {i!r}, not an id of its {len(names)} tokens")
-    # without this key, llama.cpp adds BOS only with Llama 3's pre-tokenizer
-    begins = fields.get("tokenizer.ggml.add_bos_token", cut == gguf_out.CUTS[LLAMA3])
-    prefix = [roles["bos"]] if begins and "bos" in roles else []
-    return from_model(model, {role: i for role, i in roles.items() if role in ROLES}, where=path, prefix=prefix)

@@ -6,15 +6,14 @@ Hugging Face pairs the two halves of a head, so the rows of queries and keys are
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from minillm.exchange.gguf_tokenizer import CHAT_TEMPLATE, write_tokenizer
 from minillm.exchange.llama_weights import config_from_hf
-from minillm.exchange.tokenizer_in import prefix_of
 from minillm.nn.position import rotary_frequencies, rotary_scale
-from minillm.tokenizers.merges import GPT2, LLAMA3, QWEN2, SINGLE_DIGITS, cut_pattern
 
 _LLAMA_BLOCK = {f"self_attn.{p}_proj": f"attn_{p}" for p in "qkv"}
 _LLAMA_BLOCK |= {f"self_attn.{p}_norm": f"attn_{p}_norm" for p in "qk"}
@@ -25,8 +24,8 @@ _GPT2_BLOCK |= {"ln_1": "attn_norm", "ln_2": "ffn_norm"}
 _LLAMA = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _GPT2 = {"transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm"}
 _GPT2 |= {"lm_head": "output"}
-_GPT2_SHAPE = dict(context_length="n_positions", embedding_length="n_embd", block_count="n_layer", head_count="n_head")
-_GPT2_SHAPE |= dict(feed_forward_length="n_inner", layer_norm_eps="layer_norm_epsilon")
+GPT2_SHAPE = dict(context_length="n_positions", embedding_length="n_embd", block_count="n_layer", head_count="n_head")
+GPT2_SHAPE |= dict(feed_forward_length="n_inner", layer_norm_eps="layer_norm_epsilon")
 _LLAMA_SHAPE = dict(context_length="max_position_embeddings", embedding_length="hidden_size", vocab_size="vocab_size")
 _LLAMA_SHAPE |= dict(block_count="num_hidden_layers", feed_forward_length="intermediate_size")
 _LLAMA_SHAPE |= dict(head_count="num_attention_heads", head_count_kv="num_key_value_heads")
@@ -34,45 +33,79 @@ _LLAMA_SHAPE |= dict.fromkeys(("key_length", "value_length", "rope_dimension_cou
 _LLAMA_SHAPE |= {"layer_norm_rms_eps": "rms_norm_eps"}
 """The GGUF writer's name of a hyperparameter -> key of config.json."""
 
-CUTS = {GPT2: "gpt-2", SINGLE_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
-"""Pre-tokenization pattern -> llama.cpp's name for it."""
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-"""Token types."""
-ROLE_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
-"""Role -> key of its id."""
-NEVER = "À Á"
-"""A merge of two bytes that never occur in UTF-8; llama.cpp needs at least one merge, a byte tokenizer has none."""
+GPT2_MATRICES = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
+"""Endings of the matrices that GGUF stores transposed."""
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, which is how GGUF stores llama3 scaling."""
+SCALING = {"factor": "factor", "original_max_position_embeddings": "original_length"}
+SCALING |= {"low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor"}
+"""Key of llama3 scaling -> its name after `minillm.rope.`, which tells what the divisors come from."""
+Dtype = Literal["f32", "f16", "bf16", "q8_0"]
+FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+KEPT = "position_embd.weight"
+"""A matrix that llama.cpp reads in fp32 only."""
 
 
 def write_gguf(
-    path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Mapping[str, Any], name: str
+    path: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    tokenizer: Mapping[str, Any],
+    name: str,
+    chat_template: str | None = None,
+    *,
+    dtype: Dtype = "f32",
+    license: str | None = None,
+    sampling: Mapping[str, float] | None = None,
 ) -> str | None:
-    """Write a GGUF file in fp32; returns a warning if llama.cpp will pre-tokenize text differently, else None.
+    """Write a GGUF file; returns a warning if llama.cpp will pre-tokenize text differently, else None.
 
     Args:
         config: the content of config.json, with the ids of the special tokens.
         weights: by Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
+        chat_template: its Jinja template of conversations, if it has one.
+        dtype: of the matrices; vectors stay in fp32, and for q8_0 also matrices whose rows are no multiple of 32 long.
+        license: identifier of the license.
+        sampling: values of keys `general.sampling.*`.
 
     Raises:
         OSError: the file cannot be written, or the gguf package is not installed.
         ValueError: llama.cpp does not support the activation or the kind of tokenizer.
     """
-    arch = config["model_type"]
     _require_arithmetic(config)
-    writer = library().GGUFWriter(path, arch)
+    arch = "llama" if config["model_type"] == "mistral" else config["model_type"]
+    package, tensors = library(), _tensors(arch, config, weights)
+    writer = package.GGUFWriter(path, arch)
     writer.add_name(name)
+    writer.add_file_type(package.LlamaFileType[FILE_TYPES[dtype]])
+    writer.add_quantization_version(package.GGML_QUANT_VERSION)
+    num_weights = sum(weight.numel() for weight in tensors.values())
+    writer.add_size_label(package.size_label(num_weights, num_weights, 0, 0))
+    if license is not None:
+        writer.add_license(license)
+    for key, value in (sampling or {}).items():
+        (writer.add_int32 if isinstance(value, int) else writer.add_float32)(f"general.sampling.{key}", value)
     _write_shape(writer, arch, config)
-    warning = _write_tokenizer(writer, config, tokenizer)
-    for tensor, weight in _tensors(arch, config, weights).items():
-        writer.add_tensor(tensor, weight.to(torch.float32).contiguous().numpy())
+    warning = write_tokenizer(writer, config, tokenizer)
+    if chat_template is not None:
+        writer.add_string(CHAT_TEMPLATE, chat_template)
+    for tensor, weight in tensors.items():
+        kind = _kind_of(package, tensor, weight, dtype)
+        values = package.quants.quantize(weight.to(torch.float32).contiguous().numpy(), kind)
+        writer.add_tensor(tensor, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return warning
+
+
+def _kind_of(package: Any, tensor: str, weight: Tensor, dtype: Dtype) -> Any:
+    """The GGML type of a tensor."""
+    kinds = package.GGMLQuantizationType
+    short = dtype == "q8_0" and weight.size(-1) % package.GGML_QUANT_SIZES[kinds.Q8_0][0]
+    return kinds.F32 if weight.ndim < 2 or tensor == KEPT or short else kinds[dtype.upper()]
 
 
 def _require_arithmetic(config: Mapping[str, Any]) -> None:
@@ -83,12 +116,22 @@ def _require_arithmetic(config: Mapping[str, Any]) -> None:
         raise ValueError(f"{key} is {config[key]!r}; llama.cpp supports only {only!r} in a {kind} model")
     if not config.get("scale_attn_weights", True):
         raise ValueError("model.attention_scale is 1; llama.cpp scales the scores of a gpt2 model by head_dim ** -0.5")
+    window, length = config.get("sliding_window"), config.get("max_position_embeddings", 0)
+    if window is not None and window < length:
+        raise ValueError(
+            f"model.window is {window} and model.max_seq_len {length}, but llama.cpp attends to all tokens in a {kind} "
+            "model; export a folder instead"
+        )
+    if kind != "llama" and (config.get("rope_parameters") or {}).get("rope_type") == "llama3":
+        raise ValueError(
+            f"model.rope_scaling is 'llama3'; llama.cpp reads it only in a llama model, and this is a {kind}"
+        )
     if kind == "qwen3" and config["attention_bias"]:
         raise ValueError("model.attention_bias is 'all'; llama.cpp's qwen3 models have no biases")
 
 
 def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
-    for name, key in (_GPT2_SHAPE if arch == "gpt2" else _LLAMA_SHAPE).items():
+    for name, key in (GPT2_SHAPE if arch == "gpt2" else _LLAMA_SHAPE).items():
         getattr(writer, f"add_{name}")(config[key])
     if arch == "gpt2":
         return
@@ -97,36 +140,9 @@ def _write_shape(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
     if rotary["rope_type"] == "linear":
         writer.add_string(f"{arch}.rope.scaling.type", "linear")
         writer.add_rope_scaling_factor(rotary["factor"])
-
-
-def _write_tokenizer(writer: Any, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> str | None:
-    """Write a byte-level BPE; returns the warning of `write_gguf`."""
-    model, decoder = tokenizer["model"], tokenizer["decoder"] or {}
-    if model["type"] != "BPE" or decoder.get("type") != "ByteLevel":
-        raise ValueError("its tokenizer is not a byte-level BPE, the only kind that can be written to GGUF")
-    rows = config["vocab_size"]
-    names, kinds = [f"[PAD{i}]" for i in range(rows)], [UNUSED] * rows
-    for token, i in model["vocab"].items():
-        names[i], kinds[i] = token, NORMAL
-    for token in tokenizer["added_tokens"]:
-        names[token["id"]], kinds[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    pattern = cut_pattern(tokenizer["pre_tokenizer"]) if merges else GPT2  # single bytes need no pre-tokenization
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(CUTS.get(pattern or "", CUTS[LLAMA3]))
-    writer.add_token_list(names)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(merges or [NEVER])
-    for role, key in ROLE_KEYS.items():
-        if f"{role}_token_id" in config:
-            writer.add_uint32(f"tokenizer.ggml.{key}", config[f"{role}_token_id"])
-    writer.add_add_bos_token(bool(prefix_of(tokenizer)))
-    if pattern in CUTS:
-        return None
-    return (
-        "llama.cpp does not support this tokenizer's pre-tokenization pattern and will use Llama 3's: "
-        "some text, mostly numbers, gets different ids there"
-    )
+    elif rotary["rope_type"] == "llama3":
+        for key, ours in SCALING.items():
+            writer.add_float64(f"minillm.rope.{ours}", float(rotary[key]))
 
 
 def _tensors(arch: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,8 +151,7 @@ def _tensors(arch: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]
     tensors = {name: weights[hf] for name, hf in names.items() if hf in weights}
     assert len(tensors) == len(weights), "a weight without a name in GGUF"
     if arch == "gpt2":  # (in, out) there, (out, in) here
-        matrices = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
-        return {name: w.t() if name.endswith(matrices) else w for name, w in tensors.items()}
+        return {name: weight.t() if name.endswith(GPT2_MATRICES) else weight for name, weight in tensors.items()}
     if arch == "llama":
         tensors = {name: interleave(name, weight, config) for name, weight in tensors.items()}
     shape = config_from_hf(config)

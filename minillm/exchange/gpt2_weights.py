@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from minillm.exchange.hf_config import CLASSIC_PARTS, GPT_PARTS, HFConfig, require_settings
+from minillm.exchange.task_heads import CLASSES, GPT2, head_of, task_head, task_rows
 from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
@@ -28,6 +29,7 @@ def _layer_rows(part: str) -> tuple[Rule, ...]:
 def gpt2_map(config: ModelConfig) -> WeightMap:
     """The table. Their linear weights are (in, out), with queries, keys and values in one matrix."""
     tokens = "transformer.wte.weight"
+    tied = tokens if config.tie_embeddings else None
     return WeightMap(
         rows=(
             Rule(tokens, "embed.tokens.weight"),
@@ -36,7 +38,8 @@ def gpt2_map(config: ModelConfig) -> WeightMap:
             *_layer_rows("bias"),
             Rule("transformer.ln_f.weight", "decoder.final_norm.weight"),
             Rule("transformer.ln_f.bias", "decoder.final_norm.bias"),
-            Rule("lm_head.weight", "heads.lm.proj.weight", tied_to=tokens if config.tie_embeddings else None),
+            *([Rule("lm_head.weight", "heads.lm.proj.weight", tied_to=tied)] if "lm" in config.heads else []),
+            *task_rows(config.heads, GPT2),
         ),
         ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
     )
@@ -57,7 +60,9 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> Mo
     """Our config from a GPT2Config's dictionary; ValueError for an unsupported feature."""
     settings = _CONFIG.read(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     scale = None if settings["scale_attn_weights"] else 1.0
-    return preset("gpt2", attention_scale=scale, **_CONFIG.to_ours(settings))
+    task = head_of(config)
+    heads = {"heads": (task,)} if task else {}
+    return preset("gpt2", attention_scale=scale, **heads, **_CONFIG.to_ours(settings))
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.attention_scale not in (None, 1.0):
         raise ValueError(f"model.attention_scale is {config.attention_scale}; GPT2LMHeadModel allows none or 1")
     return {
-        "architectures": ["GPT2LMHeadModel"],
+        "architectures": [f"GPT2{CLASSES[task]}" if (task := task_head(config.heads)) else "GPT2LMHeadModel"],
         "model_type": "gpt2",
         "embd_pdrop": config.dropout,
         "scale_attn_weights": config.attention_scale is None,

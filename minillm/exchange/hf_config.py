@@ -15,7 +15,7 @@ _KINDS = {
 }
 """Type of each of our settings; str for a Literal."""
 _DERIVED = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "d_ff": "ff_width"}
-_DERIVED |= {"attention_dropout": "attention_drop"}
+_DERIVED |= {"attention_dropout": "attention_drop", "ff_dropout": "ff_drop"}
 """Setting that may be None -> property with the resolved value."""
 
 
@@ -71,11 +71,26 @@ def activation_to_hf(name: str) -> str:
     return next(hf for hf, ours in _ACTIVATIONS.items() if ours == name)
 
 
+def layer_kinds_from_hf(types: object) -> tuple[str, ...]:
+    """full or local for each of their layer types; empty for None. ValueError for another type."""
+    ours = {"full_attention": "full", "sliding_attention": "local"}
+    if types is not None and (not isinstance(types, list) or not set(types) <= set(ours)):
+        raise ValueError(f"layer_types is {types!r}; supported are {' and '.join(ours)}")
+    return tuple(ours[kind] for kind in types or ())
+
+
+def shortest_pattern(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """The shortest `layer_pattern` that repeats to `kinds`."""
+    sizes = range(1, len(kinds) + 1)
+    return next(kinds[:n] for n in sizes if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+
+
 _PLAIN: dict[str, Any] = {"embed_scale": None, "head_scale": None, "logit_softcap": None}
 GPT_PARTS: dict[str, Any] = {**_PLAIN, "family": "gpt", "norm_order": "pre", "input_norm": False, "num_token_types": 0}
 """Settings that GPT-2 and Llama share, for `require_settings`."""
 CLASSIC_PARTS: dict[str, Any] = {**_PLAIN, "norm": "layernorm", "norm_bias": True, "gated": False}
 CLASSIC_PARTS |= {"position": "learned", "qk_norm": False, "bias": True, "biased_projections": "all"}
+CLASSIC_PARTS |= {"first_norm": True, "head_bias": True, "window": None}
 """Settings that GPT-2 and BERT share."""
 
 

@@ -1,14 +1,16 @@
-"""Llama, Qwen2 and Qwen3 under the names of Hugging Face's LlamaForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM.
+"""Llama, Mistral, Qwen2 and Qwen3 under the names of Hugging Face's LlamaForCausalLM, MistralForCausalLM, and so on.
 
-Qwen2 (Yang et al. 2024) is Llama (Touvron et al. 2023) with biases on queries, keys and values. Qwen3 (Yang et al.
-2025) has normalized queries and keys instead. All three use the same parameter names; SmolLM2 is a Llama.
+Mistral (Jiang et al. 2023) is Llama (Touvron et al. 2023) with local attention. Qwen2 (Yang et al. 2024) has biases on
+queries, keys and values. Qwen3 (Yang et al. 2025) has normalized queries and keys instead. All of them use the same
+parameter names; SmolLM2 is a Llama.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from minillm.exchange.hf_config import GPT_PARTS, HFConfig, require_settings
+from minillm.exchange.hf_config import GPT_PARTS, HFConfig, layer_kinds_from_hf, require_settings, shortest_pattern
+from minillm.exchange.task_heads import CLASSES, LLAMA, head_of, task_head, task_rows
 from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
@@ -29,12 +31,14 @@ def llama_map(config: ModelConfig) -> WeightMap:
     names = {f"{hf}.weight": f"{ours}.weight" for hf, ours in (attention | out | norms | feed_forward).items()}
     names |= {f"{hf}.bias": f"{ours}.bias" for hf, ours in biased.items()}
     tokens = "model.embed_tokens.weight"
+    tied = tokens if config.tie_embeddings else None
     return WeightMap(
         rows=(
             Rule(tokens, "embed.tokens.weight"),
             *(Rule(f"{_LAYER}.{hf}", f"{_BLOCK}.{ours}") for hf, ours in names.items()),
             Rule("model.norm.weight", "decoder.final_norm.weight"),
-            Rule("lm_head.weight", "heads.lm.proj.weight", tied_to=tokens if config.tie_embeddings else None),
+            *([Rule("lm_head.weight", "heads.lm.proj.weight", tied_to=tied)] if "lm" in config.heads else []),
+            *task_rows(config.heads, LLAMA),
         ),
         ignored=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
     )
@@ -48,36 +52,65 @@ _CONFIG = HFConfig(
     | dict(tie_word_embeddings="tie_embeddings"),
     defaults=dict(hidden_act="silu", rms_norm_eps=1e-6, num_key_value_heads=None, head_dim=None, mlp_bias=False)
     | dict(attention_dropout=0.0, initializer_range=0.02, tie_word_embeddings=False, rope_theta=10000.0),
-    kinds={"rope_theta": float, "partial_rotary_factor": float, "attention_bias": bool, "use_sliding_window": bool},
+    kinds={"rope_theta": float, "partial_rotary_factor": float, "attention_bias": bool, "use_sliding_window": bool}
+    | {"sliding_window": int, "max_window_layers": int},
 )
 
 
 def config_from_hf(config: Mapping[str, Any], names: Collection[str] = ()) -> ModelConfig:
     """Our config from a Llama, Mistral, Qwen2 or Qwen3 config; ValueError for an unsupported feature."""
     kind = config["model_type"]
-    defaults = {"sliding_window": 4096} if kind == "mistral" and "sliding_window" not in config else {}
+    defaults = {"sliding_window": 4096} if "sliding_window" not in config else {}  # null is off
     defaults |= {"head_dim": 128} if kind == "qwen3" else {}
-    sliding = ("sliding_window",) if kind == "mistral" else ()
     keys = replace(_CONFIG, defaults={**_CONFIG.defaults, **defaults})
-    settings = keys.read(config, "use_sliding_window", "add_cross_attention", *sliding)
+    settings = keys.read(config, "add_cross_attention")
     rotary = _rotary_settings(settings)
     for part in (settings, rotary):
         if part.get("partial_rotary_factor") not in (None, 1.0):
             raise ValueError(f"partial_rotary_factor is {part['partial_rotary_factor']}; only 1 can be imported")
     attention = "all" if settings.get("attention_bias") else "none"
+    task = head_of(config)
+    heads = {"heads": (task,)} if task else {}
     return preset(
         "llama-small",
+        **heads,
         qk_norm=kind == "qwen3",
         attention_bias="qkv" if kind == "qwen2" else attention,
         residual_init="plain",
+        **_window_from_hf(settings),
         **_CONFIG.to_ours(settings),
         **_rotary_from_hf(rotary, settings),
     )
 
 
+def _window_from_hf(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Our pattern and window. All layers of a Mistral have the window; of a Qwen, those after `max_window_layers`."""
+    kind, window, layers = settings["model_type"], settings.get("sliding_window"), settings["num_hidden_layers"]
+    if window is None or kind == "llama" or (kind != "mistral" and not settings.get("use_sliding_window")):
+        return {}
+    first = 0 if kind == "mistral" else settings.get("max_window_layers", 28)
+    kinds = layer_kinds_from_hf(settings.get("layer_types")) if kind != "mistral" else ()
+    kinds = kinds or tuple("local" if i >= first else "full" for i in range(layers))
+    return {"layer_pattern": shortest_pattern(kinds), "window": window} if "local" in kinds else {}
+
+
+def _window_to_hf(config: ModelConfig, kind: str) -> dict[str, Any]:
+    """The inverse; the class of a Mistral has no other keys."""
+    if kind in ("llama", "mistral"):
+        return {"sliding_window": config.window} if kind == "mistral" else {}
+    kinds = config.layer_kinds
+    return {
+        "use_sliding_window": config.window is not None,
+        "sliding_window": config.window,
+        "max_window_layers": kinds.index("local") if "local" in kinds else len(kinds),
+        "layer_types": ["sliding_attention" if kind == "local" else "full_attention" for kind in kinds],
+    }
+
+
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The dictionary of a Llama, Qwen2 or Qwen3 config; ValueError if none of them can hold the model."""
+    """The dictionary of a Llama, Mistral, Qwen2 or Qwen3 config; ValueError if none of them can hold the model."""
     parts = GPT_PARTS | {"norm": "rmsnorm", "gated": True, "position": "rotary", "attention_scale": None}
+    parts |= {"first_norm": True, "local_rope_theta": None}
     require_settings(config, "LlamaForCausalLM", **parts)
     kind, biased = "llama", config.biased_projections
     if config.qk_norm:
@@ -90,13 +123,17 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         require_settings(config, "Qwen2ForCausalLM", bias=False)
         if config.head_width * config.num_heads != config.d_model:
             raise ValueError("model.head_dim * model.num_heads is not model.d_model, as Qwen2ForCausalLM requires")
+    elif config.window is not None:
+        kind = "mistral"
+        require_settings(config, "MistralForCausalLM", bias=False, biased_projections="none", layer_pattern=("local",))
     rotary = _rotary_to_hf(config)
+    task = task_head(config.heads)
     return {
-        "architectures": [{"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[kind] + "ForCausalLM"],
+        "architectures": [kind.capitalize() + (CLASSES[task] if task else "ForCausalLM")],
         "model_type": kind,
         "attention_bias": biased == "all",
         **_CONFIG.to_hf(config),
-        "use_sliding_window": False,
+        **_window_to_hf(config, kind),
         # transformers 4 reads the first two, transformers 5 the last
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling == "none" else rotary,

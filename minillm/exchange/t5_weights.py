@@ -94,7 +94,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The dictionary of a T5Config; ValueError if T5ForConditionalGeneration cannot hold the model."""
     parts = {"family": "t5", "norm": "rmsnorm", "norm_order": "pre", "input_norm": False, "position": "t5"}
     parts |= {"qk_norm": False, "bias": False, "biased_projections": "none", "kv_heads": config.num_heads}
-    parts |= {"attention_scale": 1.0, "embed_scale": None, "logit_softcap": None}
+    parts |= {"attention_scale": 1.0, "embed_scale": None, "logit_softcap": None, "first_norm": True, "window": None}
     require_settings(config, "T5ForConditionalGeneration", **parts)
     if config.head_scale not in (None, config.d_model**-0.5) or (config.head_scale and not config.tie_embeddings):
         raise ValueError(

@@ -1,9 +1,9 @@
 """Exports tokenizers as tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from minillm.exchange.tokenizer_in import ROLES
+from minillm.exchange.tokenizer_in import ROLES, unknown_of
 from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.bpe import BPETokenizer, byte_alphabet
 from minillm.tokenizers.byte import ByteTokenizer
@@ -11,7 +11,7 @@ from minillm.tokenizers.char import CharTokenizer
 from minillm.tokenizers.imported import ImportedTokenizer
 from minillm.tokenizers.merges import QWEN2, cut_pattern, last_merge
 
-Family = Literal["gpt", "bert", "t5"]
+Family = Literal["gpt", "bert", "t5", "vit", "mlp"]
 
 _CHARACTER_OF = {value: character for character, value in byte_alphabet().items()}
 
@@ -40,12 +40,28 @@ def tokenizer_json(tokenizer: Tokenizer, family: Family) -> dict[str, Any]:
     return {**body, "added_tokens": added, "post_processor": _post_processor(tokenizer, family), "model": model}
 
 
-def tokenizer_settings(tokenizer: Tokenizer, max_seq_len: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json, with the role of each special token."""
+def tokenizer_settings(
+    tokenizer: Tokenizer, max_seq_len: int, inputs: Sequence[str] = ("input_ids", "attention_mask")
+) -> dict[str, Any]:
+    """The content of tokenizer_config.json: the role of each special token, and the chat template.
+
+    `inputs` are the arguments of the model that a call of the tokenizer returns. Without them, transformers 4 adds
+    segments for every model, and transformers 5 for none.
+    """
     names = {i: name for name, i in tokenizer.specials.items()}
     roles = {f"{role}_token": names[i] for role, i in role_ids(tokenizer).items()}
+    roles |= {"unk_token": unknown_token(tokenizer) or roles.get("eos_token")}  # CTranslate2 needs one
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_seq_len}
-    return settings | {"clean_up_tokenization_spaces": False} | roles
+    settings |= {"clean_up_tokenization_spaces": False, "model_input_names": list(inputs)}
+    settings |= {role: name for role, name in roles.items() if name is not None}
+    return settings | ({} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template})
+
+
+def unknown_token(tokenizer: Tokenizer) -> str | None:
+    """The token for text outside the vocabulary; None if the tokenizer has none, like all of our own."""
+    if not isinstance(tokenizer, ImportedTokenizer):
+        return None
+    return tokenizer.unknown or unknown_of(tokenizer.model, tokenizer.specials)
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:

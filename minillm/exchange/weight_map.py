@@ -18,9 +18,10 @@ class Rule(NamedTuple):
 
     hf: str
     ours: str | tuple[str, ...]
-    """Our parameter, or several if their tensor is the concatenation of ours along the last dimension."""
-    op: Literal["copy", "transpose", "split"] = "copy"
-    """transpose: their matrix is (in, out). split: several of ours, transposed and concatenated."""
+    """Our parameter, or several if their tensor is the concatenation of ours."""
+    op: Literal["copy", "transpose", "split", "stack"] = "copy"
+    """transpose: their matrix is (in, out). split: several of ours, transposed and concatenated along the last
+    dimension. stack: several of ours, concatenated along the first one."""
     tied_to: str | None = None
     """Their parameter that this one is tied to. A file may then omit this one."""
 
@@ -37,6 +38,16 @@ class WeightMap:
             ours = (row.ours,) if isinstance(row.ours, str) else row.ours
             for i in range(num_layers if "{i}" in row.hf else 1):
                 yield row._replace(hf=row.hf.format(i=i)), tuple(key.format(i=i) for key in ours)
+
+    def renamed(self, names: Mapping[str, str]) -> "WeightMap":
+        """This table with other names of theirs: the beginnings of names, the longest first."""
+
+        def change(name: str) -> str:
+            old = next((old for old in sorted(names, key=len, reverse=True) if name.startswith(old)), "")
+            return names.get(old, "") + name.removeprefix(old)
+
+        rows = [row._replace(hf=change(row.hf), tied_to=row.tied_to and change(row.tied_to)) for row in self.rows]
+        return WeightMap(tuple(rows), self.ignored)
 
     def file_keys(self, num_layers: int) -> set[str]:
         """Their names in a file, without the copies of tied weights."""
@@ -61,7 +72,7 @@ def weights_from_hf(weights: Mapping[str, Tensor], rules: WeightMap, num_layers:
     if unknown:
         some = ", ".join(sorted(unknown)[:3])
         raise ValueError(
-            f"{len(unknown)} weights have no place here, among them {some}; a model with a head for another task, "
+            f"{len(unknown)} weights cannot be imported, such as {some}; a model with a head for another task, "
             "such as a classifier, can only be imported without that head"
         )
     return ours
@@ -85,11 +96,11 @@ def weights_to_hf(ours: Mapping[str, Tensor], rules: WeightMap, num_layers: int)
 
 def _split(weight: Tensor, count: int, op: str) -> Sequence[Tensor]:
     """Our tensors from theirs; `t` leaves biases, which have one dimension, unchanged."""
-    parts = weight.chunk(count, dim=-1)
-    return parts if op == "copy" else [part.t() for part in parts]
+    parts = weight.chunk(count, dim=0 if op == "stack" else -1)
+    return parts if op in ("copy", "stack") else [part.t() for part in parts]
 
 
 def _join(parts: list[Tensor], op: str) -> Tensor:
-    if op != "copy":
+    if op not in ("copy", "stack"):
         parts = [part.t() for part in parts]
-    return torch.cat(parts, dim=-1).contiguous()
+    return torch.cat(parts, dim=0 if op == "stack" else -1).contiguous()

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from minillm.models.gpt import GPT
 from minillm.models.t5 import T5
 from minillm.nn.cache import KVCache
 
@@ -24,7 +23,7 @@ class ConditionedDecoder(nn.Module):
     def __init__(self, model: T5, sources: Sequence[Sequence[int]]) -> None:
         """Encode the sources; ValueError unless each has 1 to max_seq_len ids."""
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model, self.config, self.draft_cost = model, model.config, model.draft_cost
         self.train(model.training)
         rows = [checked_prompt(source, None, model.config.vocab_size) for source in sources]
         if not rows:
@@ -56,13 +55,54 @@ class ConditionedDecoder(nn.Module):
         return self.model.step(tokens, cache)
 
 
-Decodable = GPT | ConditionedDecoder
-"""Models that generate tokens one by one."""
+class Decodable(Protocol):
+    """A model that generates tokens one by one: a GPT, a ConditionedDecoder, or a FastDecoder."""
+
+    training: bool
+
+    @property
+    def draft_cost(self) -> float:
+        """Cost of reading one more token in a step, as a fraction of the step."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """The model's ModelConfig."""
+        ...
+
+    def start(
+        self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
+        """As `GPT.start`."""
+        ...
+
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
+        """As `GPT.step`."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """As `nn.Module.train`."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As `nn.Module.parameters`."""
+        ...
 
 
-def checked_prompt(prompt: Sequence[int], eos_id: int | None, vocab_size: int | None) -> tuple[int, ...]:
-    """The ids of the prompt, or EOS if it is empty; ValueError for ids outside the vocabulary."""
-    ids = tuple(int(i) for i in prompt) or (() if eos_id is None else (eos_id,))
+EndIds = int | Sequence[int] | None
+"""The id or ids that end a row; None: no id."""
+
+
+def end_ids(eos_id: EndIds) -> tuple[int, ...]:
+    """The ids that end a row."""
+    if eos_id is None:
+        return ()
+    return (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
+
+
+def checked_prompt(prompt: Sequence[int], eos_id: EndIds, vocab_size: int | None) -> tuple[int, ...]:
+    """The ids of the prompt, or the first EOS if it is empty; ValueError for ids outside the vocabulary."""
+    ids = tuple(int(i) for i in prompt) or end_ids(eos_id)[:1]
     if not ids:
         raise ValueError("the prompt is empty and there is no EOS to start from; give at least one token")
     if vocab_size is not None and not 0 <= min(ids) <= max(ids) < vocab_size:
@@ -89,7 +129,7 @@ def padded(
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module | Decodable) -> Iterator[None]:
     """Context in which the model is in evaluation mode; its mode is restored afterwards."""
     training = model.training
     model.train(False)

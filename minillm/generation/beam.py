@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from minillm.generation.adapters import Decodable, checked_prompt, evaluating
+from minillm.generation.adapters import Decodable, EndIds, checked_prompt, end_ids, evaluating
 from minillm.generation.config import BeamConfig
 from minillm.generation.generate import Completion, prefill, require_finite, require_rows, window_start
 from minillm.generation.sampling import forbid
@@ -33,8 +33,8 @@ class Hypothesis(NamedTuple):
 class Search:
     """The beam of one prompt: `num_beams` live hypotheses, most likely first, and the finished ones."""
 
-    def __init__(self, prompt: tuple[int, ...], config: BeamConfig, eos_id: int | None, context: int) -> None:
-        self.prompt, self.config, self.eos_id = prompt, config, eos_id
+    def __init__(self, prompt: tuple[int, ...], config: BeamConfig, eos_id: EndIds, context: int) -> None:
+        self.prompt, self.config, self.ends = prompt, config, end_ids(eos_id)
         self.tokens_cut = window_start(len(prompt), context)
         filler = Hypothesis((), -math.inf)
         self.live = [Hypothesis((), 0.0), *[filler] * (config.num_beams - 1)]
@@ -53,8 +53,8 @@ class Search:
         """Extend the hypotheses by one token; returns the index of the old hypothesis that each new one continues.
 
         Args:
-            candidates: (log-probability, hypothesis, token), most likely first, two for each beam. These are enough,
-                because only one continuation of a hypothesis ends with EOS.
+            candidates: (log-probability, hypothesis, token), most likely first: for each beam, one more than there are
+                ids that end a text. These are enough, because no more continuations of a hypothesis end.
             last: whether this is the last token.
         """
         width, old = self.config.num_beams, self.live
@@ -66,7 +66,7 @@ class Search:
         for rank, (log_probability, parent, token) in enumerate(candidates):
             if log_probability == -math.inf or len(self.live) == width:
                 break
-            if token != self.eos_id:
+            if token not in self.ends:
                 self.live.append(Hypothesis((*old[parent].ids, token), log_probability))
                 parents.append(parent)
             elif rank < width:
@@ -114,7 +114,7 @@ def beam_search(
     config: BeamConfig,
     *,
     prefix: bool = False,
-    eos_id: int | None = None,
+    eos_id: EndIds = None,
     allowed: Tensor | None = None,
 ) -> list[Completion]:
     """The most likely continuations of each prompt, best first; other arguments and errors as in `generate`.
@@ -168,7 +168,8 @@ def _candidates(logits: Tensor, searches: list[Search], forbidden: Tensor | None
     before = torch.tensor([[h.log_probability for h in search.live] for search in searches], device=logits.device)
     total = before[..., None] + logits.log_softmax(-1).unflatten(0, before.shape)  # (B, W, V)
     width, vocab_size = total.shape[1:]
-    values, indices = total.flatten(1).topk(min(2 * width, width * vocab_size))  # (B, 2 W)
+    per_beam = max(2, 1 + len(searches[0].ends))
+    values, indices = total.flatten(1).topk(min(per_beam * width, width * vocab_size))  # (B, per_beam W)
     return [
         [(value, index // vocab_size, index % vocab_size) for value, index in zip(*row, strict=True)]
         for row in zip(values.tolist(), indices.tolist(), strict=True)

@@ -1,6 +1,7 @@
 """Settings of text generation. Does not import torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from minillm.settings import check, setting
 
@@ -56,3 +57,34 @@ class BeamConfig:
         check("beam", self)
         if self.num_best > self.num_beams:
             raise ValueError(f"beam.num_best is {self.num_best}; it must be at most beam.num_beams, {self.num_beams}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Sentence embeddings: how the hidden states of a text become one vector (Reimers and Gurevych 2019)."""
+
+    pooling: Literal["cls", "mean", "max", "last", "mean_sqrt_len", "weighted_mean"] | None = setting(None)
+    """Hidden state of the first or the last token, or the mean, maximum, sum divided by the square root of the length,
+    or mean weighted by position over all tokens; None: the mean, and exports have no files for sentence-transformers.
+    """
+    normalize: bool = setting(False)
+    """Divide a vector by its length."""
+    max_tokens: int | None = setting(None, at_least=3)
+    """Maximum number of tokens that are read of a text, special tokens included; None: model.max_seq_len."""
+    similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = setting("cosine")
+    """Compares two vectors; euclidean and manhattan are negative distances."""
+    prompts: tuple[str, ...] = setting(())
+    """Beginnings of texts for different purposes, as NAME=TEXT."""
+    prompt: str | None = setting(None)
+    """Name in `prompts` of the one that is put before every text; None: none of them."""
+
+    def __post_init__(self) -> None:
+        check("embed", self)
+        self.prompt_text(self.prompt)
+
+    def prompt_text(self, name: str | None) -> str:
+        """The text of the prompt `name`, "" for None; ValueError if there is none of this name."""
+        texts = {key: text for key, _, text in (prompt.partition("=") for prompt in self.prompts)}
+        if name is not None and name not in texts:
+            raise ValueError(f"embed.prompt is {name!r}; embed.prompts has {', '.join(texts) or 'none'}")
+        return "" if name is None else texts[name]

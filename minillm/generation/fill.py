@@ -77,7 +77,7 @@ def _scores(model: BERT, tokenizer: Tokenizer, ids: list[int], gaps: list[int], 
     predict_at = torch.tensor([gaps], device=device)
     logits = model(torch.tensor([ids], device=device), predict_at=predict_at).logits["lm"][0].float().cpu()  # (gaps, V)
     allowed = allowed_ids(tokenizer, logits.size(-1))
-    allowed[tokenizer.eos_id] = False
+    allowed[list(tokenizer.eos_ids)] = False
     shares = logits.masked_fill(~allowed, -torch.inf).softmax(-1)
     best = shares.topk(min(top_k, int(allowed.sum())))
     return best.indices, best.values

@@ -134,3 +134,13 @@ class Sampler:
         if self.seen is not None:
             self.seen.scatter_(-1, ids, True)
         return ids
+
+    def restart(self, row: int, text: Sequence[int]) -> None:
+        """Let a new text take the place of a row; its random numbers are the caller's."""
+        if self.seen is not None:
+            self.seen[row] = False
+            self.seen[row, torch.tensor(text, device=self.seen.device)] = True
+
+    def take(self, rows: Tensor) -> None:
+        """Keep only these rows."""
+        self.seen = None if self.seen is None else self.seen[rows]

@@ -5,10 +5,9 @@ Such a prompt may contain T5's sentinels, `<|extra_id_0|>` and so on, as the gap
 corruption fills; then the answer may contain them too.
 """
 
-import codecs
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,10 @@ from torch import Tensor
 from minillm.generation.adapters import ConditionedDecoder, Decodable
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.generate import Completion, generate, require_rows
+from minillm.generation.continuous import stream_queue
+from minillm.generation.generate import Completion, FinishReason, require_rows, stream, unwritten
+from minillm.generation.speculative import Draft
+from minillm.generation.text_stream import TextStream
 from minillm.models.gpt import GPT
 from minillm.models.t5 import T5
 from minillm.tokenizers.base import Tokenizer
@@ -46,15 +48,24 @@ class DecodingInput(NamedTuple):
 
 
 def prepare_prompts(
-    model: Any, tokenizer: Tokenizer, prompts: str | Sequence[Prompt], *, prefix: bool = False
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[Prompt],
+    *,
+    prefix: bool = False,
+    eos_id: int | None = None,
 ) -> DecodingInput:
     """Encode the prompts; a single text is one prompt. An encoder reads them here.
+
+    `eos_id` ends a text too, besides the tokenizer's own ids for that: the end of a turn in a chat template.
 
     ValueError if the model writes no text, or if a prompt cannot be encoded or is too long for the encoder.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     allowed = allowed_ids(tokenizer, model.config.vocab_size or tokenizer.vocab_size)
-    options = {"eos_id": tokenizer.eos_id, "allowed": allowed}
+    ends = tuple(dict.fromkeys((*tokenizer.eos_ids, *(() if eos_id is None else (eos_id,)))))
+    allowed[list(ends)] = True
+    options: dict[str, Any] = {"eos_id": ends, "allowed": allowed}
     if model.writes == "nothing":
         raise ValueError(f"a {model.config.family} model writes no text; fill gaps in a text instead")
     if model.writes == "continuation":
@@ -101,51 +112,61 @@ def allowed_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
         )
     allowed = torch.zeros(vocab_size, dtype=torch.bool)
     allowed[: tokenizer.vocab_size] = torch.from_numpy(np.asarray(tokenizer.num_bytes) > 0)
-    allowed[tokenizer.eos_id] = True
+    allowed[list(tokenizer.eos_ids)] = True
     return allowed
 
 
-class TextStream:
-    """Converts the bytes of one completion, piece by piece, into whole characters.
+class TextEvent(NamedTuple):
+    """One token of one row, or the end of a row, as text."""
 
-    Incomplete characters and bytes that may begin a stop string are held back. Bytes that are not UTF-8 become U+FFFD.
-    Stop strings are searched as bytes and may span tokens; in UTF-8 a match never begins inside a character.
-    """
+    row: int
+    token: int | None
+    """The generated id; None: the row ended with EOS."""
+    text: str
+    """What is new in the row's text; empty while a character is incomplete or a stop string may begin."""
+    finish_reason: FinishReason | None
+    """Why the row ends with this event; None: it goes on."""
 
-    def __init__(self, stop: Sequence[str], emit: Callable[[str], None], leading: bytes = b"") -> None:
-        """`emit` receives each nonempty piece of text; the prefix `leading` is removed from the first one."""
-        self.leading = leading
-        self.stop, self.emit = [s.encode("utf-8") for s in stop], emit
-        self.held = b""
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, piece: bytes) -> bool:
-        """Add bytes; True if they complete a stop string. The text ends at the first match that completes."""
-        self.held += piece.removeprefix(self.leading)
-        self.leading = b""
-        matches = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
-        if matches:
-            self._release(min(matches)[1])
-            return True
-        self._release(len(self.held) - self._undecided())
-        return False
+TextEvents = Generator[TextEvent, bool | None, None]
+"""Text events. Sending True ends the row of the last event; closing ends all rows."""
 
-    def close(self) -> None:
-        """End the text: emit the held bytes, except an incomplete character."""
-        self._release(len(self.held))
 
-    def _undecided(self) -> int:
-        """Length of the longest held suffix that begins a stop string."""
-        longest = max(map(len, self.stop), default=1) - 1
-        ends = range(min(longest, len(self.held)), 0, -1)
-        return next((n for n in ends if any(s.startswith(self.held[-n:]) for s in self.stop)), 0)
+def stream_text(
+    model: GPT | T5,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[Prompt],
+    config: SampleConfig,
+    *,
+    prefix: bool = False,
+    eos_id: int | None = None,
+    draft: Draft | None = None,
+) -> TextEvents:
+    """The text of each row as it is generated; otherwise as `complete`. Sending and closing are as in `stream`."""
+    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix, eos_id=eos_id)
+    require_rows(len(ready.prompts) * config.num_samples)
+    return _text_events(ready, config, draft)
 
-    def _release(self, num_bytes: int) -> None:
-        """Emit the first held bytes."""
-        text = self.decoder.decode(self.held[:num_bytes])
-        self.held = self.held[num_bytes:]
-        if text:
-            self.emit(text)
+
+def _text_events(
+    ready: DecodingInput, config: SampleConfig, draft: Draft | None = None, slots: int | None = None
+) -> TextEvents:
+    pieces: list[str] = []
+    num_rows, end = len(ready.prompts) * config.num_samples, None
+    texts = [TextStream(config.stop, pieces.append, ready.leading_blank) for _ in range(num_rows)]
+    if slots is None or isinstance(ready.model, ConditionedDecoder):
+        tokens = stream(ready.model, ready.prompts, config, **ready.options, draft=draft)
+    else:
+        tokens = stream_queue(ready.model, ready.prompts, config, **ready.options, slots=slots)
+    with closing(tokens) as events, suppress(StopIteration):
+        while True:
+            row, token, finish_reason = events.send(end)
+            stopped = token is not None and texts[row].push(ready.decode(token))
+            finish_reason = "stop" if stopped else finish_reason
+            if finish_reason and not stopped:
+                texts[row].close()
+            end = bool((yield TextEvent(row, token, "".join(pieces), finish_reason))) or stopped
+            pieces.clear()
 
 
 def complete(
@@ -155,35 +176,28 @@ def complete(
     config: SampleConfig,
     *,
     prefix: bool = False,
+    eos_id: int | None = None,
     on_text: OnText | None = None,
+    draft: Draft | None = None,
+    slots: int | None = None,
 ) -> list[Completion]:
     """Continue each prompt `config.num_samples` times, or answer it; `config.prompt` is not used.
 
     A text ends before the first stop string, before EOS, or after `max_new_tokens`, without an incomplete character.
     Order, other arguments and errors are as in `prepare_prompts` and `generate`. `on_text` receives the text of each
-    row as it is generated.
+    row as it is generated; `draft` is as in `generate`. A decoder reads at most `slots` rows in a batch, and others
+    follow as these end (generation/continuous.py); an encoder reads all prompts at once.
     """
-    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix)
-    num_rows = len(ready.prompts) * config.num_samples
-    require_rows(num_rows)
-    pieces: list[list[str]] = [[] for _ in range(num_rows)]
-
-    def receive(row: int, piece: str) -> None:
-        pieces[row].append(piece)
-        if on_text is not None:
-            on_text(row, piece)
-
-    streams = [TextStream(config.stop, partial(receive, row), ready.leading_blank) for row in range(num_rows)]
-
-    def push(row: int, token: int) -> bool:
-        return streams[row].push(ready.decode(token))
-
-    completions = generate(ready.model, ready.prompts, config, **ready.options, on_token=push)
-    for row, completion in enumerate(completions):
-        if completion.finish_reason != "stop":
-            streams[row].close()
-        completion.text = "".join(pieces[row])
-    return completions
+    ready = prepare_prompts(model, tokenizer, prompts, prefix=prefix, eos_id=eos_id)
+    rows = unwritten(ready.model, ready.prompts, config, eos_id=ready.options["eos_id"])
+    with closing(_text_events(ready, config, draft, slots)) as events:
+        for row, token, text, finish_reason in events:
+            rows[row].ids += [] if token is None else [token]
+            rows[row].text += text
+            rows[row].finish_reason = finish_reason or "length"
+            if text and on_text is not None:
+                on_text(row, text)
+    return rows
 
 
 def search(

@@ -12,7 +12,7 @@ from minillm.nn.token_layout import layout_of
 class BERT(Model):
     """embed -> encoder stack -> heads."""
 
-    writes, head_transform = "nothing", True
+    writes, head_transform, class_from = "nothing", True, "pooled"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -31,10 +31,10 @@ class BERT(Model):
     ) -> Output:
         """Predict the token at each position of `tokens` (B, T) from the tokens on both sides.
 
-        Heads other than "lm" read the first token of each row, [CLS]. `token_types` (B, T) are 0 for sentence A and 1
+        Heads for a whole sequence read its first token, [CLS]. `token_types` (B, T) are 0 for sentence A and 1
         for B; None: all 0. Other arguments and errors are as in `GPT.forward`.
         """
         self.config.require_length(tokens.size(1))
         layout = layout_of(tokens, positions=positions, key_valid=key_valid, document_ids=document_ids)
         hidden = self.encoder(self.embed(tokens, layout.positions, token_types), layout)
-        return self.predict(hidden, predict_at)
+        return self.predict(hidden, predict_at, layout.key_valid)

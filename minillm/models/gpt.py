@@ -35,6 +35,8 @@ class GPT(Model):
     ) -> Output:
         """Predict the token after each of `tokens` (B, T): logits "lm" (B, T, V) or (B, P, V).
 
+        The class head reads the rightmost real token of each row.
+
         `positions`, `key_valid` and `document_ids` are as in `layout_of`, `token_types` as in `InputEmbedding`.
 
         Args:
@@ -49,7 +51,7 @@ class GPT(Model):
         layout = layout_of(tokens, positions=positions, key_valid=key_valid, document_ids=document_ids, cache=cache)
         x = self.embed(tokens, layout.positions, token_types, cache=cache)
         hidden = self.decoder(x, layout, prefix_length=prefix_length, cache=cache)
-        return self.predict(hidden, predict_at)
+        return self.predict(hidden, predict_at, layout.key_valid)
 
     @torch.no_grad()
     def start(

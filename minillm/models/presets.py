@@ -15,6 +15,10 @@ _BERT: Values = dict(family="bert", max_seq_len=512, norm_order="post", norm_eps
 _BERT |= dict(activation="gelu", dropout=0.1, ff_dropout=0.0, num_token_types=2, heads=("lm", "pair"))
 _BERT |= {"residual_init": "plain"}
 _BERT_MINI: Values = {**_BERT, "max_seq_len": 128, "dropout": 0.0, "heads": ("lm",)}
+_MODERNBERT: Values = dict(family="bert", norm_bias=False, input_norm=True, first_norm=False, activation="gelu")
+_MODERNBERT |= dict(gated=True, position="rotary", bias=False, head_bias=False)
+_MODERNBERT_BIG: Values = {**_MODERNBERT, "vocab_size": 50368, "max_seq_len": 8192, "window": 65}
+_MODERNBERT_BIG |= {"layer_pattern": ("full", "local", "local"), "rope_theta": 160000.0, "local_rope_theta": 10000.0}
 _T5: Values = dict(family="t5", vocab_size=32128, max_seq_len=512, norm="rmsnorm", norm_eps=1e-6, activation="relu")
 _T5 |= dict(position="t5", bias=False, dropout=0.1, final_dropout=True, attention_scale=1.0)
 _T5 |= {"init": "fan_in", "residual_init": "plain"}
@@ -25,6 +29,11 @@ _T5_MINI: Values = {key: value for key, value in _T5_V1_1.items() if key != "voc
 
 _TRANSFORMER: Values = dict(family="t5", norm_order="post", activation="relu", position="sinusoidal", dropout=0.1)
 _TRANSFORMER |= dict(attention_dropout=0.0, ff_dropout=0.0, init="fan_in", residual_init="plain")
+
+_DIGITS: Values = {"input_shape": (1, 28, 28), "heads": ("class:10",)}
+_MLP: Values = {"family": "mlp", "activation": "relu", "init": "fan_in"}
+_VIT: Values = dict(family="vit", norm_eps=1e-12, activation="gelu", num_heads=12, patch_size=16)
+_VIT |= {"residual_init": "plain"}
 
 PRESETS: dict[str, Values] = {
     # Radford et al. 2019, table 2; parameters 124 M, 355 M, 774 M, 1558 M.
@@ -53,6 +62,14 @@ PRESETS: dict[str, Values] = {
     # Shapes of Turc et al. 2019, for CPUs: short sequences, no dropout, no next-sentence head.
     "bert-mini": {**_BERT_MINI, "num_layers": 4, "d_model": 256, "num_heads": 4},
     "bert-tiny": {**_BERT_MINI, "num_layers": 2, "d_model": 128, "num_heads": 2},
+    # Warner et al. 2024, table 4; parameters 149 M and 395 M. Local layers reach 64 tokens on both sides.
+    "modernbert-base": dict(_MODERNBERT_BIG, num_layers=22, d_model=768, num_heads=12, d_ff=1152),
+    "modernbert-large": dict(_MODERNBERT_BIG, num_layers=28, d_model=1024, num_heads=16, d_ff=2624),
+    # Their design for CPUs: all layers are full, because a short text has little to skip.
+    "modernbert-mini": dict(
+        {**_MODERNBERT, "max_seq_len": 128, "num_layers": 4, "d_model": 192, "num_heads": 4, "d_ff": 512},
+        **{"residual_init": "zero", "tie_embeddings": False},
+    ),
     # Raffel et al. 2020, section 3.7; parameters 60.5 M, 222.9 M, 737.7 M, 2851.6 M, 11307.3 M.
     "t5-small": {**_T5, "num_layers": 6, "d_model": 512, "num_heads": 8, "head_scale": 512**-0.5},
     "t5-base": {**_T5, "num_layers": 12, "d_model": 768, "num_heads": 12, "head_scale": 768**-0.5},
@@ -67,6 +84,17 @@ PRESETS: dict[str, Values] = {
     "t5-v1.1-xxl": {**_T5_V1_1, "num_layers": 24, "d_model": 4096, "num_heads": 64, "d_ff": 10240},
     # T5 v1.1 for CPUs.
     "t5-mini": {**_T5_MINI, "num_layers": 4, "d_model": 256, "num_heads": 4, "d_ff": 704},
+    # Dosovitskiy et al. 2020, table 1: "ViT-Base/16" for ImageNet at 224 x 224; 86,567,656 parameters.
+    "vit-base": {**_VIT, "input_shape": (3, 224, 224), "num_layers": 12, "d_model": 768, "heads": ("class:1000",)},
+    # For digits of 28 x 28 pixels on CPUs: 16 patches.
+    "vit-digits": dict(
+        {**_VIT, **_DIGITS, "patch_size": 7, "num_layers": 4, "d_model": 64, "num_heads": 4, "norm_eps": 1e-5},
+        residual_init="zero",
+    ),
+    # The layers of many textbooks: 784-128-64-10.
+    "mlp-digits": {**_MLP, **_DIGITS, "hidden_sizes": (128, 64)},
+    # Linear regression, and logistic regression as softmax over two or more classes; the data gives the input's shape.
+    "linear": {**_MLP, "heads": ("value",)},
     # Vaswani et al. 2017, table 3, "base", with their English-German vocabulary; parameters 63.1 M.
     "transformer-base": dict(
         _TRANSFORMER, vocab_size=37000, max_seq_len=512, num_layers=6, d_model=512, num_heads=8, embed_scale=512**0.5
@@ -78,8 +106,9 @@ PRESETS: dict[str, Values] = {
 def preset(name: str, **overrides: object) -> ModelConfig:
     """The config of a preset, changed by `overrides`; ValueError with the closest name if it does not exist."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
+        near, *others = difflib.get_close_matches(name, PRESETS, n=9, cutoff=0)
         raise ValueError(
-            f"model.preset {name!r} does not exist; did you mean {near!r}? There are: {', '.join(PRESETS)}"
+            f"model.preset {name!r} does not exist; did you mean {near!r}? Others of the {len(PRESETS)} are: "
+            f"{', '.join(others)}"
         )
     return ModelConfig(**{"preset": name, **PRESETS[name], **overrides})  # type: ignore[arg-type]

@@ -4,6 +4,10 @@ A cache holds at most `max_len` tokens. When it is full, `reset()` it and prefil
 the oldest column would not be exact: in deep layers every key depends on all earlier tokens.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -48,6 +52,23 @@ class LayerKVCache:
         if self.k is not None and self.v is not None:
             self.k[:, :, :length] = self.k[rows, :, :length]
             self.v[:, :, :length] = self.v[rows, :, :length]
+
+    def take(self, rows: Tensor) -> None:
+        """Keep only these rows."""
+        if self.k is not None and self.v is not None:
+            self.k, self.v = self.k[rows], self.v[rows]
+
+    def shift(self, first: int, length: int, to: int) -> None:
+        """Move `length` keys and values from column `first` to column `to`."""
+        for x in (self.k, self.v):
+            if x is not None:
+                x[:, :, to : to + length] = x[:, :, first : first + length].clone()
+
+    def insert(self, rows: Sequence[int], other: LayerKVCache, length: int, to: int) -> None:
+        """Copy the first `length` columns of another cache to column `to` of these rows."""
+        for x, new in ((self.k, other.k), (self.v, other.v)):
+            if x is not None and new is not None:
+                x[rows, :, to : to + length] = new[:, :, :length]
 
 
 class KVCache:
@@ -123,3 +144,32 @@ class KVCache:
         for layer in self.self_layers:
             layer.reorder(rows, self.length)
         self._columns = {name: column[rows] for name, column in self._columns.items()}
+
+    def take(self, rows: Tensor) -> None:
+        """Keep only these rows; for a cache without an encoder's output, as `shift` and `insert`."""
+        for layer in self.self_layers:
+            layer.take(rows)
+        self._columns = {name: column[rows] for name, column in self._columns.items()}
+
+    def shift(self, count: int) -> None:
+        """Insert `count` columns of padding before the first, or drop the first -count columns."""
+        first, to = max(0, -count), max(0, count)
+        length = self.length - first
+        for layer in self.self_layers:
+            layer.shift(first, length, to)
+        for column in self._columns.values():
+            column[:, to : to + length] = column[:, first : first + length].clone()
+            column[:, :to] = 0
+        self.length += count
+
+    def insert(self, rows: Sequence[int], other: KVCache) -> None:
+        """Replace `rows` by those of another cache, whose last columns become the last columns here."""
+        if other.length > self.length:
+            self.shift(other.length - self.length)
+        to = self.length - other.length
+        for layer, new in zip(self.self_layers, other.self_layers, strict=True):
+            layer.insert(rows, new, other.length, to)
+        for name, column in self._columns.items():
+            known = other.get(name)
+            column[rows, :to] = 0
+            column[rows, to : self.length] = name == "key_valid" if known is None else known  # type: ignore[assignment]

@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from minillm.nn.families import HeadSpec, check_family
 from minillm.settings import Bounds, Only, check, setting
 
 _ROTARY: Only = {"position": ("rotary",)}
 _LLAMA3: Only = {**_ROTARY, "rope_scaling": ("llama3",)}
 _BUCKETS: Only = {"position": ("t5",)}
-
-
-class HeadSpec(NamedTuple):
-    """An output head: its name, and for `class` the number of classes."""
-
-    name: str
-    size: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> HeadSpec:
-        """`lm`, `pair`, `pooler` or `class:N`; ValueError for anything else."""
-        name, _, size = text.partition(":")
-        if text in ("lm", "pair", "pooler"):
-            return cls(name)
-        if name == "class" and size.isdecimal() and int(size) >= 2:
-            return cls(name, int(size))
-        raise ValueError(f"model.heads has {text!r}; a head is lm, pair, pooler or class:N with N of at least 2")
-
-
-class FamilySpec(NamedTuple):
-    """What a model family supports."""
-
-    heads: tuple[str, ...]
-    """Names of its heads."""
-    token_types: bool
-    """Whether it reads token types."""
-
-
-FAMILIES = {
-    "gpt": FamilySpec(("lm",), token_types=True),
-    "bert": FamilySpec(("lm", "pair", "pooler", "class"), token_types=True),
-    "t5": FamilySpec(("lm",), token_types=False),
-}
+_FEATURES: Only = {"family": ("vit", "mlp")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +20,8 @@ class ModelConfig:
 
     preset: str = setting("qwen3-nano")
     """Named shape from `models/presets.py`, which the other keys of this section modify."""
-    family: Literal["gpt", "bert", "t5"] = setting("gpt")
-    """gpt: decoder-only, bert: encoder-only, t5: encoder-decoder."""
+    family: Literal["gpt", "bert", "t5", "vit", "mlp"] = setting("gpt")
+    """gpt: decoder-only, bert: encoder-only, t5: encoder-decoder, vit: encoder of images, mlp: dense layers."""
 
     # Size
     vocab_size: int | None = setting(None, at_least=1)
@@ -63,6 +32,14 @@ class ModelConfig:
     """Blocks in each stack."""
     d_model: int = setting(256, at_least=1)
     """Width of the residual stream."""
+
+    # Images and numbers instead of tokens
+    input_shape: tuple[int, ...] = setting((), only=_FEATURES)
+    """Channels, height and width of an image, or the number of columns of a table; empty: that of the data."""
+    patch_size: int = setting(16, at_least=1, only={"family": ("vit",)})
+    """Side of the square patches that an image is cut into, in pixels (Dosovitskiy et al. 2020)."""
+    hidden_sizes: tuple[int, ...] = setting((), only={"family": ("mlp",)})
+    """Width of each hidden layer; empty: the output is a linear function of the input."""
 
     # Attention heads
     num_heads: int = setting(4, at_least=1)
@@ -76,6 +53,12 @@ class ModelConfig:
     attention_scale: float | None = setting(None, above=0)
     """Factor on the attention scores; None: head_dim ** -0.5. T5 uses 1."""
 
+    # Which tokens a layer attends to
+    layer_pattern: tuple[str, ...] = setting(("full",))
+    """Attention of the layers, repeated over a stack: full, or local (Beltagy et al. 2020), limited by `window`."""
+    window: int | None = setting(None, at_least=1)
+    """In local layers, a token attends to tokens at a distance below this number (Jiang et al. 2023: 4096 tokens)."""
+
     # Norm
     norm: Literal["layernorm", "rmsnorm"] = setting("layernorm")
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019)."""
@@ -87,6 +70,8 @@ class ModelConfig:
     """Whether LayerNorm has a bias; RMSNorm never has one."""
     input_norm: bool = setting(False)
     """Normalize the sum of the embeddings, as BERT does."""
+    first_norm: bool = setting(True, only={"norm_order": ("pre",)})
+    """Norm before the first attention layer. ModernBERT (Warner et al. 2024) has none, because it has `input_norm`."""
 
     # Feed-forward layer
     d_ff: int | None = setting(None, at_least=1)
@@ -101,6 +86,8 @@ class ModelConfig:
     """Position encoding; learned and sinusoidal are added to the embeddings, the others act inside attention."""
     rope_theta: float = setting(10000.0, above=0, only=_ROTARY)
     """Base of the rotary wavelengths (Su et al. 2021)."""
+    local_rope_theta: float | None = setting(None, above=0, only=_ROTARY)
+    """Base of the wavelengths in local layers, which `rope_scaling` leaves alone; None: they are as in full layers."""
     rope_scaling: Literal["none", "linear", "llama3"] = setting("none", only=_ROTARY)
     """How rotary wavelengths are stretched for longer contexts: linear stretches all of them (Chen et al. 2023),
     llama3 the long ones (Grattafiori et al. 2024)."""
@@ -140,7 +127,10 @@ class ModelConfig:
     """Factor on the token embeddings; None: 1. Vaswani et al. 2017, section 3.4, use d_model ** 0.5."""
     heads: tuple[str, ...] = setting(("lm",))
     """Output heads, set by the objective: lm (vocabulary), pair (next sentence, Devlin et al. 2019, section 3.1),
-    pooler (some published encoders have only this one), class:N (N classes). Only BERT has others than lm."""
+    pooler (some published encoders have only this one), class:N (N numbers for a sequence), tag:N (N for each token),
+    span (start and end of an answer), value (one number for each token). Families have some of these."""
+    head_bias: bool = setting(True, only={"family": ("bert",)})
+    """Whether the dense layer of BERT's vocabulary head has a bias; false in ModernBERT."""
     tie_embeddings: bool = setting(True)
     """Share the token embeddings with the vocabulary head (Press and Wolf 2017)."""
     head_scale: float | None = setting(None)
@@ -181,7 +171,8 @@ class ModelConfig:
                 f"model.rope_low_freq_factor, {self.rope_low_freq_factor}"
             )
         self._check_buckets()
-        self._check_family()
+        self._check_pattern()
+        check_family(self.family, self.heads, self.num_token_types)
 
     def _check_buckets(self) -> None:
         """T5 uses half of the buckets for each direction; half of those hold a single distance each."""
@@ -193,16 +184,16 @@ class ModelConfig:
                 f"model.relative_max_distance is {farthest}; it must be above {buckets // 2}, half the buckets"
             )
 
-    def _check_family(self) -> None:
-        """ValueError for settings that the family does not support."""
-        family, names = FAMILIES[self.family], [spec.name for spec in self.head_specs]
-        if not set(names) <= set(family.heads):
-            raise ValueError(f"model.heads is {list(self.heads)}; a {self.family} model has {list(family.heads)} only")
-        if len(set(names)) < len(names):
-            raise ValueError(f"model.heads is {list(self.heads)}; it names a head twice")
-        if self.num_token_types and not family.token_types:
+    def _check_pattern(self) -> None:
+        """ValueError unless the layers and the settings for local ones fit together."""
+        if not self.layer_pattern or not set(self.layer_pattern) <= {"full", "local"}:
+            raise ValueError(f"model.layer_pattern is {list(self.layer_pattern)}; it must list full and local layers")
+        if "local" not in self.layer_pattern and (self.window, self.local_rope_theta) != (None, None):
+            key = "window" if self.window else "local_rope_theta"
+            raise ValueError(f"model.{key} has no effect without local layers; add one to model.layer_pattern")
+        if "local" in self.layer_pattern and self.window is None:
             raise ValueError(
-                f"model.num_token_types is {self.num_token_types}, but a t5 model reads no token types: set it to 0"
+                "model.layer_pattern has local layers; set model.window to the number of tokens that they reach"
             )
 
     def require_length(self, length: int) -> None:
@@ -214,6 +205,11 @@ class ModelConfig:
     def head_specs(self) -> tuple[HeadSpec, ...]:
         """The parsed `heads`; ValueError if one is unknown."""
         return tuple(map(HeadSpec.parse, self.heads))
+
+    @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """The pattern over all layers of a stack: full or local."""
+        return tuple(self.layer_pattern[i % len(self.layer_pattern)] for i in range(self.num_layers))
 
     @property
     def biased_projections(self) -> str:

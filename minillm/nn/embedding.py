@@ -1,7 +1,9 @@
-"""The input embedding: the sum of token, n-gram, token type and absolute position embeddings.
+"""The input embedding: the sum of token, n-gram, token type and absolute position embeddings, or that of patches.
 
 Absolute positions are learned (Radford et al. 2018) or sinusoidal (Vaswani et al. 2017).
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +48,35 @@ def absolute_position(config: ModelConfig) -> nn.Module | None:
     if config.position == "learned":
         return LearnedPosition(config.max_seq_len, config.d_model)
     return SinusoidalPosition(config.d_model) if config.position == "sinusoidal" else None
+
+
+class PatchEmbedding(nn.Module):
+    """drop([class; patches W] + positions): a trained vector, then the projected patches of an image
+    (Dosovitskiy et al. 2020, equation 1).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.side, sides = config.patch_size, config.input_shape[1:]
+        if len(sides) != 2 or any(side % self.side for side in sides):
+            raise ValueError(
+                f"model.input_shape is {list(config.input_shape)}; a vit reads channels, height and width, the last "
+                f"two divisible by model.patch_size {self.side}"
+            )
+        num_patches = sides[0] // self.side * (sides[1] // self.side)
+        self.class_token = nn.Embedding(1, config.d_model)
+        self.proj = nn.Linear(config.input_shape[0] * self.side**2, config.d_model)
+        self.position = absolute_position(replace(config, max_seq_len=1 + num_patches))
+        self.dropout = config.dropout
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, C, height, width) -> (B, 1 + patches, D), patches row by row."""
+        patches = images.unfold(2, self.side, self.side).unfold(3, self.side, self.side)  # (B, C, rows, columns, p, p)
+        x = self.proj(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))  # (B, patches, D)
+        x = torch.cat((self.class_token.weight.expand(x.size(0), 1, -1).to(x.dtype), x), 1)  # (B, 1 + patches, D)
+        if self.position is not None:
+            x = (x + self.position(torch.arange(x.size(1), device=x.device))).to(x.dtype)
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 class InputEmbedding(nn.Module):

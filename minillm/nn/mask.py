@@ -26,6 +26,10 @@ class AttentionMask:
     """(B,) every query attends to the keys before this index (Raffel et al. 2020, section 3.2.1)."""
     document_ids: Tensor | None = None
     """(B, S) int: in packed rows, a query attends to keys of the same document only."""
+    window: int | None = None
+    """A query attends to keys at a distance below this number (Beltagy et al. 2020, section 3.1)."""
+    key_positions: Tensor | None = None
+    """(S) or (B, S) positions between which `window` measures the distance; required with it."""
 
     def dense(self, start: int, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
         """(B|1, 1, T, S) bool, True = may attend. Query t is key start + t. None: no limit."""
@@ -42,6 +46,11 @@ class AttentionMask:
         if self.document_ids is not None:
             query_ids = self.document_ids[:, start : start + num_queries, None]
             allowed.append(query_ids == self.document_ids[:, None, :])  # (B, T, S)
+        if self.window is not None:
+            assert self.key_positions is not None, "a window measures distances between positions"
+            keys = self.key_positions if self.key_positions.ndim == 2 else self.key_positions[None]
+            distance = keys[:, start : start + num_queries, None] - keys[:, None, :]  # (B|1, T, S)
+            allowed.append(distance.abs() < self.window)
         return reduce(torch.logical_and, allowed)[:, None] if allowed else None
 
 
@@ -71,7 +80,8 @@ def resolve_mask(
     dtype = compute_dtype(like)
     trained_bias = bias is not None and bias.requires_grad
     kernel = choose_kernel(like.device.type, dtype, num_keys, trained_bias=trained_bias)
-    only_causal = bias is None and mask.key_valid is None and mask.prefix_length is None and mask.document_ids is None
+    limits = (mask.key_valid, mask.prefix_length, mask.document_ids, mask.window)
+    only_causal = bias is None and all(limit is None for limit in limits)
     if only_causal and (not mask.causal or (num_queries == 1 and num_keys == start + 1)):
         return ScoreMask(kernel=kernel)
     # The fused causal mode aligns queries and keys at the top left, so they must be the same tokens.

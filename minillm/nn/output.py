@@ -11,4 +11,5 @@ class Output(NamedTuple):
     hidden: Tensor
     """(B, T, D) hidden states after the final norm."""
     logits: dict[str, Tensor]
-    """By head: "lm" (B, T, V), or (B, P, V) if `predict_at` selects P positions; "pair" (B, 2); "class" (B, C)."""
+    """By head: "lm" (B, T, V), or (B, P, V) if `predict_at` selects P positions; "pair" (B, 2); "class" (B, C);
+    "tag" (B, T, C); "span" (B, T, 2); "value" (B, T, 1)."""

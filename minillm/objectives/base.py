@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from minillm.data.loader import Examples, Windows
 from minillm.nn.config import ModelConfig
 from minillm.nn.kernels.cross_entropy import IGNORE_INDEX as IGNORE_INDEX
 from minillm.nn.kernels.cross_entropy import cross_entropy_sum as cross_entropy_sum
+from minillm.nn.kernels.cross_entropy import plain_cross_entropy_sum as plain_cross_entropy_sum
 from minillm.nn.output import Output
 from minillm.settings import check, setting
 
@@ -38,11 +39,13 @@ class Batch:
     """Targets in each label set, known before any forward pass."""
     num_tokens: int = 0
     """Tokens that the model reads, without padding, for "tokens/s"."""
+    examples: Sequence[Any] = ()
+    """The examples of the batch, for objectives whose figures need more than the labels."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A copy with `change` applied to each tensor."""
         inputs, labels = ({k: change(t) for k, t in part.items()} for part in (self.inputs, self.labels))
-        return Batch(inputs, labels, self.counts, self.num_tokens)
+        return Batch(inputs, labels, self.counts, self.num_tokens, self.examples)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -56,6 +59,8 @@ class Score(NamedTuple):
     """SUM over the targets, fp32; the trainer divides by the step's global count."""
     correct: Tensor | None = None
     """Number of targets that were the most likely prediction; None during training."""
+    figures: Mapping[str, Tensor] = {}
+    """More figures for metrics.jsonl: name -> (2,), the SUM and the number of terms."""
 
 
 class Setup(NamedTuple):
@@ -66,6 +71,15 @@ class Setup(NamedTuple):
     seq_len: int
     """Tokens in a training example."""
     data: DataConfig
+
+
+class Predictor(NamedTuple):
+    """A trained model with what it needs to predict."""
+
+    objective: Any
+    tokenizer: Tokenizer
+    forward: Callable[[dict[str, Tensor]], Output]
+    """Arguments of model.forward, on the CPU -> the outputs, fp32 and on the CPU; without gradients and dropout."""
 
 
 class Objective(Protocol):
@@ -100,8 +114,25 @@ class Objective(Protocol):
         """Label set -> its score."""
         ...
 
+    def measure(self, output: Output, batch: Batch) -> np.ndarray | None:
+        """Numbers about each example of an evaluation batch, (examples, N), for `figures`; None for no figures."""
+        ...
+
+    def figures(self, measured: np.ndarray) -> dict[str, float]:
+        """The figures of the task, from what `measure` returned for all examples, (examples, N)."""
+        ...
+
     def prompt(self, example: Any, decode: Decode) -> str:
         """A prompt for previews, made from a validation example; "" for none."""
+        ...
+
+    def encode_prompt(self, prompt: str) -> str | list[int]:
+        """The prompt as generation takes it: the text, or ids with special tokens around it."""
+        ...
+
+    @property
+    def stop_id(self) -> int | None:
+        """The id that ends an answer to such a prompt; None: the tokenizer's EOS."""
         ...
 
     def describe_cuts(self, tokens: Any) -> list[str]:
@@ -162,9 +193,23 @@ class CrossEntropyObjective:
             scores[name] = Score(total, None if training else num_correct(logits, wanted))
         return scores
 
+    def measure(self, output: Output, batch: Batch) -> np.ndarray | None:
+        return None
+
+    def figures(self, measured: np.ndarray) -> dict[str, float]:
+        return {}
+
     def prompt(self, example: Any, decode: Decode) -> str:
         """The beginning of a text."""
         return beginning(example[1:], decode)
+
+    def encode_prompt(self, prompt: str) -> str | list[int]:
+        """The text, unchanged."""
+        return prompt
+
+    @property
+    def stop_id(self) -> int | None:
+        return None
 
     def describe_cuts(self, tokens: Any) -> list[str]:
         return []
@@ -174,17 +219,6 @@ def beginning(ids: np.ndarray, decode: Decode, *, length: int = 12) -> str:
     """The first words of a text of ids, about `length` tokens."""
     text = decode(ids[:length].tolist())
     return text[: text.rfind(" ")] if " " in text.strip() else text
-
-
-def plain_cross_entropy_sum(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
-) -> Tensor:
-    """The definition of `cross_entropy_sum`, which nn/kernels/cross_entropy.py computes in less memory."""
-    log_z = logits.logsumexp(-1)  # log p(v) = logits_v - log_z
-    of_label = log_z - logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    of_uniform = log_z - logits.mean(-1)
-    loss = (1 - label_smoothing) * of_label + label_smoothing * of_uniform + z_loss * log_z.square()
-    return loss.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,124 +1,129 @@
-"""Classification of texts and of pairs of texts by an encoder's [CLS] (Devlin et al. 2019, section 4.1)."""
+"""Predicts the label, the labels or the number of a text or a pair of texts."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-
-from minillm.data.config import DataConfig
-from minillm.data.datasets.labeled import LabeledIds, LabeledTokens
-from minillm.objectives.base import Batch, CrossEntropyObjective, Decode, RowRNG, Setup, TokenLossConfig
-from minillm.objectives.layout import pad
+from minillm.data.datasets.labeled import Labeled, LabeledIds, LabeledTokens
+from minillm.objectives.base import Predictor, Setup, TokenLossConfig
+from minillm.objectives.layout import by_length
+from minillm.objectives.text_labels import Classify, ClassifyMany, Regress
+from minillm.objectives.text_layout import TextLayout
+from minillm.settings import Only, setting
 
 if TYPE_CHECKING:
     from minillm.data.datasets.corpus import Corpus
 
+_LABEL: Only = {"kind": ("label",)}
+_NAMED: Only = {"kind": ("label", "labels")}
+PREDICT_BATCH = 32
+MANY = 20
+"""More decimal numbers than these are no classes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(TokenLossConfig):
-    """Predict the label of a text or a pair of texts (Devlin et al. 2019, section 4.1)."""
+    """Predict the label, the labels or the number of a text or a pair of texts (Devlin et al. 2019, section 4.1)."""
 
     name: str = "classify"
-    labels: tuple[str, ...] = ()
+    kind: Literal["label", "labels", "number"] = setting("label")
+    """What is predicted: one label, any number of labels (each by itself), or a number (regression)."""
+    labels: tuple[str, ...] = setting((), only=_NAMED)
     """Names of the classes; by default those in the training data."""
+    label_smoothing: float = setting(0.0, at_least=0, below=1, only=_NAMED)
+    """Probability mass spread evenly over all classes (Szegedy et al. 2016); training only."""
+    z_loss: float = setting(0.0, at_least=0, only=_LABEL)
+    """Weight of the squared log-partition, which keeps logits small (Chowdhery et al. 2022); training only."""
+    class_weights: tuple[str, ...] = setting((), only=_LABEL)
+    """Weights of the classes in the training loss: a number for each label, in their order, or "balanced": inversely
+    proportional to their frequencies, with mean 1 over the training examples (King and Zeng 2001)."""
 
 
-@dataclass(frozen=True)
-class Classify(CrossEntropyObjective):
-    """Predict the class of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`."""
-
-    cls_id: int = 0
-    sep_id: int = 0
-    labels: tuple[str, ...] = ()
-    max_len: int = 0
-    """Maximum tokens in a sequence. If it is longer, the end of the longer text is truncated."""
-    token_types: bool = False
-    """Whether the model has token types, 0 for A and 1 for B."""
-
-    primary: ClassVar[str] = "accuracy"
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        return (f"class:{len(self.labels)}",)
-
-    @property
-    def targets(self) -> dict[str, str]:
-        return {"class": "class"}
-
-    def examples(self, tokens: LabeledTokens, data: DataConfig, length: int, *, training: bool) -> LabeledTokens:
-        """The examples unchanged; ValueError for a label that the run does not have."""
-        for row in tokens.rows:
-            if row.label not in self.labels:
-                raise ValueError(
-                    f"{row.where} has the label {row.label!r}, which the training data lacks; "
-                    f"the labels are {', '.join(self.labels)}"
-                )
-        return tokens
-
-    def collate(self, examples: Sequence[LabeledIds], rng: RowRNG) -> Batch:
-        """tokens, key_valid if any row is padded, and token_types, all (B, T); labels (B)."""
-        rows, types = zip(*(self._row(example) for example in examples), strict=True)
-        tokens, valid = pad(rows, self.pad_id)
-        inputs = {"tokens": tokens}
-        if not valid.all():
-            inputs["key_valid"] = valid
-        if self.token_types:
-            inputs["token_types"] = pad(types, 0)[0]
-        labels = torch.tensor([self.labels.index(example.label) for example in examples])
-        return Batch(inputs, {"class": labels}, {"class": len(examples)}, int(valid.sum()))
-
-    def _row(self, example: LabeledIds) -> tuple[np.ndarray, np.ndarray]:
-        """(T,) ids and token types of one sequence."""
-        first, second = self._cut(example)
-        parts = [[self.cls_id], first, [self.sep_id], *([second, [self.sep_id]] if len(second) else [])]
-        tokens = np.concatenate(parts).astype(np.int64)
-        return tokens, (np.arange(len(tokens)) > len(first) + 1).astype(np.int64)
-
-    def _room(self, example: LabeledIds) -> int:
-        """Maximum tokens of both texts together."""
-        return max(0, self.max_len - (3 if len(example.second) else 2))
-
-    def _cut(self, example: LabeledIds) -> tuple[np.ndarray, np.ndarray]:
-        """Both texts, the longer one truncated so that they fit."""
-        room = self._room(example)
-        second = min(len(example.second), max(room - len(example.first), room - room // 2))
-        return example.first[: room - second], example.second[:second]
-
-    def prompt(self, example: Any, decode: Decode) -> str:
-        return ""
-
-    def describe_cuts(self, tokens: LabeledTokens) -> list[str]:
-        """The number of truncated examples."""
-        cut = sum(len(row.first) + len(row.second) > self._room(row) for row in tokens.rows)
-        note = f"{cut:,} of {len(tokens):,} examples are longer than {self.max_len} tokens and are truncated"
-        return [note] if cut else []
+KINDS = {"label": Classify, "labels": ClassifyMany, "number": Regress}
 
 
 def build(config: ClassifyConfig, setup: Setup) -> Classify:
     """The objective for BERT."""
-    ids, loss = setup.tokenizer, (config.label_smoothing, config.z_loss)
-    types = setup.model.num_token_types > 1
-    return Classify(ids.pad_id, *loss, ids.cls_id, ids.sep_id, config.labels, setup.seq_len, types)
+    return _build(config, setup, TextLayout.of_encoder(setup.tokenizer, setup.seq_len))
+
+
+def build_causal(config: ClassifyConfig, setup: Setup) -> Classify:
+    """The objective for GPT."""
+    return _build(config, setup, TextLayout.of_decoder(setup.tokenizer, setup.seq_len))
+
+
+def _build(config: ClassifyConfig, setup: Setup, layout: TextLayout) -> Classify:
+    return KINDS[config.kind](
+        setup.tokenizer.pad_id,
+        config.label_smoothing,
+        config.z_loss,
+        layout=layout,
+        labels=config.labels,
+        weights=tuple(map(float, config.class_weights)),
+        token_types=setup.model.num_token_types > 1,
+    )
+
+
+def predict(predictor: Predictor, examples: Sequence[Labeled]) -> list[dict[str, Any]]:
+    """For each text its label with the probabilities of all, its labels, or its number."""
+    rows = LabeledTokens(list(examples), predictor.tokenizer).rows
+    results: list[dict[str, Any]] = [{} for _ in rows]
+    for part in by_length([len(row.first) + len(row.second) for row in rows], PREDICT_BATCH):
+        logits = predictor.forward(predictor.objective.inputs([rows[i] for i in part])).logits["class"]
+        for i, own in zip(part, logits, strict=True):
+            read = {"text": examples[i].text} | ({"pair": examples[i].pair} if examples[i].pair else {})
+            results[i] = read | predictor.objective.result(own)
+    return results
 
 
 def name_labels(config: ClassifyConfig, corpus: Corpus) -> ClassifyConfig:
-    """Fill in the labels from the data; ValueError if there are fewer than two."""
-    if config.labels:
+    """Fill in labels and class weights from the data; ValueError if they do not suit the kind of prediction."""
+    if config.kind == "number":
         return config
     rows = [*corpus.train.rows, *(corpus.validation.rows if corpus.info.validation_source is None else ())]
-    labels = sorted({row.label for row in rows})
+    if not config.labels:
+        config = replace(config, labels=_found(rows, corpus.info.source, config.kind))
+    if config.class_weights == ("balanced",):
+        seen = Counter(row.label for row in corpus.train.rows)
+        missing = [label for label in config.labels if not seen[label]]
+        if missing:
+            raise ValueError(f"objective.class_weights balanced: no training example has the label {missing[0]!r}")
+        balanced = (len(corpus.train.rows) / (len(config.labels) * seen[label]) for label in config.labels)
+        config = replace(config, class_weights=tuple(f"{weight:.6g}" for weight in balanced))
+    try:
+        weights = [float(weight) for weight in config.class_weights]
+    except ValueError:
+        weights = [-1.0]
+    if config.class_weights and (len(weights) != len(config.labels) or min(weights) < 0):
+        raise ValueError(
+            f"objective.class_weights is {list(config.class_weights)}; it must be balanced, or one number, at least 0, "
+            f"for each of the {len(config.labels)} labels: {', '.join(config.labels)}"
+        )
+    return config
+
+
+def _found(rows: Sequence[LabeledIds], source: str, kind: str) -> tuple[str, ...]:
+    """The sorted labels of the data; ValueError if there are fewer than two, or if they are measurements."""
+    given = {row.label for row in rows}
+    labels = sorted({name for label in given for name in ((label,) if isinstance(label, str) else label)})
     if len(labels) < 2:
-        raise ValueError(f"{corpus.info.source} has only one label, {labels[0]!r}: at least two are needed")
-    return replace(config, labels=tuple(labels))
+        raise ValueError(f"{source} has only one label, {labels[0]!r}: at least two are needed")
+    if kind == "label" and len(labels) > MANY and all(map(_is_decimal, labels)):
+        raise ValueError(
+            f"{source} has {len(labels)} different decimal numbers as labels; to predict a number, set objective.kind "
+            "to number"
+        )
+    return tuple(labels)
+
+
+def _is_decimal(label: str) -> bool:
+    return bool(re.fullmatch(r"[+-]?\d*\.\d+(e[+-]?\d+)?", label))
 
 
 def majority_figures(measured: Any) -> dict[str, float]:
-    """Accuracy of always predicting the most frequent training label; takes a Measurement."""
-    label, _ = Counter(row.label for row in measured.train.rows).most_common(1)[0]
-    correct = [row.label == label for row in measured.tokens.rows]
-    return {"most_frequent_accuracy": sum(correct) / len(correct)}
+    """Accuracy of the most frequent training label, or the error of the mean; takes a Measurement."""
+    return measured.objective.baseline(measured.train.rows, measured.tokens.rows)

@@ -3,7 +3,7 @@
 It begins with a start token, which is the padding token in T5 (Raffel et al. 2020).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,3 +49,9 @@ def pad(rows: Sequence[np.ndarray], fill: int) -> tuple[Tensor, Tensor]:
     padded = np.full(valid.shape, fill, np.int64)
     padded[valid] = np.concatenate(rows)
     return torch.from_numpy(padded), torch.from_numpy(valid)
+
+
+def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices of examples in batches of `size`, examples of similar lengths together."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return (order[first : first + size] for first in range(0, len(order), size))

@@ -1,7 +1,10 @@
 """Builds the parts of a run from its RunConfig."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,13 +12,16 @@ import torch
 from minillm.config import RunConfig
 from minillm.data.datasets.corpus import Corpus
 from minillm.data.loader import Loader, eval_batches
-from minillm.data.prefetch import Prefetched
+from minillm.data.prefetch import BatchSource, Prefetched
 from minillm.distributed.runtime import Runtime
+from minillm.evaluation.evaluator import LossEvaluator, RunParts
 from minillm.objectives.base import Batch, Objective, Setup
 from minillm.registry import DATASETS, load, objective_spec
 from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.load import build_tokenizer
 from minillm.training.config import Recipe
+from minillm.training.evaluation import Evaluator
+from minillm.training.precision import Compute
 
 
 def build_recipe(config: RunConfig) -> Recipe:
@@ -61,13 +67,37 @@ def build_objective(config: RunConfig, tokenizer: Tokenizer) -> Objective:
     return build(config.objective, Setup(config.model, tokenizer, seq_len(config), config.data))
 
 
-def build_source(
-    config: RunConfig, tokens: Any, objective: Objective, runtime: Runtime, device: torch.device
-) -> Prefetched[Batch]:
-    """Training batches of this rank, prefetched in a thread and, for CUDA, in pinned memory."""
+def run_parts(
+    config: RunConfig,
+    model: Any,
+    tokenizer: Tokenizer,
+    objective: Objective,
+    compute: Compute,
+    runtime: Runtime,
+    folder: Path | None = None,
+) -> RunParts:
+    """What sources and evaluators are built from, still without examples."""
+
+    def scorer(path: str) -> Callable[[Sequence[str]], Sequence[float]]:
+        from minillm.run.predictions import text_scorer  # which imports this module
+
+        return text_scorer(path)
+
+    return RunParts(model, tokenizer, objective, (), build_recipe(config), compute, runtime, folder, scorer)
+
+
+def build_source(config: RunConfig, tokens: Any, parts: RunParts) -> BatchSource[Batch]:
+    """Training batches of this rank: the objective's own source, or a loader of the data.
+
+    A loader's batches are prefetched in a thread and, for CUDA, in pinned memory.
+    """
+    objective, runtime = parts.objective, parts.runtime
+    examples = objective.examples(tokens, config.data, seq_len(config), training=True)
+    if own := objective_spec(config.objective.name).source:
+        return load(own)(replace(parts, examples=examples))
     share = config.train.global_batch // runtime.world_size
     loader = Loader(
-        objective.examples(tokens, config.data, seq_len(config), training=True),
+        examples,
         objective.collate,
         seed=config.train.seed,
         global_batch=config.train.global_batch,
@@ -75,8 +105,21 @@ def build_source(
         rank=runtime.rank,
         world_size=runtime.world_size,
     )
-    pinned = device.type == "cuda"
+    pinned = parts.compute.device.type == "cuda"
     return Prefetched(loader, (lambda batch: batch.map(torch.Tensor.pin_memory)) if pinned else None)
+
+
+def build_evaluator(config: RunConfig, tokens: Any, parts: RunParts, max_tokens: int | None = None) -> Evaluator:
+    """The objective's own evaluator, or the loss on `tokens`; `max_tokens` is as in `validation_batches`."""
+    if own := objective_spec(config.objective.name).evaluator:
+        examples = parts.objective.examples(tokens, config.data, seq_len(config), training=False)
+        recipe = parts.recipe
+        if max_tokens is not None:
+            recipe = replace(recipe, eval=replace(recipe.eval, max_tokens=max_tokens))
+        return load(own)(replace(parts, examples=examples, recipe=recipe))
+    batches = partial(validation_batches, config, tokens, parts.objective, parts.runtime, max_tokens)
+    token_bytes = torch.from_numpy(parts.tokenizer.num_bytes).to(parts.compute.device)
+    return LossEvaluator(batches, parts.objective, parts.compute, parts.runtime, token_bytes)
 
 
 def validation_batches(

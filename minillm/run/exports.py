@@ -6,28 +6,47 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minillm.exchange.folder_out import Export, write_folder, write_gguf_file
+from minillm.exchange.gguf_out import Dtype
+from minillm.exchange.model_card import About
 from minillm.run.folder import read_about
 from minillm.run.inference import LoadedRun
 from minillm.storage import move_into_place, temporary_for
 
 
-def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], None] = print) -> Path:
+def export_model(
+    loaded: LoadedRun,
+    out: Path | str,
+    *,
+    dtype: Dtype | None = None,
+    license: str | None = None,
+    language: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
     """Export to the new folder `out` (config.json, model.safetensors, tokenizer, model card) or the new file out.gguf.
 
     If transformers is installed, its outputs and token ids are compared with ours before the folder is renamed to
     `out`. `say` receives the result of the comparison, or a warning about llama.cpp. ValueError if the format cannot
     represent the model or `out` exists; OSError if it cannot be written.
+
+    Args:
+        dtype: of the matrices in a GGUF file; None: f32. A folder always has fp32.
+        license, language: for the model card, such as "mit" and "en"; None: those that the run knows.
     """
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another name to export to")
-    export = Export(loaded.folder.name, loaded.config.model, loaded.model, loaded.tokenizer, facts_of(loaded))
+    is_gguf, config = out.suffix.lower() == ".gguf", loaded.config
+    if dtype is not None and not is_gguf:
+        raise ValueError(f"--dtype is for .gguf files, and {out} is a folder, whose weights are in fp32; leave it out")
+    about = about_model(loaded, license, language)
+    parts = (loaded.model, loaded.tokenizer, about, config.embed, config.sample, vars(config.objective))
+    export = Export(loaded.folder.name, config.model, *parts)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(out)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        if out.suffix.lower() == ".gguf":
-            warning = write_gguf_file(temporary, export)
+        if is_gguf:
+            warning = write_gguf_file(temporary, export, dtype=dtype or "f32")
             move_into_place(out)
             if warning:
                 say(f"warning: {warning}")
@@ -39,6 +58,21 @@ def export_model(loaded: LoadedRun, out: Path | str, *, say: Callable[[str], Non
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
     return out
+
+
+def about_model(loaded: LoadedRun, license: str | None, language: str | None) -> About:
+    """What the run knows for its model card."""
+    about, state = read_about(loaded.folder), loaded.checkpoint.state.train
+    source: str | None = about.get("text", {}).get("source")
+    is_best = source is not None and state.best_step == loaded.checkpoint.step and math.isfinite(state.best_loss)
+    return About(
+        facts_of(loaded),
+        license=license or about.get("license"),
+        language=language or ("en" if str(source).startswith("builtin:") else None),
+        datasets=(source.removeprefix("hf:"),) if source is not None and source.startswith("hf:") else (),
+        source=source,
+        metrics={"loss": round(state.best_loss, 4)} if is_best else {},
+    )
 
 
 def facts_of(loaded: LoadedRun) -> dict[str, str]:

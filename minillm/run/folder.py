@@ -1,6 +1,7 @@
 """Run folders: their names, contents and locks.
 
-    config.toml  tokenizer.json  run.json  metrics.jsonl  curve.png  step-000500/ ...
+    config.toml  tokenizer.json  chat_template.jinja  run.json
+    metrics.jsonl  samples.jsonl  curve.png  step-000500/ ...
 
 When a run starts, config.toml is written last and atomically: a folder that has it is a run.
 """
@@ -17,8 +18,8 @@ from filelock import FileLock, Timeout
 
 from minillm.config import RunConfig, save_config
 from minillm.storage import temporary_for, write_text
+from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, Tokenizer
 from minillm.tokenizers.base import FILE_NAME as TOKENIZER
-from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.load import load_tokenizer
 from minillm.training.checkpoint import Checkpoint, best_good, checkpoints, newest_good
 from minillm.training.progress import say_on
@@ -26,6 +27,7 @@ from minillm.training.progress import say_on
 Say = Callable[[str], None]
 RUNS = Path("runs")
 CONFIG, ABOUT, METRICS, CURVE = "config.toml", "run.json", "metrics.jsonl", "curve.png"
+SAMPLES = "samples.jsonl"
 LOCK = ".lock"
 
 
@@ -38,8 +40,9 @@ def require_free(folder: Path) -> None:
     if (folder / CONFIG).is_file():
         raise TakenError(f"{folder} holds a run; continue it with train --resume, or choose another folder")
     first = folder / "step-000000"  # with --init-from, the weights are saved before config.toml
-    begun = {TOKENIZER, ABOUT, LOCK, first.name}
-    begun |= {temporary_for(path).name for path in (folder / TOKENIZER, folder / ABOUT, folder / CONFIG, first)}
+    texts = {TOKENIZER, CHAT_TEMPLATE_FILE, ABOUT}
+    begun = texts | {LOCK, first.name}
+    begun |= {temporary_for(folder / name).name for name in (*texts, CONFIG, first.name)}
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - begun):
         raise TakenError(f"{folder} exists and is not empty; choose another folder")
 

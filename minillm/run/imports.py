@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from minillm.training.state import CheckpointState, TrainState
 
 WINDOW = 512
 """Maximum data.seq_len of an imported run; many published models read more tokens than a CPU can train on."""
+CHAT_SAMPLING: dict[str, Any] = {"temperature": 0.2, "top_p": 0.9}
+"""[sample] of an imported model that has a chat template and names no settings, as recommended for SmolLM2-Instruct."""
 
 
 def import_model(source: Path | str, out: Path | str) -> Path:
@@ -35,20 +38,24 @@ def import_model(source: Path | str, out: Path | str) -> Path:
     require_free(out)
     if (Path(source) / CONFIG).is_file():
         raise ValueError(f"{source} is already a run; use it directly, or start from it with train --init-from")
-    (config, weights), tokenizer = read_published(source)
+    (config, weights), tokenizer, embed, generation, license, task = read_published(source)
     require_valid(config, source)
     model, family = assemble(config, weights, source), family_of(config)
+    chat = CHAT_SAMPLING if tokenizer.chat_template and "temperature" not in generation else {}
+    section = task or {"name": family.objective, **({"next_sentence": True} if "pair" in config.heads else {})}
     run = RunConfig(
         model=config,
         tokenizer=TokenizerConfig(kind="imported"),
         data=DataConfig(seq_len=min(config.max_seq_len, WINDOW)),
-        objective=objective_class(family.objective)(**({"next_sentence": True} if "pair" in config.heads else {})),
-        sample=SampleConfig(prompt=family.prompt),
+        objective=objective_class(str(section["name"]))(**section),
+        sample=SampleConfig(prompt="" if task else family.prompt, **chat, **generation),
+        embed=embed,
     )
     state = CheckpointState(TrainState(), scaler={}, tokenizer=tokenizer.hash, data=None, imported=True)
     with claim(out, resume=False):
         save_checkpoint(out, 0, model=own_weights(model), optimizer={}, state=state)
         about = {"imported_from": source, **report.about_program(model, tokenizer)}
+        about |= {} if license is None else {"license": license}
         write_start(out, run, tokenizer, about, resume=False)
     return out
 

@@ -1,34 +1,29 @@
-"""Loads a run for generation, filling gaps and evaluation."""
+"""Loads a run for generation, filling gaps and embeddings."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from minillm.config import RunConfig, load_config, override
-from minillm.distributed.runtime import Runtime
-from minillm.evaluation.evaluator import Measurement
-from minillm.evaluation.evaluator import evaluate as evaluate_model
-from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.fill import Filled, fill_gaps
-from minillm.generation.generate import Completion
-from minillm.generation.text import complete
-from minillm.generation.text import search as search_text
-from minillm.models.build import build_model
+from minillm.config import RunConfig, override
+from minillm.generation.embed import Text, embed_texts
+from minillm.inference.measure import linear_weights
+from minillm.inference.rounding import round_weights
+from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.objectives.base import Objective
-from minillm.registry import load, objective_spec
-from minillm.run.build import build_objective, prepare_corpus, read_data, validation_batches
-from minillm.run.folder import CONFIG, find_checkpoint, find_run, load_own_tokenizer, require_same_text
+from minillm.run.build import build_objective
+from minillm.run.decoding import DecodingDtype, make_decoder
+from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, read_about
 from minillm.run.preview import next_command
+from minillm.run.resolve import require_family
+from minillm.run.weights import load_whole
 from minillm.tokenizers.base import Tokenizer
 from minillm.training import precision
 from minillm.training.checkpoint import Checkpoint
-from minillm.training.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,12 @@ class LoadedRun:
     config: RunConfig
     tokenizer: Tokenizer
     model: Any
+    """With fp32 weights; those of a quantized run are the values that its 8 or 4 bits stand for."""
     compute: precision.Compute
+    quantized: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    """Weights of 8 and 4 bits by name."""
+    dtype: str = "auto"
+    """Of plain weights during decoding: fp32, bf16 or auto, the faster one."""
 
     @cached_property
     def objective(self) -> Objective:
@@ -48,16 +48,24 @@ class LoadedRun:
         return build_objective(self.config, self.tokenizer)
 
     @cached_property
+    def _decoder(self) -> tuple[Any, str]:
+        return make_decoder(self.model, self.compute, self.quantized, dtype=self.dtype, cache=self.config.data.cache)
+
+    @property
     def decoder(self) -> Any:
-        """The model with weights in the compute dtype."""
-        return precision.for_decoding(self.model, self.compute)
+        """The model in the form that generates fastest on this machine."""
+        return self._decoder[0]
+
+    def describe_decoder(self) -> str:
+        """One line with the dtype and form of its products."""
+        return self._decoder[1]
 
     def require_writer(self) -> None:
         """ValueError unless the model writes text."""
         if self.model.writes == "nothing":
             raise ValueError(
                 f"{self.folder} is a {self.config.model.family} model, which writes no text; "
-                f"instead: {next_command(self.model, self.folder)}"
+                f"instead: {self.next_command()}"
             )
 
     def require_head(self) -> None:
@@ -68,25 +76,52 @@ class LoadedRun:
                 f"train one: minillm train --init-from {shlex.quote(str(self.folder))}"
             )
 
+    def next_command(self) -> str:
+        """The command that shows what the run can do."""
+        return next_command(self.model, self.tokenizer, self.folder)
+
+    def for_objective(self, name: str) -> "LoadedRun":
+        """The same model for another objective; ValueError if it is of another family or lacks a head."""
+        changed = replace(self, config=override(self.config, {"objective.name": name}))
+        require_family(changed.config)
+        if missing := set(changed.objective.targets.values()) - set(self.model.heads):
+            raise ValueError(f"{self.folder} has no {missing.pop()} head, which the objective {name} needs")
+        return changed
+
     def describe(self) -> str:
         """One line with folder, step, loss and tokenizer."""
         trained = self.checkpoint.state.train
         is_best = trained.best_step == self.checkpoint.step
         loss = f"validation loss {trained.best_loss:.4f}, " if is_best else ""
-        return (
-            f"{self.folder}: step {self.checkpoint.step}, {loss}"
-            f"{self.tokenizer.kind} tokenizer of {self.tokenizer.vocab_size} ids"
-        )
+        loss += _describe_bits(self.quantized, self.folder) if self.quantized else ""
+        adapter = self.config.adapter
+        base = f", {adapter.name} of rank {adapter.rank} merged into {adapter.base}" if adapter.on else ""
+        return f"{self.folder}: step {self.checkpoint.step}, {loss}{self.tokenizer.describe()}{base}"
+
+
+def _describe_bits(quantized: Mapping[str, QuantizedWeight], folder: Path) -> str:
+    """The bits of the weights, and what they cost if that was measured."""
+    text = f"weights of {min(weight.bits for weight in quantized.values())} bits, "
+    figures = read_about(folder).get("quantization", {})
+    losses = [figures.get(when, {}).get("bits_per_byte") for when in ("before", "after")]
+    return text if None in losses else f"{text}{losses[1]:.4f} bits per byte (in fp32 {losses[0]:.4f}), "
 
 
 Run = LoadedRun | Path | str | None
 """A loaded run, or the argument of `load_run`."""
 
 
-def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRun:
+def load_run(
+    run: Path | str | None = None,
+    *,
+    device: str = "auto",
+    dtype: DecodingDtype = "auto",
+    quantize: Literal[8, 4] | None = None,
+) -> LoadedRun:
     """Load the best checkpoint of a run folder, or a given checkpoint folder; None: the latest run under runs/.
 
-    `device` is as train.device; it need not be the one that the run was trained on.
+    `device` is as train.device; it need not be the one that the run was trained on. `dtype` is that of decoding; auto:
+    the faster one. `quantize` rounds the weights to 8 or 4 bits; a run that is quantized keeps its own.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -94,15 +129,14 @@ def load_run(run: Path | str | None = None, *, device: str = "auto") -> LoadedRu
     """
     run = None if run is None else Path(run)
     folder, checkpoint = find_run(run), find_checkpoint(run)
-    config = load_config(folder / CONFIG)
     tokenizer = load_own_tokenizer(folder, checkpoint)
+    config, model = load_whole(checkpoint)
     compute = _compute(config, device)
-    with torch.device("meta"):
-        model = build_model(config.model)
-    model.to_empty(device="cpu")
-    model.tie_weights()
-    checkpoint.load_model(model)
-    return LoadedRun(folder, checkpoint, config, tokenizer, model.to(compute.device).eval(), compute)
+    quantized = checkpoint.quantized_weights()
+    if quantize is not None and not quantized:
+        quantized = round_weights(linear_weights(model), bits=quantize)
+    model = model.to(compute.device).eval()
+    return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, quantized, dtype)
 
 
 def _compute(config: RunConfig, device: str) -> precision.Compute:
@@ -114,104 +148,12 @@ def _compute(config: RunConfig, device: str) -> precision.Compute:
     return precision.Compute(chosen, precision.choose_dtype(name, chosen), compile=False)
 
 
-def _loaded(run: Run) -> LoadedRun:
+def loaded_run(run: Run) -> LoadedRun:
+    """The run itself if it is loaded already, else `load_run`."""
     return run if isinstance(run, LoadedRun) else load_run(run)
 
 
-def sample(run: Run, config: SampleConfig, on_text: Callable[[int, str], None] | None = None) -> list[Completion]:
-    """Continue or answer `config.prompt`; `on_text(row, piece)` receives the text as it is generated.
-
-    ValueError if the model writes no text or the prompt cannot be encoded.
-    """
-    loaded = _loaded(run)
-    loaded.require_writer()
-    prompts, prefix = [config.prompt or ""], loaded.objective.prefix_prompts
-    return complete(loaded.decoder, loaded.tokenizer, prompts, config, prefix=prefix, on_text=on_text)
-
-
-def search(run: Run, prompt: str, config: BeamConfig) -> list[Completion]:
-    """The most likely continuations of `prompt`, or answers to it, from beam search; errors as in `sample`."""
-    loaded = _loaded(run)
-    loaded.require_writer()
-    return search_text(loaded.decoder, loaded.tokenizer, [prompt], config, prefix=loaded.objective.prefix_prompts)
-
-
-def fill(run: Run, text: str, *, top_k: int = 5) -> Filled:
-    """As `fill_gaps`; ValueError if the model cannot fill gaps, or if the text has none or is too long."""
-    loaded = _loaded(run)
-    if loaded.model.writes != "nothing":
-        raise ValueError(
-            f"{loaded.folder} is a {loaded.config.model.family} model, which writes text instead of filling gaps: "
-            + next_command(loaded.model, loaded.folder)
-        )
-    loaded.require_head()
-    if "lm" not in loaded.model.heads:
-        raise ValueError(f"{loaded.folder} predicts no tokens; instead: {next_command(loaded.model, loaded.folder)}")
-    with loaded.compute.autocast():
-        return fill_gaps(loaded.model, loaded.tokenizer, text, top_k=top_k)
-
-
-def evaluate(
-    run: Run, source: Path | str | None = None, *, fields: Mapping[str, str] | None = None, thorough: bool = False
-) -> Evaluation:
-    """Evaluate on all of `source`; None: on the validation split of the run, with baselines.
-
-    Args:
-        fields: keys of [data] that name the fields of `source`, such as {"field": "body"}.
-        thorough: whether to run the objective's slow evaluators, such as the scores of each text-to-text task.
-
-    Raises:
-        OSError: the text does not exist.
-        ValueError: the text of the run has changed, or a character is outside its vocabulary.
-    """
-    loaded = _loaded(run)
-    loaded.require_head()
-    config = override(loaded.config, {f"data.{key}": value for key, value in (fields or {}).items()})
-    runtime = Runtime(device=loaded.compute.device)
-    if source is None:
-        corpus = prepare_corpus(config, loaded.tokenizer, runtime)
-        require_same_text(loaded.checkpoint, corpus.info.fingerprint, config.data.source)
-        tokens, train, notes = corpus.validation, corpus.train, corpus.notes
-    else:
-        tokens, train = read_data(config, str(source), loaded.tokenizer), None
-        notes = tokens.notes
-    batches = partial(validation_batches, config, tokens, loaded.objective, Runtime(), max_tokens=0)
-    parts = (loaded.model, loaded.tokenizer, loaded.objective, loaded.compute)
-    measured = Measurement(*parts, tokens, train, batches)
-    evaluation = replace(score(measured, config, runtime), notes=notes)
-    if thorough:
-        more = [load(name)(measured) for name in objective_spec(config.objective.name).evaluators]
-        evaluation = replace(evaluation, more={key: value for figures in more for key, value in figures.items()})
-    return evaluation
-
-
-def score(measured: Measurement, config: RunConfig, runtime: Runtime) -> Evaluation:
-    """Evaluate on all of `measured.tokens`, shared between ranks; the first rank adds the baselines."""
-    evaluation = evaluate_model(
-        measured.model,
-        validation_batches(config, measured.tokens, measured.objective, runtime, max_tokens=0),
-        measured.objective,
-        compute=measured.compute,
-        runtime=runtime,
-        token_bytes=bytes_of_ids(measured.tokenizer, measured.compute),
-    )
-    if measured.train is None or not runtime.is_main:
-        return evaluation
-    baselines = [load(name)(measured) for name in objective_spec(config.objective.name).baselines]
-    return replace(evaluation, baselines={key: value for figures in baselines for key, value in figures.items()})
-
-
-def bytes_of_ids(tokenizer: Tokenizer, compute: precision.Compute) -> Tensor:
-    """(V,) UTF-8 bytes of each id, on the device."""
-    return torch.from_numpy(tokenizer.num_bytes).to(compute.device)
-
-
-def score_harness(run: Run, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """As `run_harness`; ValueError if the model is not a decoder."""
-    from minillm.evaluation.harness import run_harness  # needs an optional package
-
-    loaded = _loaded(run)
-    if loaded.model.writes != "continuation":
-        family = loaded.config.model.family
-        raise ValueError(f"{loaded.folder} is a {family} model; the harness's tasks are for a gpt, a decoder")
-    return run_harness(loaded.model, loaded.tokenizer, tasks, prefix=loaded.objective.prefix_prompts)
+def embed(run: Run, texts: Sequence[Text], *, prompt: str | None = None) -> Tensor:
+    """The vectors of `texts` (N, D), as `embed_texts` with the settings of the run's [embed] section."""
+    loaded = loaded_run(run)
+    return embed_texts(loaded.model, loaded.tokenizer, texts, loaded.config.embed, prompt=prompt)

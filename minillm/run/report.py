@@ -16,6 +16,7 @@ from torch import nn
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.runtime import Runtime
 from minillm.generation.printable import printable
+from minillm.models.profile import training_bytes
 from minillm.tokenizers.base import Tokenizer
 from minillm.training.evaluation import Evaluation
 from minillm.training.precision import Compute
@@ -28,15 +29,11 @@ XZ_LIMIT = 32_000_000
 
 def announce(say: Say, folder: Path, corpus: Corpus, model: nn.Module, compute: Compute, runtime: Runtime) -> None:
     """Print text, model, device and run folder."""
-    train, validation = corpus.info.train, corpus.info.validation
-    say(
-        f"text: {corpus.info.source}, {size(train.bytes)} in {train.tokens:,} tokens to train on "
-        f"({train.bytes / train.tokens:.2f} bytes per token), {size(validation.bytes)} to validate on"
-    )
+    say(corpus.info.describe())
     for note in corpus.notes:
         say(f"note: {note}")
     processes = "1 process" if runtime.world_size == 1 else f"{runtime.world_size} processes"
-    say(f"model: {num_parameters(model) / 1e6:.2f} M parameters; {compute.describe()}, {processes}")
+    say(f"model: {describe_parameters(model)}; {compute.describe()}, {processes}")
     say(f"run folder: {folder}")
 
 
@@ -56,6 +53,7 @@ def about_program(model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "parameters": num_parameters(model),
+        "trained_parameters": num_parameters(model, trained=True),
         "tokenizer": tokenizer.hash,
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {name: installed(name) for name in packages},
@@ -70,11 +68,11 @@ def conclude(
     state = outcome.state
     why = " (stopped early: no better validation loss)" if outcome.reason == "early" else ""
     say(
-        f"trained {state.step:,} steps, read {state.tokens:,} tokens in {state.seconds:.0f} s{why}; "
-        f"best checkpoint: step {best_step}"
+        f"trained {state.step:,} steps, read {state.tokens:,} {corpus.info.unit or 'tokens'} in {state.seconds:.0f} s"
+        f"{why}; best checkpoint: step {best_step}"
         + (f"; {state.skipped} steps were not finite and not applied" if state.skipped else "")
     )
-    say(f"whole validation text: {whole.describe()}")
+    say(f"whole validation {'data' if corpus.info.unit else 'text'}: {whole.describe()}")
     if whole.baselines:
         figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.baselines.items()]
         say(f"baseline: {', '.join(figures)}")
@@ -95,16 +93,20 @@ def xz_bits_per_byte(text: bytes) -> float | None:
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text) if text else None
 
 
-def size(num_bytes: int) -> str:
-    """A number of bytes in a readable unit."""
-    if num_bytes < 1000:
-        return f"{num_bytes} bytes"
-    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:.2f} MB"
+def num_parameters(model: nn.Module, *, trained: bool = False) -> int:
+    """Number of parameters, tied ones counted once; with `trained`, without frozen ones."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
 
 
-def num_parameters(model: nn.Module) -> int:
-    """Number of parameters, tied ones counted once."""
-    return sum(p.numel() for p in model.parameters())
+def describe_parameters(model: nn.Module) -> str:
+    """Such as `0.90 M parameters`; with frozen ones also how many are trained, and the memory for all that."""
+    total, trained = num_parameters(model), num_parameters(model, trained=True)
+    text = f"{total / 1e6:.2f} M parameters"
+    if trained == total:
+        return text
+    memory, whole = (training_bytes(total, number) / 1e6 for number in (trained, total))
+    share = f"{trained / 1e6:.2f} M of them trained ({100 * trained / total:.1f} %)"
+    return f"{text}, {share}, {memory:,.0f} MB with gradients and optimizer state (all trained: {whole:,.0f} MB)"
 
 
 def installed(package: str) -> str | None:

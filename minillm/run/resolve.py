@@ -1,7 +1,8 @@
 """Completes a config with values that depend on tokenizer and data, and rejects contradictions before training."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
+from pathlib import Path
 
 from minillm.config import RunConfig
 from minillm.data.datasets.corpus import Corpus
@@ -20,8 +21,21 @@ def require_family(config: RunConfig) -> None:
         fitting = [objective for objective, other in OBJECTIVES.items() if family in other.builders]
         raise ValueError(
             f"objective.name {name} needs a model of family {' or '.join(spec.builders)}, but model.preset "
-            f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or take another preset"
+            f"{config.model.preset} is {family}; set objective.name to {' or '.join(fitting)}, or use another preset"
         )
+
+
+def require_parent(config: RunConfig, init_from: Path | None, *, resume: bool, fresh: bool) -> None:
+    """ValueError for an adapter or a reference model without --init-from, or with settings that contradict it."""
+    adapter, objective = f"adapter.name {config.adapter.name}", f"objective.name {config.objective.name}"
+    compares = objective_spec(config.objective.name).reference is not None
+    wanted = {adapter: config.adapter.on, objective: compares}
+    for name in (name for name in wanted if wanted[name] and (fresh or not (init_from or resume))):
+        raise ValueError(f"{name} needs the weights of another run; give it with --init-from")
+    if config.adapter.on and config.optim.name == "muon":
+        raise ValueError(f"optim.name muon trains the weights that {adapter} freezes; use optim.name adamw")
+    if compares and config.adapter.dropout:
+        raise ValueError(f"{objective} compares the model with its reference without dropout: set adapter.dropout to 0")
 
 
 def resolve(
@@ -29,14 +43,19 @@ def resolve(
 ) -> tuple[RunConfig, Objective]:
     """The final config and its objective. `say` receives notes about truncated examples.
 
-    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary.
+    `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary; it grows
+    if the objective has added special tokens to the tokenizer.
     ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
     if config.sample.prompt is not None:
         _require_prompt(config.sample.prompt, tokenizer)
-    model = config.model if inherited else replace(config.model, vocab_size=_vocab_size(config, tokenizer))
-    spec = objective_spec(config.objective.name)
+    spec, model = objective_spec(config.objective.name), config.model
+    if spec.needs_vocabulary:
+        rows = max(model.vocab_size or 0, tokenizer.vocab_size) if inherited else _vocab_size(config, tokenizer)
+        model = replace(model, vocab_size=rows)
+    else:
+        model = replace(model, input_shape=_input_shape(config, corpus, inherited=inherited))
     section = load(spec.resolve)(config.objective, corpus) if spec.resolve else config.objective
     config = replace(config, model=model, objective=section)
     objective = build_objective(config, tokenizer)
@@ -67,29 +86,24 @@ def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:
     return size
 
 
+def _input_shape(config: RunConfig, corpus: Corpus, *, inherited: bool) -> tuple[int, ...]:
+    """The shape of the data; ValueError if the user set another one, or the weights of another run have another one.
+
+    The shape in a preset does not count, as in `_vocab_size`.
+    """
+    wanted, shape = config.model.input_shape, corpus.train.features.shape[1:]
+    free = () if inherited else PRESETS.get(config.model.preset, {}).get("input_shape")
+    if wanted in ((), free, shape):
+        return shape
+    remedy = "use other data" if inherited else "leave model.input_shape out, or use other data"
+    raise ValueError(
+        f"{corpus.info.source} has examples of shape {list(shape)}, but the model reads {list(wanted)}: {remedy}"
+    )
+
+
 def _require_prompt(prompt: str, tokenizer: Tokenizer) -> None:
     """ValueError if the prompt cannot be encoded, now instead of at the first evaluation."""
     try:
         tokenizer.encode(prompt)
     except ValueError as error:
         raise ValueError(f"sample.prompt {prompt!r} cannot be used: {error}") from None
-
-
-CONTENT = {"source", "validation", "cache"}
-"""Keys of [data] that may change in a resumed run, because the data is compared by content."""
-LOSS = {"label_smoothing", "z_loss"}
-"""Keys of [objective] that may change: they affect neither targets nor validation loss."""
-
-
-def require_same_run(saved: RunConfig, config: RunConfig, where: object) -> None:
-    """ValueError if a resumed run changes a key that must stay the same."""
-    compared = {"model": set(), "tokenizer": set(), "data": CONTENT, "objective": LOSS}
-    keys = [(section, f.name) for section in compared for f in fields(getattr(saved, section))]
-    keys = [(section, key) for section, key in keys if key not in compared[section]] + [("train", "seed")]
-    for section, key in keys:
-        was, now = (getattr(getattr(run, section), key) for run in (saved, config))
-        if was != now:
-            raise ValueError(
-                f"--resume cannot change {section}.{key}: it is {was!r} in {where}, now {now!r}; "
-                "leave it as it was, or start a new run"
-            )

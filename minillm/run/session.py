@@ -1,5 +1,6 @@
 """Training: from a RunConfig to a run folder."""
 
+import json
 import shlex
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -9,38 +10,50 @@ from typing import Any
 
 import torch
 
-from minillm.config import RunConfig, load_config
+from minillm.adapters.lora import init_adapter
+from minillm.config import RunConfig, load_config, save_config
 from minillm.data.datasets.corpus import Corpus
 from minillm.distributed.parallelize import build_mesh, materialize, parallelize
 from minillm.distributed.runtime import Runtime, start
-from minillm.evaluation.evaluator import LossEvaluator, Measurement
-from minillm.models.build import build_model
+from minillm.evaluation.evaluator import Measurement
 from minillm.objectives.base import Objective
+from minillm.registry import load, objective_spec
 from minillm.run import report
-from minillm.run.build import build_recipe, build_source, prepare_corpus, validation_batches
+from minillm.run.build import build_evaluator, build_source, prepare_corpus, run_parts, validation_batches
 from minillm.run.folder import (
     CONFIG,
     CURVE,
     METRICS,
+    SAMPLES,
     best_or_last,
     claim,
     claim_new,
     find_checkpoint,
     find_run_to_resume,
     load_own_tokenizer,
-    require_same_text,
     write_start,
 )
-from minillm.run.inference import bytes_of_ids, score
 from minillm.run.preview import next_command, preview
+from minillm.run.reference import with_reference
 from minillm.run.report import Say
-from minillm.run.resolve import require_family, require_same_run, resolve
+from minillm.run.resolve import require_family, require_parent, resolve
+from minillm.run.resume import last_checkpoint, restore
+from minillm.run.scoring import score
 from minillm.run.warm_start import adopt_weights
+from minillm.run.weights import (
+    adapted_model,
+    find_base,
+    find_reference,
+    keep_parent,
+    load_whole,
+    name_parent,
+    whole_weights,
+)
+from minillm.storage import writing
 from minillm.training import precision
-from minillm.training.checkpoint import Checkpoint, newest_good
-from minillm.training.metrics import plot_curve
+from minillm.training.checkpoint import MODEL, Checkpoint
+from minillm.training.metrics import plot_curve, read_metrics
 from minillm.training.progress import say_on
-from minillm.training.schedule import lr_scale
 from minillm.training.state import Outcome
 from minillm.training.trainer import Trainer
 
@@ -81,6 +94,7 @@ def train_run(
     """
     out, init_from = (None if path is None else Path(path) for path in (out, init_from))
     require_family(config)  # before the text is read
+    require_parent(config, init_from, resume=resume, fresh=fresh)
     compute = precision.choose(config.train)
     runtime = start(config.parallel, compute.device)
     try:
@@ -93,6 +107,7 @@ def train_run(
         with _claim(config, out, resume=resume) if runtime.is_main else nullcontext() as claimed:
             folder = runtime.broadcast(claimed)
             assert folder is not None, "the first rank has claimed it"
+            config = keep_parent(config, load_config(folder / CONFIG)) if resume else name_parent(config, parent)
             return _Session(folder, compute, runtime, say, parent, resume, fresh).run(config)
     finally:
         runtime.close()
@@ -116,16 +131,17 @@ class _Session:
 
     def run(self, config: RunConfig) -> Outcome:
         """Prepare the data, resolve the config, build all parts, train, evaluate."""
-        last = _last(self.folder, self.say) if self.resume else None
+        last = last_checkpoint(self.folder, self.say) if self.resume else None
         known = self.parent or last
         home = known.path.parent if known else self.folder
         own = load_own_tokenizer(home, known) if self.resume or self.parent else None
         corpus = prepare_corpus(config, own, self.runtime)
         config, objective = resolve(config, corpus, inherited=self.parent is not None, say=self.say)
         model = self._model(config)
+        corpus = self._with_reference(config, corpus, objective, model)
         trainer = self._trainer(config, corpus, objective, model)
         if self.resume:
-            self._restore(trainer, config, corpus, last)
+            restore(trainer, config, corpus.info.fingerprint, last, self.say)
         if self.parent is not None:
             trainer.save()  # before config.toml, so that the run can be resumed from these weights at any time
         if self.runtime.is_main:
@@ -148,56 +164,47 @@ class _Session:
         return replace(outcome, folder=self.folder)
 
     def _model(self, config: RunConfig) -> Any:
-        """The model on this rank, initialized, then with the parent's weights if there is a parent."""
-        with torch.device("meta"):
-            model = build_model(config.model)
-        mesh = build_mesh(self.runtime)
-        parallelize(model, mesh, config.parallel, compile=self.compute.compile)
+        """The model on this rank, initialized, then with the weights of the parent, or of an adapter's base."""
+        start = find_base(config, self.folder) if config.adapter.on else self.parent
+        given = {} if start is None or self.fresh else whole_weights(start)
+        model = adapted_model(config, given)
+        parallelize(model, build_mesh(self.runtime), config.parallel, compile=self.compute.compile)
 
         def fill() -> None:
-            model.init_weights(torch.Generator().manual_seed(config.train.seed))
-            if self.parent is not None and not self.fresh:
-                adopt_weights(model, self.parent, self.say)
+            generator = torch.Generator().manual_seed(config.train.seed)
+            model.init_weights(generator)
+            init_adapter(model, generator)
+            if start is not None and given:
+                adopt_weights(model, given, where=start.path / MODEL, say=self.say)
 
         materialize(model, self.compute.device, fill)
         return model
 
+    def _with_reference(self, config: RunConfig, corpus: Corpus, objective: Objective, model: Any) -> Corpus:
+        """The corpus with what the reference model says; a new run's own model is that, apart from its adapter."""
+
+        def reference() -> Any:
+            if self.resume:
+                return load_whole(find_reference(config, self.folder))[1].to(self.compute.device)
+            return model
+
+        add = partial(with_reference, config, objective, reference, compute=self.compute, runtime=self.runtime)
+        return replace(corpus, train=add(corpus.train), validation=add(corpus.validation))
+
     def _trainer(self, config: RunConfig, corpus: Corpus, objective: Objective, model: Any) -> Trainer:
-        batches = partial(validation_batches, config, corpus.validation, objective, self.runtime)
-        token_bytes = bytes_of_ids(corpus.tokenizer, self.compute)
+        parts = run_parts(config, model, corpus.tokenizer, objective, self.compute, self.runtime, self.folder)
         return Trainer(
             model=model,
             objective=objective,
-            source=build_source(config, corpus.train, objective, self.runtime, self.compute.device),
-            evaluator=LossEvaluator(batches, objective, self.compute, self.runtime, token_bytes),
-            recipe=build_recipe(config),
+            source=build_source(config, corpus.train, parts),
+            evaluator=build_evaluator(config, corpus.validation, parts),
+            recipe=parts.recipe,
             compute=self.compute,
             runtime=self.runtime,
             folder=self.folder,
             identity={"tokenizer": corpus.tokenizer.hash, "data": corpus.info.fingerprint},
-            on_evaluation=partial(self._preview, model, corpus, config, objective),
+            on_evaluation=partial(self._keep_sample, model, corpus, config, objective),
         )
-
-    def _restore(self, trainer: Trainer, config: RunConfig, corpus: Corpus, last: Checkpoint | None) -> None:
-        """Continue from the last checkpoint; ValueError if model, tokenizer or text have changed."""
-        saved = load_config(self.folder / CONFIG)
-        require_same_run(saved, config, self.folder / CONFIG)
-        if last is None:
-            self.say(f"{self.folder} has no checkpoint yet: starting at step 0")
-            return
-        if last.step > config.train.steps:
-            raise ValueError(
-                f"train.steps is {config.train.steps}, but {self.folder} is at step {last.step} already: raise it"
-            )
-        require_same_text(last, corpus.info.fingerprint, config.data.source)
-        trainer.restore(last, global_batch=saved.train.global_batch)
-        self.say(f"resuming {self.folder} at step {last.step} of {config.train.steps}")
-        before, now = (_lr(run, last.step + 1) for run in (saved, config))
-        if abs(now - before) > 0.05 * max(now, before):
-            self.say(
-                f"the learning rate is {now:.2e} from here; with the original config it would be {before:.2e} "
-                "(train.steps, [schedule] or optim.lr has changed)"
-            )
 
     def _conclude(
         self, trainer: Trainer, config: RunConfig, corpus: Corpus, objective: Objective, outcome: Outcome
@@ -208,32 +215,28 @@ class _Session:
         batches = partial(validation_batches, config, corpus.validation, objective, Runtime(), max_tokens=0)
         parts = (trainer.model, corpus.tokenizer, objective, self.compute)
         whole = score(Measurement(*parts, corpus.validation, corpus.train, batches), config, self.runtime)
+        if tune := objective_spec(config.objective.name).tune:
+            config = replace(config, objective=load(tune)(config.objective, whole.task))
         if self.runtime.is_main:
-            more = next_command(trainer.model, self.folder)
+            more = next_command(trainer.model, corpus.tokenizer, self.folder)
+            save_config(config, self.folder / CONFIG)
             report.conclude(self.say, self.folder, corpus, outcome, best.step, whole, more)
             self._preview(trainer.model, corpus, config, objective)
 
-    def _preview(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> None:
+    def _preview(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> str:
+        """Print what the model writes; returns it."""
         try:
             with self.compute.autocast():
-                shown = preview(model, corpus.tokenizer, config.sample, prefix=objective.prefix_prompts)
+                shown = preview(model, corpus.tokenizer, config.sample, objective)
         except ValueError as error:  # a prompt that is too long must not end training
             shown = f"sample.prompt cannot be shown: {error}"
         if shown:
             self.say(report.indent(shown))
+        return shown
 
-
-def _lr(config: RunConfig, step: int) -> float:
-    """The learning rate of a step, at most the last one."""
-    return lr_scale(min(step, config.train.steps), config.schedule, config.train.steps) * config.optim.lr
-
-
-def _last(folder: Path, say: Say) -> Checkpoint | None:
-    """The checkpoint to resume from; None before the first."""
-    last = newest_good(folder, say)
-    if last is not None and last.state.imported:
-        raise ValueError(
-            f"{folder} was imported, not trained, so there is nothing to resume; start a new run from its weights "
-            f"with: minillm train --init-from {shlex.quote(str(folder))}"
-        )
-    return last
+    def _keep_sample(self, model: Any, corpus: Corpus, config: RunConfig, objective: Objective) -> None:
+        """Print a preview, and add it to samples.jsonl with the step that metrics.jsonl has just logged."""
+        if shown := self._preview(model, corpus, config, objective):
+            step = max((line["step"] for line in read_metrics(self.folder / METRICS)), default=0)
+            with writing(self.folder / SAMPLES), (self.folder / SAMPLES).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "text": shown}) + "\n")

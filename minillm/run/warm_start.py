@@ -6,14 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from minillm.adapters.lora import adapter_names
 from minillm.config import FINETUNE_CONFIG, RunConfig, load_config, override
 from minillm.config_files import flatten
-from minillm.run.folder import CONFIG, find_run
-from minillm.training.checkpoint import MODEL, Checkpoint, load_weights, weights
+from minillm.run.folder import find_run
+from minillm.run.weights import whole_config
+from minillm.training.checkpoint import load_weights, weights
 
 POOLER = re.compile(r"^heads\.\w+\.(?=pooler\.)")
 HEADS = "heads."
 """Weights whose names begin with this may exist in only one of the two runs."""
+VOCABULARY = ("embed.tokens.weight", "heads.lm.proj.weight", "heads.lm.proj.bias")
+"""Weights with a row for each token, which may have more rows than in the parent."""
 
 
 def finetune_config(
@@ -27,7 +34,7 @@ def finetune_config(
     keys = flatten(overrides or {})
     # without a config, the overrides modify the parent's objective, so they are applied to that in `inherit`
     own = load_config(config, keys) if config else load_config(FINETUNE_CONFIG)
-    return inherit(own, load_config(find_run(Path(parent)) / CONFIG), keys, own_objective=config is not None)
+    return inherit(own, whole_config(find_run(Path(parent))), keys, own_objective=config is not None)
 
 
 def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object], *, own_objective: bool) -> RunConfig:
@@ -47,25 +54,38 @@ def inherit(config: RunConfig, parent: RunConfig, overrides: Mapping[str, object
     inherited = replace(
         config, model=parent.model, tokenizer=parent.tokenizer, data=data, objective=objective, sample=sample
     )
+    inherited = replace(inherited, embed=parent.embed)
     return override(inherited, {"eval.at_start": True, **overrides})
 
 
-def adopt_weights(model: Any, parent: Checkpoint, say: Callable[[str], None]) -> None:
-    """Copy the weights of another run into `model`; heads that the parent lacks keep their initial weights.
+def with_rows_of(own: Tensor, given: Tensor) -> Tensor:
+    """The rows of `given`; any further rows of `own` follow, with the average of the given ones added to them."""
+    if own.shape[1:] != given.shape[1:] or len(own) <= len(given):
+        return given
+    return torch.cat((given, own[len(given) :] + given.mean(0)))
 
+
+def adopt_weights(model: Any, given: Mapping[str, Tensor], *, where: Path, say: Callable[[str], None]) -> None:
+    """Copy the weights `given` of another run into `model`; heads that they lack keep their initial weights.
+
+    Special tokens that the parent lacks get the average embedding, plus their initial one so that they differ.
     ValueError if another weight than a head's is missing or left over, or if a shape differs.
     """
-    own, given = weights(model), parent.model_weights()
+    own, given, added = weights(model, frozen=True), dict(given), adapter_names(model)
     for name in own:  # all pooled heads can share a pooler, whatever its head in the parent is called
         donor = next((other for other in given if POOLER.sub("", other) == POOLER.sub("", name) != name), name)
         if name not in given and donor in given:
             given[name] = given.pop(donor)
-    new, left = (sorted(name for name in one if name not in other) for one, other in ((own, given), (given, own)))
-    where = parent.path / MODEL
+    new = sorted(name for name in own if name not in given and name not in added)
+    left = sorted(name for name in given if name not in own)
     if wrong := [name for name in (*new, *left) if not name.startswith(HEADS)]:
         raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
-    load_weights(model, {name: given.get(name, tensor) for name, tensor in own.items()}, where=where)
-    say(f"starting from the weights of {parent.path}")
+    grown = {name: with_rows_of(own[name], given[name]) for name in VOCABULARY if name in own and name in given}
+    more = max((len(grown[name]) - len(given[name]) for name in grown), default=0)
+    load_weights(model, {name: (given | grown).get(name, own[name]) for name in own}, where=where, frozen=True)
+    say(f"starting from the weights of {where.parent}")
+    if more:
+        say(f"  {more} special tokens added to the vocabulary")
     for names, what in ((new, "not in the checkpoint, newly initialized"), (left, "not needed for this objective")):
         if names:
             say(f"  {what}: {', '.join(names)}")

@@ -15,8 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minillm.storage import write_text
+from minillm.tokenizers.framing import Framing
+from minillm.tokenizers.spans import spans_of_bytes
 
 FILE_NAME = "tokenizer.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""In run folders, and in folders of transformers."""
 VERSION = 1
 """Of the file. Files without a version count as version 1."""
 NUM_EXTRA_IDS = 100
@@ -42,10 +46,16 @@ class Tokenizer(ABC):
         num_bytes: (vocab_size,) number of UTF-8 bytes of each id, 0 for `special_ids`.
         num_ordinary: number of ids that stand for bytes.
         prefix_ids: ids before a prompt; only imported tokenizers have them.
+        more_eos_ids: ids besides EOS that end a generated text, such as the end of a turn; only imported tokenizers
+            have them.
+        chat_template: Jinja template of a conversation, see chat_template.py; None for a model that does not chat. It
+            is not part of the hash, because it does not change the ids of a text.
         hash: SHA-256, in hex, of the canonical JSON of `to_dict()`; equal hashes mean equal ids for equal text.
     """
 
     prefix_ids: tuple[int, ...] = ()
+    more_eos_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
     first_blank: bool = False
     """Whether decoding drops the space of a text's first token, as SentencePiece does."""
 
@@ -99,6 +109,11 @@ class Tokenizer(ABC):
         return self._role("<|eos|>", "<|sep|>")
 
     @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a generated text, EOS first."""
+        return (self.eos_id, *self.more_eos_ids)
+
+    @property
     def pad_id(self) -> int:
         """Pads short rows. Padding is masked by length, so any id works; the fallback is EOS, then SEP, then 0."""
         return next((self.roles[name] for name in ("<|pad|>", "<|eos|>", "<|sep|>") if name in self.roles), 0)
@@ -118,6 +133,10 @@ class Tokenizer(ABC):
         """Ends a passage of a BERT input, or an input before its target; the fallback is PAD, then EOS."""
         return self._role("<|sep|>", "<|pad|>", "<|eos|>")
 
+    def describe(self) -> str:
+        """Kind and size."""
+        return f"{self.kind} tokenizer of {self.vocab_size} ids"
+
     @property
     def name(self) -> str:
         """For messages, such as `bpe-4096-1f3a9c02`: kind, size and start of the hash."""
@@ -132,6 +151,20 @@ class Tokenizer(ABC):
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         return [self.encode(text) for text in texts]
+
+    def framing(self, *, pair: bool) -> Framing:
+        """Special tokens around a text, [CLS] A [SEP], or a pair, [CLS] A [SEP] B [SEP] (Devlin et al. 2019).
+
+        An imported tokenizer has those of its post-processor.
+        """
+        before = tuple((self.roles[name], 0) for name in ("<|cls|>",) if name in self.roles)
+        first, last = (tuple((self.roles[n], kind) for n in ("<|sep|>",) if n in self.roles) for kind in (0, pair))
+        return Framing(before, first if pair else (), last, (0, 1)[: 1 + pair])
+
+    def encode_with_spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Ids (N,) as in `encode`, and the [start, stop) characters (N, 2) of `text` that each stands for."""
+        ids = self.encode(text)
+        return ids, spans_of_bytes(text, self.num_bytes[ids])
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
         """The bytes of `ids` (a sequence, array or CPU tensor of integers); special tokens are skipped."""
@@ -150,9 +183,11 @@ class Tokenizer(ABC):
         return {**body, "roles": self.roles} if self.imported else body
 
     def save(self, folder: Path) -> Path:
-        """Write `tokenizer.json` into `folder` atomically and return its path."""
+        """Write `tokenizer.json` and, if there is one, `chat_template.jinja` into `folder`; returns the former."""
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.chat_template is not None:
+            write_text(path.with_name(CHAT_TEMPLATE_FILE), self.chat_template)
         write_text(path, json.dumps({"version": VERSION, "hash": self.hash, "tokenizer": self.to_dict()}))
         return path
 

@@ -22,16 +22,17 @@ from minillm.tokenizers.blocks import map_blocks, valid_blocks
 
 PATTERN = (
     r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])"
-    r"|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
-    r"|\p{N}{1,2}"
+    r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
+    r"|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+"
     r"|\s+(?!\S)"
     r"|\s+"
 )
-"""GPT-4's pattern with three changes: combining marks belong to words, so that accents and Indic vowels do not split
-them; numbers are split into groups of two digits, which suits vocabularies of a few thousand; and there are no
-possessive quantifiers, which the trainer's regular expression engine lacks."""
+"""Qwen 3.5's pattern, which llama.cpp knows: GPT-4's with two changes. Combining marks belong to words, so that accents
+and Indic vowels do not split them, and every digit is a piece."""
+TWO_DIGITS = PATTERN.replace(r"\p{L}\p{N}]?", r"\p{L}\p{M}\p{N}]?").replace(r"|\p{N}|", r"|\p{N}{1,2}|")
+"""The pattern of tokenizers that were trained before `PATTERN` became one that llama.cpp knows."""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 MIN_PAIR_COUNT = 2

@@ -27,6 +27,7 @@ from tokenizers import normalizers
 from minillm.tokenizers.base import Tokenizer, utf8
 from minillm.tokenizers.blocks import map_blocks
 from minillm.tokenizers.bpe import byte_alphabet
+from minillm.tokenizers.framing import PLAIN, Framing
 from minillm.tokenizers.merges import ByteMerges, byte_merges
 
 KINDS = ("BPE", "Unigram", "WordLevel", "WordPiece")
@@ -40,13 +41,27 @@ class ImportedTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library, without the parts that add special tokens."""
 
     def __init__(
-        self, model: Mapping[str, Any], *, specials: Mapping[str, int], roles: Mapping[str, int], prefix: Sequence[int]
+        self,
+        model: Mapping[str, Any],
+        *,
+        specials: Mapping[str, int],
+        roles: Mapping[str, int],
+        prefix: Sequence[int],
+        more_eos_ids: Sequence[int] = (),
+        unknown: str | None = None,
     ):
-        """`model` is the content of a `tokenizer.json`; `prefix` are ids before a prompt, such as Llama's <s>."""
-        self.model, self.prefix_ids = dict(model), tuple(prefix)
-        self._runner = runner(self.model)
+        """A tokenizer from `model`, the content of a `tokenizer.json`.
+
+        `prefix` are ids before a prompt, such as Llama's <s>. `unknown` is the published unknown token if `model` does
+        not name one; it has no effect here.
+        """
+        self.more_eos_ids, self.unknown = tuple(more_eos_ids), unknown
+        self._stored, self.prefix_ids = dict(model), tuple(prefix)  # as hashed
+        self._runner = runner(model)
+        self.model = settled(self._runner, model)
         self.first_blank = not is_byte_level(self.model)
-        super().__init__("imported", token_bytes(self.model, specials), published_specials=specials, roles=roles)
+        table = token_bytes(self.model, self._runner.get_vocab(with_added_tokens=True), specials)
+        super().__init__("imported", table, published_specials=specials, roles=roles)
 
     @cached_property
     def quick(self) -> QuickBPE | None:
@@ -67,6 +82,11 @@ class ImportedTokenizer(Tokenizer):
         ids = iter(map_blocks(self.quick.encode, covered))
         return [self._encode_slowly(text) if own is None else next(ids) for text, own in zip(texts, ready, strict=True)]
 
+    def encode_with_spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        utf8(text)
+        encoding = self._runner.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
     def _encode_slowly(self, text: str) -> NDArray[np.uint32]:
         return np.array(self._runner.encode(text, add_special_tokens=False).ids, np.uint32)
 
@@ -77,8 +97,21 @@ class ImportedTokenizer(Tokenizer):
         shown = [i for i in self._checked(ids) if keep_special or i not in self.special_ids]
         return self._runner.decode(shown, skip_special_tokens=False)
 
+    def framing(self, *, pair: bool) -> Framing:
+        if self.model.get("post_processor") is None:
+            return PLAIN[pair]
+        whole = {**self.model, "truncation": None, "padding": None}
+        encoded = tokenizers.Tokenizer.from_str(json.dumps(whole)).encode("a", "b" if pair else None)
+        special = tuple(zip(encoded.ids, encoded.type_ids, strict=True))
+        places = [[i for i, of in enumerate(encoded.sequence_ids) if of == number] for number in range(1 + pair)]
+        between = special[places[0][-1] + 1 : places[-1][0]] if pair else ()
+        types = tuple(encoded.type_ids[place[0]] for place in places)
+        return Framing(special[: places[0][0]], between, special[places[-1][-1] + 1 :], types)
+
     def to_dict(self) -> dict[str, object]:
-        return {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self.model}
+        body = {**super().to_dict(), "prefix": list(self.prefix_ids), "model": self._stored}
+        more = {"more_eos_ids": list(self.more_eos_ids), "unknown": self.unknown}
+        return body | {key: value for key, value in more.items() if value}  # without them, hashes stay as they were
 
 
 class QuickBPE:
@@ -106,14 +139,21 @@ class QuickBPE:
 def runner(model: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """The library's tokenizer for the content of a `tokenizer.json`; ValueError if it is not supported."""
     kind = model["model"].get("type") if isinstance(model.get("model"), dict) else None
-    if kind not in KINDS:
+    if kind not in (None, *KINDS):
         raise ValueError(f"its model has type {kind!r}; supported are {', '.join(KINDS)}")
     try:
         made = tokenizers.Tokenizer.from_str(json.dumps({**model, **LAYOUT}))
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"the tokenizers library cannot read it: {error}") from None
+    if (kind := type(made.model).__name__) not in KINDS:  # files of early versions leave it for the library to infer
+        raise ValueError(f"its model has type {kind!r}; supported are {', '.join(KINDS)}")
     made.encode_special_tokens = True  # a special token's name in a text is text
     return made
+
+
+def settled(made: tokenizers.Tokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `model`, with every default that the library applied in `made`, its `runner`, filled in."""
+    return json.loads(made.to_str()) | {part: model.get(part) for part in LAYOUT}
 
 
 def is_byte_level(model: Mapping[str, Any]) -> bool:
@@ -121,9 +161,8 @@ def is_byte_level(model: Mapping[str, Any]) -> bool:
     return (model["decoder"] or {}).get("type") == "ByteLevel"
 
 
-def token_bytes(model: Mapping[str, Any], specials: Mapping[str, int]) -> list[bytes]:
+def token_bytes(model: Mapping[str, Any], vocabulary: Mapping[str, int], specials: Mapping[str, int]) -> list[bytes]:
     """The bytes that each id adds to a decoded text; empty for special tokens and unused ids."""
-    vocabulary = runner(model).get_vocab(with_added_tokens=True)
     added = {token["content"] for token in model["added_tokens"]}
     # without a decoder, tokens are joined with spaces
     decoder: dict[str, Any] = model["decoder"] or {"type": "WordPiece", "prefix": ""}

@@ -2,17 +2,18 @@
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minillm.storage import require_version
-from minillm.tokenizers.base import FILE_NAME, SPECIAL_TOKENS, VERSION, Tokenizer, hash_of
+from minillm.tokenizers.base import CHAT_TEMPLATE_FILE, FILE_NAME, SPECIAL_TOKENS, VERSION, Tokenizer, hash_of
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
 from minillm.tokenizers.config import TokenizerConfig
 from minillm.tokenizers.imported import ImportedTokenizer
+from minillm.tokenizers.no_text import NoTokenizer
 from minillm.tokenizers.stock import stock_tokenizer
 
 
@@ -56,7 +57,38 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ValueError(f"{path} has no tokenizer that this version of minillm supports ({error})") from error
     if tokenizer.hash != expected:
         raise ValueError(f"{path} was written by a version of minillm with other special tokens")
+    template = path.with_name(CHAT_TEMPLATE_FILE)
+    if template.is_file():
+        tokenizer.chat_template = read_template(template)
     return tokenizer
+
+
+def read_template(path: Path) -> str:
+    """The text of a Jinja file, with its line breaks unchanged; ValueError if it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}); copy it again from its model") from None
+
+
+def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
+    """A tokenizer with the same ids and, after them, the special tokens of `names` that it lacks."""
+    new = [name for name in names if name not in tokenizer.specials]
+    if not new:
+        return tokenizer
+    body: dict[str, Any] = {**tokenizer.to_dict()}
+    if tokenizer.imported:
+        ids = {name: tokenizer.vocab_size + i for i, name in enumerate(new)}
+        off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        added = [{"id": i, "content": name, **off, "special": True} for name, i in ids.items()]
+        model = body["model"]
+        body |= {"specials": body["specials"] | ids}
+        body["model"] = {**model, "added_tokens": [*model["added_tokens"], *added]}
+    else:
+        body["special_tokens"] = [*tokenizer.special_tokens, *new]
+    extended = from_dict(body)
+    extended.chat_template = tokenizer.chat_template
+    return extended
 
 
 def from_dict(body: Mapping[str, Any]) -> Tokenizer:
@@ -65,10 +97,13 @@ def from_dict(body: Mapping[str, Any]) -> Tokenizer:
     match body["kind"]:
         case "byte":
             return ByteTokenizer(names)
+        case "none":
+            return NoTokenizer()
         case "char":
             return CharTokenizer(body["characters"], names)
         case "imported":
-            return ImportedTokenizer(body["model"], **{key: body[key] for key in ("specials", "roles", "prefix")})
+            keys = ("specials", "roles", "prefix", *({"more_eos_ids", "unknown"} & body.keys()))
+            return ImportedTokenizer(body["model"], **{key: body[key] for key in keys})
         case kind:
             published = {name: i for name, i in body["specials"].items() if name not in names}
             tokens = [base64.b64decode(token, validate=True) for token in body["tokens"]]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from minillm.tokenizers.bpe import PATTERN, byte_alphabet
+from minillm.tokenizers.bpe import PATTERN, TWO_DIGITS, byte_alphabet
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SINGLE_DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
@@ -22,7 +22,9 @@ LLAMA3 = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-SPLITS = (PATTERN, LLAMA3, QWEN2)
+QWEN35 = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+"""Qwen 3.5's, with marks as a part of words; for text without U+017F it equals `PATTERN`."""
+SPLITS = (PATTERN, TWO_DIGITS, LLAMA3, QWEN2, QWEN35)
 """Patterns for which tests show that both regular expression engines give the same pieces."""
 
 _BYTE_OF = byte_alphabet()

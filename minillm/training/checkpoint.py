@@ -17,10 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from minillm.nn.kernels.quantized import QuantizedWeight, dequantized, split_quantized
 from minillm.storage import MANIFEST, TEMPORARY, find_damage, force_to_disk, seal, temporary_for
 from minillm.training.state import CheckpointState
 
 MODEL, OPTIMIZER, STATE = FILES = "model.safetensors", "optimizer.safetensors", "state.json"
+SOURCE = "source.safetensors"
+"""State of the source of batches; most sources have none, and then there is no such file."""
 _REPLACED = ".replaced-"
 _NAME = re.compile(rf"({re.escape(_REPLACED)})?step-(\d{{6,}})")
 
@@ -40,12 +43,12 @@ class Checkpoint:
 
     def verify(self, *names: str) -> None:
         """ValueError unless the named files, by default all, match the manifest."""
-        if damage := find_damage(self.path, *(names or FILES)):
+        if damage := find_damage(self.path, *(names or self._files())):
             raise ValueError(f"{damage}; name {self.path.parent} to use its newest undamaged checkpoint")
 
     def damage(self) -> str | None:
         """What is wrong with the checkpoint; None if it is undamaged."""
-        damage = find_damage(self.path, *FILES)
+        damage = find_damage(self.path, *self._files())
         if damage is None:
             try:
                 self.state  # noqa: B018 - read for its errors
@@ -54,12 +57,23 @@ class Checkpoint:
         return damage
 
     def load_model(self, model: nn.Module) -> None:
-        """Copy the weights into `model`; ValueError if names or shapes differ."""
+        """Copy the weights into `model`, all but frozen ones; ValueError if names or shapes differ."""
         load_weights(model, self.model_weights(), where=self.path / MODEL)
 
     def model_weights(self) -> dict[str, Tensor]:
-        """Weights by name, tied ones once."""
-        return current_names(load_file(self.path / MODEL))
+        """Weights by name, tied ones once; quantized ones as the values that their bits stand for."""
+        return current_names(dequantized(load_file(self.path / MODEL)))
+
+    def quantized_weights(self) -> dict[str, QuantizedWeight]:
+        """The weights of 8 and 4 bits by name; usually none."""
+        return split_quantized(load_file(self.path / MODEL))[1]
+
+    def load_source(self) -> dict[str, Tensor]:
+        """State of the source of batches; usually empty."""
+        return load_file(self.path / SOURCE) if SOURCE in self._files() else {}
+
+    def _files(self) -> tuple[str, ...]:
+        return (*FILES, SOURCE) if (self.path / SOURCE).exists() else FILES
 
     def load_optimizer(self) -> dict[str, Tensor]:
         """Optimizer state by parameter name."""
@@ -78,16 +92,21 @@ def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {renamed(name): tensor for name, tensor in tensors.items()}
 
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name; tied ones once, under the first name."""
-    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    shared -= {name for name, _ in model.named_parameters()}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
+def weights(model: nn.Module, *, frozen: bool = False) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name; tied ones once, under the first name.
+
+    Frozen parameters belong to another run, so they are left out unless `frozen`.
+    """
+    own = {name for name, p in model.named_parameters() if frozen or p.requires_grad}
+    left_out = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: Path) -> None:
-    """Copy `tensors` into `model`; ValueError if a name is missing or unknown, or a shape differs."""
-    own = weights(model)
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: Path, frozen: bool = False) -> None:
+    """Copy `tensors` into `weights(model, frozen=frozen)`; ValueError if a name is missing or unknown, or a shape
+    differs.
+    """
+    own = weights(model, frozen=frozen)
     if wrong := sorted(own.keys() ^ tensors.keys()):
         raise ValueError(f"{where} does not fit the model: {len(wrong)} names differ, such as {wrong[0]}")
     with torch.no_grad():
@@ -143,7 +162,13 @@ def best_good(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def save_checkpoint(
-    run: Path, step: int, *, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: CheckpointState
+    run: Path,
+    step: int,
+    *,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    state: CheckpointState,
+    source: dict[str, Tensor] | None = None,
 ) -> Checkpoint:
     """Write `step-{step}/`. After a crash at any time, the checkpoint is either complete or absent.
 
@@ -155,6 +180,8 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         save_file(_on_cpu(model), temporary / MODEL)
         save_file(_on_cpu(optimizer), temporary / OPTIMIZER)
+        if source:
+            save_file(_on_cpu(source), temporary / SOURCE)
         (temporary / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         seal(temporary)
         replaced = run / f"{_REPLACED}{final.name}"

@@ -67,7 +67,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto")
     """Device to train on; auto: cuda, then mps, then cpu."""
     compile: Literal["auto", "on", "off"] = setting("auto")
-    """Use torch.compile for each block; auto: on for CUDA, off elsewhere."""
+    """Use torch.compile for each block and, on CUDA, for the loss; auto: on for CUDA, off elsewhere."""
     seed: int = setting(1337, at_least=0, at_most=2**63 - 1)
     """Seed of the initial weights, the order of the data and dropout."""
     log_every: int = setting(10, at_least=1)

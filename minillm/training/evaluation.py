@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-ACCURACIES = {"lm": "token_accuracy", "class": "accuracy"}
+ACCURACIES = {"lm": "token_accuracy", "class": "accuracy", "tag": "accuracy"}
 """Label set -> the name of its accuracy; others are called `<label set>_accuracy`."""
 
 
@@ -19,17 +19,21 @@ class Evaluation:
     counts: dict[str, int]
     """Number of targets."""
     correct: dict[str, int]
-    """Number of targets that were the most likely prediction."""
+    """Number of targets that were the most likely prediction, for label sets whose targets are classes."""
     num_bytes: int | None = None
     """UTF-8 bytes of the targets, 0 for special tokens; None if the targets are not the text itself."""
     primary: str = "loss"
     """As `Objective.primary`."""
+    task: dict[str, float] = field(default_factory=dict)
+    """Figures of the objective's task, such as the F1 of entities."""
     baselines: dict[str, float] = field(default_factory=dict)
     """Figures of simple baselines."""
     notes: tuple[str, ...] = ()
     """What was skipped in the data, one line each."""
     more: dict[str, Any] = field(default_factory=dict)
     """Results of the objective's slow evaluators, if requested."""
+    samples: tuple[dict[str, Any], ...] = ()
+    """Some of the model's outputs, for samples.jsonl."""
 
     @property
     def losses(self) -> dict[str, float]:
@@ -64,12 +68,14 @@ class Evaluation:
         return sum(self.loss_sums.values()) / math.log(2) / self.num_bytes
 
     def figures(self) -> dict[str, float]:
-        """Bits per byte; or if undefined, the accuracy of each label set, and its loss if there are several sets."""
+        """Bits per byte; or if undefined, the accuracy of each label set, its loss if there are several sets, and the
+        figures of the task.
+        """
         if self.bits_per_byte is not None:
             return {"bits_per_byte": self.bits_per_byte}
         several = self.losses if len(self.losses) > 1 else {}
         accuracies = {ACCURACIES.get(name, f"{name}_accuracy"): share for name, share in self.accuracies.items()}
-        return {f"{name}_loss": loss for name, loss in several.items()} | accuracies
+        return {f"{name}_loss": loss for name, loss in several.items()} | accuracies | self.task
 
     @property
     def value(self) -> float:

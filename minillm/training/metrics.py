@@ -2,11 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minillm.storage import force_to_disk, move_into_place, temporary_for, write_text, writing
+
+SHOWN = 300
+"""Characters of a sample in the log."""
 
 
 class MetricsLog:
@@ -32,6 +35,17 @@ class MetricsLog:
     def close(self) -> None:
         with writing(self._file):
             self._stream.close()
+
+
+def write_samples(file: Path, step: int, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add the outputs of an evaluation to samples.jsonl; returns them as lines for the log.
+
+    Lines of this step and later ones, which a resumed run repeats, are dropped.
+    """
+    kept = [line for line in read_metrics(file) if line["step"] < step]
+    lines = [*kept, *({"step": step, **sample} for sample in samples)]
+    write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return ["  | " + json.dumps(sample, ensure_ascii=False)[:SHOWN] for sample in samples]
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:

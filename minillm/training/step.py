@@ -5,9 +5,9 @@ before the first forward pass. A mean of micro-batch means would give targets in
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class StepResult:
     """Global norm before clipping."""
     applied: bool
     """False if loss or gradient was not finite; then no weight has changed."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Averages of `Score.figures` over the global batch."""
 
 
 class StepFunction:
@@ -52,7 +54,11 @@ class StepFunction:
         self.max_norm = clip or math.inf
         self.seed = seed
         self.scaler = compute.scaler()
+        # On a GPU, eager code reads and writes the logits, the largest tensor of a step, several times.
+        fused = compute.compile and compute.device.type == "cuda"
+        self.fused_loss = torch.compile(objective.loss) if fused else None
         self.parameters = list(optimizer.names)
+        self.figures: dict[str, Tensor] = {}
 
     def __call__(self, step: int, batches: Sequence[Batch], *, counts: dict[str, float], lr_scale: float) -> StepResult:
         """Take a step: `gradient`, then `update`."""
@@ -65,6 +71,7 @@ class StepFunction:
         depends on seed, step, its number and the rank.
         """
         self.optimizer.zero_grad()
+        self.figures = {}
         total = torch.zeros((), device=self.compute.device)
         for i, batch in enumerate(batches):
             torch.manual_seed(self._dropout_seed(step, i))
@@ -72,16 +79,19 @@ class StepFunction:
             with without_sync(self.model, self.runtime) if i + 1 < len(batches) else nullcontext():
                 with self.compute.autocast():
                     output = self.model(**batch.inputs)
-                scores = self.objective.loss(output, batch.labels, training=True)
+                scores = (self.fused_loss or self.objective.loss)(output, batch.labels, training=True)
                 loss = torch.stack([score.loss / max(1.0, counts[name]) for name, score in scores.items()]).sum()
                 # the data-parallel wrapper averages over ranks, and the counts are already global
                 self.scaler.scale(loss * self.runtime.world_size).backward()
             total += loss.detach()
+            for name, pair in ((name, pair) for score in scores.values() for name, pair in score.figures.items()):
+                self.figures[name] = self.figures.get(name, 0) + pair.detach().double()
         return total
 
     def update(self, total: Tensor, *, lr_scale: float) -> StepResult:
         """Clip and apply the gradients if they and the loss are finite; `total` is the result of `gradient`."""
-        loss = self.runtime.sum([total.item()])[0]
+        names = sorted(self.figures)
+        loss, *sums = self.runtime.sum([total.item(), *(x for name in names for x in self.figures[name].tolist())])
         for optimizer in self.optimizer.optimizers:
             self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm).item()
@@ -90,7 +100,8 @@ class StepFunction:
             self.optimizer.step(lr_scale)
         if self.scaler.is_enabled():
             self.scaler.update()
-        return StepResult(loss, norm, applied)
+        averages = (total / max(1.0, count) for total, count in zip(sums[::2], sums[1::2], strict=True))
+        return StepResult(loss, norm, applied, dict(zip(names, averages, strict=True)))
 
     def _dropout_seed(self, step: int, micro: int) -> int:
         key = [self.seed, step, micro, self.runtime.rank]

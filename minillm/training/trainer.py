@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minillm.data.prefetch import BatchSource
+from minillm.data.prefetch import BatchSource, SourceError
 from minillm.distributed.parallelize import replicate, whole
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.base import Batch, Objective
@@ -20,7 +20,7 @@ from minillm.training.divergence import DivergenceWatch, name_bad_step, warning
 from minillm.training.evaluation import Evaluator
 from minillm.training.interrupt import StopRequest
 from minillm.training.memory import kept_memory
-from minillm.training.metrics import MetricsLog
+from minillm.training.metrics import MetricsLog, write_samples
 from minillm.training.optim import Optimizer
 from minillm.training.precision import Compute, is_out_of_memory
 from minillm.training.progress import Progress
@@ -83,6 +83,7 @@ class Trainer:
             self.state.examples = self.state.step * global_batch
         if self.state.examples is not None:
             self.source.go_on(self.state.step, self.state.examples)
+        self.source.load_state_dict(checkpoint.load_source())
         self._saved_step = self.state.step
 
     def fit(self) -> Outcome:
@@ -133,7 +134,7 @@ class Trainer:
         began = time.perf_counter()
         state = self.state
         step = state.step + 1
-        batches = self.source.batches(step - 1)  # the source counts from 0
+        batches = self._or_save(self.source.batches, step - 1)  # the source counts from 0
         names = list(batches[0].counts)
         local = [sum(batch.counts[name] for batch in batches) for name in names]
         tokens = sum(batch.num_tokens for batch in batches)
@@ -149,6 +150,14 @@ class Trainer:
         state.seconds += time.perf_counter() - began
         self._note(result, lr=scale * self.recipe.optim.lr)
         return True
+
+    def _or_save(self, call: Callable[[Any], Any], argument: Any) -> Any:
+        """The result of a source or an evaluator; its SourceError ends training after all progress is saved."""
+        try:
+            return call(argument)
+        except SourceError:
+            self.save()
+            raise
 
     def _gradient_within_memory(self, step: int, batches: list[Batch], counts: dict[str, float]) -> Tensor:
         """The gradient of the step. If memory runs out, micro-batches are halved; the gradient stays the same."""
@@ -189,6 +198,7 @@ class Trainer:
                 loss=result.loss,
                 lr=lr,
                 grad_norm=result.grad_norm,
+                **result.figures,
                 **({} if result.applied else {"skipped": state.skipped}),
             )
         left = (self.recipe.train.steps - state.step) * state.seconds / state.step
@@ -201,20 +211,23 @@ class Trainer:
 
     def _evaluate_and_keep_best(self) -> None:
         state = self.state
-        result = self.evaluator(self.model)
+        result = self._or_save(self.evaluator, self.model)
         loss = result.loss
         if self.log is not None:
             self.log.write(step=state.step, seconds=round(state.seconds, 3), val_loss=loss, **result.figures())
         trained = f"; training loss {state.train_loss:.4f}" if math.isfinite(state.train_loss) else ""
         self.progress.write(f"step {state.step}: validation {result.describe()}{trained}")
+        if result.samples and self.runtime.is_main:
+            for line in write_samples(self.folder / "samples.jsonl", state.step, result.samples):
+                self.progress.write(line)
         if result.beats(state.best):
             state.best_loss, state.best_value, state.best_step, state.stale = loss, result.value, state.step, 0
             self.save()
         else:
             state.stale += 1
-            if advice := warning(state, loss):
+            if advice := None if result.samples else warning(state, loss):  # a rewarded loss neither falls nor overfits
                 self.progress.write(advice)
-        if self.on_evaluation is not None and self.runtime.is_main:
+        if self.on_evaluation is not None and self.runtime.is_main and not result.samples:
             self.on_evaluation()
 
     def save(self) -> None:
@@ -223,11 +236,12 @@ class Trainer:
         if self._saved_step == step:
             return
         model, optimizer = whole(weights(self.model)), whole(self.optimizer.state_dict())
+        source = self.source.state_dict()
         if self.runtime.is_main:
             if self.log is not None:
                 self.log.force_to_disk()
             state = CheckpointState(self.state, self.take_step.scaler.state_dict(), **self.identity)
-            save_checkpoint(self.folder, step, model=model, optimizer=optimizer, state=state)
+            save_checkpoint(self.folder, step, model=model, optimizer=optimizer, state=state, source=source)
             remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step, step=step)
         self._saved_step = step
         self.runtime.barrier()

@@ -43,6 +43,7 @@ class Completion(NamedTuple):
     score: float | None
     prompt_ids: tuple[int, ...]
     prompt_tokens_cut: int
+    ids: tuple[int, ...] = (0, 1, 2)
 
 
 @dataclass
@@ -63,6 +64,9 @@ class FakeRun:
 
     def describe(self) -> str:
         return "runs/fake: step 7"
+
+    def describe_decoder(self) -> str:
+        return "decoding: fp32 weights"
 
 
 class FakeEvaluation(NamedTuple):
@@ -91,17 +95,19 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
         fake.asked |= {"config": config, "out": out, "resume": resume}
         return Ended(TrainState(), "interrupted" if fake.signal else "finished", fake.signal, fake.folder)
 
-    def load_run(folder: Path | None = None) -> FakeRun:
-        fake.asked["folder"] = folder
+    def load_run(folder: Path | None = None, **options: Any) -> FakeRun:
+        fake.asked |= {"folder": folder} | ({"options": options} if options else {})
         return fake
 
-    def sample(loaded: FakeRun, config: Any, on_text: Any = None) -> list[Completion]:
-        fake.asked["sample"] = config
+    def sample(
+        loaded: FakeRun, config: Any, on_text: Any = None, *, prompts: Any = ("",), draft: Any = None
+    ) -> list[Completion]:
+        fake.asked |= {"sample": config} | ({} if draft is None else {"draft": draft})
         if on_text is not None:
             for piece in fake.text:
                 on_text(0, piece)
         ids = (0,) * (900 if fake.cut else 3)
-        return [Completion("".join(fake.text), "length", None, ids, fake.cut)] * config.num_samples
+        return [Completion("".join(fake.text), "length", None, ids, fake.cut)] * len(prompts) * config.num_samples
 
     def search(loaded: FakeRun, prompt: str, config: Any) -> list[Completion]:
         fake.asked["search"] = (prompt, config)
@@ -111,8 +117,10 @@ def fake_run(monkeypatch, tmp_path: Path) -> FakeRun:
     def fill(loaded: FakeRun, text: str, *, top_k: int = 5) -> None:
         raise ValueError("runs/fake fills no gaps")
 
-    def evaluate(loaded: FakeRun, source: str | None = None, *, fields: Any, thorough: bool) -> FakeEvaluation:
-        fake.asked |= {"source": source, "fields": fields, "thorough": thorough}
+    def evaluate(
+        loaded: FakeRun, source: str | None = None, *, objective: str | None, fields: Any, thorough: bool
+    ) -> FakeEvaluation:
+        fake.asked |= {"source": source, "objective": objective, "fields": fields, "thorough": thorough}
         return FakeEvaluation(1.5, 4.48, 2.0, 1000, {}, ("a row was left out",), {})
 
     for stand_in in (train_run, load_run, sample, search, fill, evaluate):

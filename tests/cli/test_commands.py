@@ -36,7 +36,7 @@ def test_resuming_without_a_config_takes_the_runs_own_with_the_flags_over_it(com
 def test_a_single_sample_streams_after_its_prompt(command, fake_run):
     outcome = command("sample")
     assert (outcome.code, outcome.out) == (0, "Once upon a time\n")
-    assert outcome.err == "runs/fake: step 7\n"
+    assert outcome.err.startswith("runs/fake: step 7\ndecoding: fp32 weights\n3 tokens in ")
     assert fake_run.asked["sample"] == fake_run.config.sample
 
 
@@ -113,7 +113,13 @@ def test_an_answer_does_not_repeat_the_question(command, fake_run):
 def test_eval_prints_its_four_figures(command, fake_run):
     found = json.loads(command("eval", "--data", "my.txt", "--json").out)
     assert found == {"loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.0, "targets": 1000}
-    assert fake_run.asked == {"folder": None, "source": "my.txt", "fields": {}, "thorough": True}
+    assert fake_run.asked == {
+        "folder": None,
+        "source": "my.txt",
+        "objective": None,
+        "fields": {},
+        "thorough": True,
+    }
     printed = command("eval")
     lines = printed.out.splitlines()
     assert printed.err.splitlines() == ["runs/fake: step 7", "note: a row was left out"]
@@ -186,3 +192,50 @@ def test_data_shows_text_to_text_examples_and_what_is_left_out(command, tmp_path
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_dtype_of_decoding_reaches_the_run(command, fake_run):
+    command("sample", "--dtype", "bf16")
+    assert fake_run.asked["options"]["dtype"] == "bf16"
+
+
+def test_a_draft_model_is_named_by_its_run(command, fake_run):
+    assert command("sample", "--draft", "runs/small", "--quantize", 8).code == 0
+    assert fake_run.asked["draft"] == Path("runs/small")
+    assert fake_run.asked["options"]["quantize"] == 8
+    assert fake_run.asked["sample"].num_draft_tokens == 4
+    command("sample", "--draft", "runs/small", "--num-draft-tokens", 2)
+    assert fake_run.asked["sample"].num_draft_tokens == 2
+    assert "--draft has no effect: beam search" in command("sample", "--draft", "runs/small", "--num-beams", 2).err
+
+
+def test_a_file_of_prompts_gives_a_json_line_for_each_completion(command, fake_run, tmp_path: Path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\n", encoding="utf-8")
+    outcome = command("sample", "--prompts", file, "--num-samples", 2)
+    assert [json.loads(line)["prompt"] for line in outcome.out.splitlines()] == ["one", "one", "two", "two"]
+    assert "12 tokens in" in outcome.err
+    for flags in (["--prompt", "x"], ["--num-beams", 2], ["--draft", "runs/small"]):
+        assert f"{flags[0]} has no effect with --prompts" in command("sample", "--prompts", file, *flags).err
+
+
+def test_quantize_prints_what_it_cost(command, monkeypatch, tmp_path: Path):
+    from minillm import run
+    from minillm.run.quantization import Quantized
+
+    asked = {}
+
+    def quantize_run(source: Path, out: Path, **options: object) -> Quantized:
+        asked.update(options, source=source, out=out)
+        return Quantized(out, "gptq", ("a", "b"), {"megabytes": 4.0, "bits_per_byte": 1.0}, {"megabytes": 1.0})
+
+    monkeypatch.setattr(run, "quantize_run", quantize_run)
+    outcome = command("quantize", "big", "small", "--bits", 4, "--group", 64, "--data", "my.txt", "--json")
+    assert asked == {"source": Path("big"), "out": Path("small")} | {
+        "bits": 4,
+        "group": 64,
+        "method": None,
+        "data": "my.txt",
+    }
+    assert json.loads(outcome.out)["before"] == {"megabytes": 4.0, "bits_per_byte": 1.0}
+    assert json.loads(outcome.out)["left_alone"] == "a, b"

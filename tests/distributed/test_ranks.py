@@ -43,17 +43,17 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(outputs[0][0])
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("rule", ["adamw", "muon", "lora"])
 def test_weights_after_five_steps_are_those_of_one_process(measured: dict[str, Any], rule: str):
     assert measured[rule]["weights"] <= 1e-6
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("rule", ["adamw", "muon", "lora"])
 def test_losses_norms_counts_and_evaluations_are_those_of_one_process(measured: dict[str, Any], rule: str):
     assert measured[rule]["metrics"] <= 1e-6
 
 
-@pytest.mark.parametrize("objective", ["clm", "mlm", "span", "seq2seq", "prefix_lm"])
+@pytest.mark.parametrize("objective", ["clm", "mlm", "span", "seq2seq", "prefix_lm", "dpo"])
 def test_gradients_are_those_of_one_process_however_uneven_the_targets(measured: dict[str, Any], objective: str):
     assert measured["gradients"][objective]["gradient"] <= 2e-6  # the sum over both ranks
     assert measured["gradients"][objective]["loss"] <= 1e-6

@@ -16,13 +16,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from minillm.data.datasets.preferences import PreferenceIds
 from minillm.distributed.config import ParallelConfig
 from minillm.distributed.parallelize import replicate
 from minillm.distributed.runtime import Runtime, start
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
+from minillm.objectives.answers import AnswerLayout
 from minillm.objectives.base import IGNORE_INDEX, Batch, Objective
 from minillm.objectives.clm import CausalLM
+from minillm.objectives.dpo import DPO
 from minillm.objectives.mlm import MaskedLM
 from minillm.objectives.prefix_lm import EncoderPrefixLM
 from minillm.objectives.seq2seq import Seq2Seq
@@ -53,14 +56,19 @@ def train(folder: Path, runtime: Runtime, rule: str) -> Any:
     trainer = tiny.tiny_trainer(
         folder,
         runtime=runtime,
+        model=tiny.tiny_lora(bias=False) if rule == "lora" else None,
         shape={"dropout": 0.0, "bias": False},
-        optim={"name": rule},
+        optim={"name": "adamw" if rule == "lora" else rule},
         train={"steps": 5},
         eval={"every": 2, "batch": 2},
         save={"every": 2},
     )
     trainer.fit()
     return trainer
+
+
+def trained(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def compare_training(root: Path, runtime: Runtime, rule: str) -> dict[str, float]:
@@ -74,7 +82,7 @@ def compare_training(root: Path, runtime: Runtime, rule: str) -> dict[str, float
     steps = [sorted(path.name for path in t.folder.glob("step-*")) for t in (ranks, alone)]
     assert steps[0] == steps[1], steps
     return {
-        "weights": apart(*([torch.cat([p.flatten() for p in t.model.parameters()])] for t in (ranks, alone))),
+        "weights": apart(*([torch.cat([p.flatten() for p in trained(t.model)])] for t in (ranks, alone))),
         "metrics": max(abs(a - b) / abs(b) for a, b in pairs),
     }
 
@@ -150,6 +158,17 @@ WRITTEN: dict[str, Objective] = {
 }
 
 
+def pair_batches(objective: DPO) -> list[Batch]:
+    """Four micro-batches with 2, 1, 1 and 3 pairs: the first two are the first rank's."""
+    rng = np.random.default_rng(0)
+
+    def pair() -> PreferenceIds:
+        prompt, chosen, rejected = (rng.integers(0, 20, n) for n in rng.integers(1, 5, 3))
+        return PreferenceIds(prompt, chosen, rejected, 0.0, False, "here", reference=(-9.0, -8.0))
+
+    return [objective.collate([pair() for _ in range(number)], lambda i: rng) for number in (2, 1, 1, 3)]
+
+
 def gradient(
     runtime: Runtime, batches: list[Batch], model: torch.nn.Module, objective: Objective, counts: dict[str, float]
 ) -> tuple[float, list[torch.Tensor]]:
@@ -206,11 +225,13 @@ def main(root: Path) -> None:
     runtime = start(ParallelConfig(timeout=60), torch.device("cpu"))
     if not runtime.is_main:
         trainer_module.save_checkpoint = trainer_module.remove_old = trainer_module.MetricsLog = forbid
-    result: dict[str, Any] = {rule: compare_training(root, runtime, rule) for rule in ("adamw", "muon")}
+    result: dict[str, Any] = {rule: compare_training(root, runtime, rule) for rule in ("adamw", "muon", "lora")}
     result["gradients"] = {"clm": compare_gradients(runtime, tiny.tiny_gpt, CausalLM(tiny.PAD), uneven_batches())}
     result["gradients"]["mlm"] = compare_gradients(runtime, tiny_bert, MASKED, masked_batches(MASKED))
     for name, objective in WRITTEN.items():
         result["gradients"][name] = compare_gradients(runtime, tiny_t5, objective, written_batches(objective))
+    preferred = DPO(pad_id=tiny.PAD, layout=AnswerLayout(before=(), after=(tiny.EOS,), max_len=12))
+    result["gradients"]["dpo"] = compare_gradients(runtime, tiny.tiny_lora, preferred, pair_batches(preferred))
     result["stop"] = stop_on_one_rank(root, runtime)
     result["broadcast"] = runtime.broadcast({"from": runtime.rank})
     result["sum"] = runtime.sum([2**53 - 2, 0.5, runtime.rank])

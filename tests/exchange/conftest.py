@@ -28,6 +28,9 @@ BERT: dict[str, Any] = {
     "num_attention_heads": 5,
     "intermediate_size": 77,
 }
+DISTILBERT: dict[str, Any] = {"vocab_size": 61, "max_position_embeddings": 40, "dim": 30, "n_layers": 2, "n_heads": 5}
+DISTILBERT |= {"hidden_dim": 77}
+MODERNBERT: dict[str, Any] = {**BERT, "num_hidden_layers": 4, "hidden_size": 40, "local_attention": 8}
 T5: dict[str, Any] = {"vocab_size": 61, "d_model": 30, "d_kv": 7, "d_ff": 44, "num_layers": 2, "num_heads": 5}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -43,6 +46,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "GPT2LMHeadModel",
         {**GPT2, "n_inner": 77, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
+    "gpt2-untied-tanh": ("GPT2LMHeadModel", {**GPT2, "n_inner": 96, "tie_word_embeddings": False}),
     "gpt2-unscaled": ("GPT2LMHeadModel", {**GPT2, "scale_attn_weights": False, "activation_function": "relu"}),
     "gpt2-bare": ("GPT2Model", GPT2),
     "llama": ("LlamaForCausalLM", LLAMA),
@@ -61,12 +65,35 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
     ),
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": None, "head_dim": 8}),
+    "mistral-window": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
     "qwen2": ("Qwen2ForCausalLM", LLAMA),
+    "qwen2-window": (
+        "Qwen2ForCausalLM",
+        {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "qwen3-window": (
+        "Qwen3ForCausalLM",
+        {**LLAMA, "head_dim": 8, "use_sliding_window": True, "sliding_window": 5}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8}),
     "qwen3-biased": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8, "attention_bias": True}),
     "bert": ("BertForPreTraining", {**BERT, "type_vocab_size": 3}),
     "bert-masked": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "bert-bare": ("BertModel", BERT),
+    "roberta": ("RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
+    "roberta-pooler": ("RobertaModel", {**BERT, "type_vocab_size": 1, "hidden_act": "relu"}),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert-bare": ("DistilBertModel", {**DISTILBERT, "activation": "relu"}),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert-biased": (
+        "ModernBertForMaskedLM",
+        {**MODERNBERT, "attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
+        | {"tie_word_embeddings": False, "hidden_activation": "silu", "classifier_activation": "silu"}
+        | {"layer_types": ["full_attention", "sliding_attention"] * 2},
+    ),
+    "modernbert-bare": ("ModernBertModel", {**MODERNBERT, "layer_types": ["full_attention"] * 4}),
     "t5": ("T5ForConditionalGeneration", T5),
     "t5-v1.1": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "t5-silu": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-silu", "tie_word_embeddings": False}),

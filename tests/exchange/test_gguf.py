@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +16,14 @@ from minillm.exchange.architectures import model_from_hf, model_to_hf
 from minillm.exchange.folder_in import read_config, read_weights
 from minillm.exchange.gguf_in import read_gguf
 from minillm.exchange.gguf_out import write_gguf
+from minillm.exchange.gguf_tokenizer import read_gguf_tokenizer, write_tokenizer
+from minillm.exchange.tokenizer_models import pre_tokenizer_of
 from minillm.exchange.tokenizer_out import tokenizer_json
-from minillm.tokenizers.bpe import BPETokenizer
+from minillm.tokenizers.bpe import PATTERN, TWO_DIGITS, BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
+from minillm.tokenizers.load import load_tokenizer
+from minillm.tokenizers.merges import LLAMA3
 
 TEXT = "The naïve café served 1234 crêpes; wasn't that 世界 fine?\n\n" * 8
 
@@ -26,8 +32,9 @@ def write(path: Path, folder: Path, tokenizer: Any, **changes: Any) -> str | Non
     """The model of a folder, its table widened to the tokenizer's vocabulary and three rows more."""
     model = model_from_hf(read_config(folder), read_weights(folder))
     rows = tokenizer.vocab_size + 3
+    draws = torch.Generator().manual_seed(0)
     for key in ("embed.tokens.weight", "heads.lm.proj.weight"):
-        model.weights[key] = torch.randn(rows, model.weights[key].size(1), generator=torch.Generator().manual_seed(0))
+        model.weights[key] = torch.randn(rows, model.weights[key].size(1), generator=draws)
     if model.config.tie_embeddings:
         model.weights["heads.lm.proj.weight"] = model.weights["embed.tokens.weight"]
     config, weights = model_to_hf(model.config, model.weights)
@@ -35,14 +42,20 @@ def write(path: Path, folder: Path, tokenizer: Any, **changes: Any) -> str | Non
     return write_gguf(path, config, weights, tokenizer_json(tokenizer, "gpt"), "test")
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "llama-3.1", "llama-linear", "qwen2", "qwen3"])
-def test_a_llama_comes_back_bit_for_bit_with_its_tokenizer(name, saved, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "llama-tied", "llama-3.1", "llama-llama3", "llama-linear", "qwen2", "qwen3", "gpt2", "gpt2-untied-tanh"],
+)
+def test_a_model_comes_back_bit_for_bit_with_its_tokenizer(name, saved, tmp_path):
     folder, tokenizer = saved(name), ByteTokenizer()
     assert write(tmp_path / "x.gguf", folder, tokenizer) is None
     before = model_from_hf(read_config(folder), read_weights(folder))
     (config, weights), read = read_gguf(tmp_path / "x.gguf")
-    for key in ("position", "rope_scaling", "rope_theta", "qk_norm", "biased_projections", "kv_heads", "head_width"):
-        assert getattr(config, key) == getattr(before.config, key), key
+    lost = ("vocab_size", "init_std", "dropout", "attention_dropout", "num_kv_heads", "head_dim", "d_ff")
+    changed = {key for key, value in asdict(config).items() if value != asdict(before.config)[key]}
+    assert changed <= {*lost}  # the size of the vocabulary by `write`, the others are not in the file
+    for key in ("kv_heads", "head_width", "ff_width"):
+        assert getattr(config, key) == getattr(before.config, key)
     assert weights.keys() == before.weights.keys()
     same = [key for key in weights if "tokens" not in key and "heads.lm.proj" not in key]
     assert all(torch.equal(weights[key], before.weights[key]) for key in same)
@@ -104,21 +117,54 @@ def test_queries_lie_in_pairs_as_llama_cpp_turns_them(saved, tmp_path):
     assert np.array_equal(found["blk.0.attn_q.weight"][width], half_split[width])
 
 
-def test_a_trained_bpe_is_written_whole_with_a_warning_about_its_pattern(saved, tmp_path):
-    tokenizer = BPETokenizer.train([TEXT], 420)
+@pytest.mark.parametrize(("pattern", "name"), [(PATTERN, "qwen35"), (TWO_DIGITS, "llama-bpe")])
+def test_a_trained_bpe_is_written_whole_with_a_warning_if_llama_cpp_lacks_its_pattern(saved, tmp_path, pattern, name):
+    tokenizer = BPETokenizer(BPETokenizer.train([TEXT], 420)._tokens, pattern=pattern)
     warning = write(tmp_path / "x.gguf", saved("llama"), tokenizer)
-    assert warning is not None and "mostly numbers, gets different ids there" in warning
+    if pattern == PATTERN:
+        assert warning is None
+    else:
+        assert warning is not None and "mostly numbers, gets different ids there" in warning
     fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "x.gguf").fields.items()}
-    assert fields["tokenizer.ggml.pre"] == "llama-bpe"
+    assert fields["tokenizer.ggml.pre"] == name
     assert len(fields["tokenizer.ggml.merges"]) == tokenizer.num_ordinary - 256
     plain = "wasn't that fine? The café"  # cut alike by both
     assert read_gguf(tmp_path / "x.gguf")[1].encode(plain).tolist() == tokenizer.encode(plain).tolist()
 
 
-def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path):
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+def test_the_matrices_have_the_given_type_and_the_header_says_so(saved, tmp_path, dtype):
+    model = model_from_hf(read_config(saved("gpt2-untied-tanh")), read_weights(tmp_path / "gpt2-untied-tanh"))
+    config, weights = model_to_hf(model.config, model.weights)
+    tokenizer = tokenizer_json(ByteTokenizer(), "gpt")
+    config |= {"vocab_size": ByteTokenizer().vocab_size, "eos_token_id": 257}
+    path = tmp_path / "x.gguf"
+    write_gguf(path, config, weights, tokenizer, "x", dtype=dtype, license="mit", sampling={"temp": 0.5, "top_k": 7})
+    reader = gguf.GGUFReader(path)
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    assert fields["general.file_type"] == {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}[dtype]
+    assert fields["general.license"] == "mit" and fields["general.size_label"].endswith("K")
+    assert fields["general.sampling.temp"] == 0.5 and fields["general.sampling.top_k"] == 7
+    kinds = {tensor.name: tensor.tensor_type.name.lower() for tensor in reader.tensors}
+    assert kinds["position_embd.weight"] == kinds["output_norm.weight"] == kinds["blk.0.attn_qkv.bias"] == "f32"
+    assert kinds["blk.1.ffn_up.weight"] == ("f32" if dtype == "q8_0" else dtype)  # rows of 30 numbers
+    assert kinds["blk.1.ffn_down.weight"] == dtype  # rows of 96
+
+
+def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path, altered):
     write(tmp_path / "x.gguf", saved("llama-llama3"), ByteTokenizer())
+    altered(minillm__rope__original_length=None)
     with pytest.raises(ValueError, match=r"rope_freqs\.weight has a scaling other than Llama 3's"):
         read_gguf(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("name", ["mistral-window", "qwen2-window"])
+def test_a_window_is_refused_unless_it_is_longer_than_every_text(name, saved, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.window is 5 and model\.max_seq_len 40, but llama\.cpp"):
+        write(tmp_path / "x.gguf", saved(name), ByteTokenizer())
+    assert write(tmp_path / "y.gguf", saved(name), ByteTokenizer(), sliding_window=40) is None
+    config, weights = read_gguf(tmp_path / "y.gguf")[0]
+    assert config.window is None and len(weights) == len(read_weights(saved(name)))
 
 
 def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
@@ -128,8 +174,31 @@ def test_what_llama_cpp_lacks_is_refused(saved, tmp_path):
         write(tmp_path / "x.gguf", saved("qwen2"), ByteTokenizer(), hidden_act="relu", model_type="llama")
     with pytest.raises(ValueError, match=r"model\.attention_scale is 1; llama\.cpp scales the scores"):
         write(tmp_path / "x.gguf", saved("gpt2"), ByteTokenizer(), scale_attn_weights=False)
+    with pytest.raises(ValueError, match=r"rope_scaling is 'llama3'; llama\.cpp reads it only in a llama model"):
+        llama3 = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0}}
+        write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), **llama3)
     with pytest.raises(ValueError, match="qwen3 models have no biases"):
         write(tmp_path / "x.gguf", saved("qwen3"), ByteTokenizer(), attention_bias=True)
+
+
+def test_a_piece_that_is_a_token_is_kept_whole_where_llama_cpp_keeps_it(saved, tmp_path, altered):
+    tokens = [*(bytes([value]) for value in range(256)), b"ab", b"bc", b"abc"]  # the merges of abc give ab, then c
+    bpe = BPETokenizer(tokens, pattern=PATTERN)
+    described = tokenizer_json(bpe, "gpt") | {"pre_tokenizer": json.loads(pre_tokenizer_of(LLAMA3).__getstate__())}
+    described["model"]["merges"].remove(["ab", "c"])
+    config = {"vocab_size": bpe.vocab_size, "eos_token_id": [bpe.eos_id, bpe.sep_id, bpe.cls_id, bpe.mask_id]}
+    for whole, name, ids in ((True, "llama-bpe", [258]), (False, "smaug-bpe", [256, ord("c")])):
+        described["model"]["ignore_merges"] = whole
+        writer = gguf.GGUFWriter(tmp_path / name, "llama")
+        warning = write_tokenizer(writer, config, described)
+        assert warning == f"GGUF has room for 3 ids that end a text; llama.cpp does not stop at [{bpe.mask_id}]"
+        fields = {key: value.value for key, value in writer.kv_data[0].items()}
+        assert fields["tokenizer.ggml.pre"] == name
+        read = read_gguf_tokenizer(fields, tmp_path / name)
+        assert read.encode("abc").tolist() == ids
+        assert read.eos_ids == (bpe.eos_id, bpe.sep_id, bpe.cls_id)
+        again = load_tokenizer(read.save(tmp_path / f"{name}-run").parent)
+        assert again.hash == read.hash and again.eos_ids == read.eos_ids
 
 
 class Altered(gguf.GGUFReader):
@@ -192,12 +261,13 @@ def test_a_text_begins_with_bos_where_llama_cpp_puts_it(saved, tmp_path, altered
     assert tokenizer.prefix_ids == ((tokenizer.bos_id,) if begins else ())
 
 
-def test_a_file_that_is_not_gguf_or_has_another_model_is_named(saved, tmp_path):
+def test_a_file_that_is_not_gguf_or_has_another_model_is_named(saved, tmp_path, altered):
     (tmp_path / "x.gguf").write_bytes(b"GGUF or not")
     with pytest.raises(ValueError, match=r"x\.gguf is not a GGUF file"):
         read_gguf(tmp_path / "x.gguf")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_gguf(tmp_path / "none.gguf")
     write(tmp_path / "y.gguf", saved("gpt2"), ByteTokenizer())
-    with pytest.raises(ValueError, match="architecture 'gpt2'; supported are llama, qwen2 and qwen3"):
+    altered(general__architecture="mamba")
+    with pytest.raises(ValueError, match="architecture 'mamba'; supported are llama, qwen2, qwen3 and gpt2"):
         read_gguf(tmp_path / "y.gguf")

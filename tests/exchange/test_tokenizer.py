@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiktoken_ext.openai_public
 import tokenizers
+import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
@@ -19,6 +20,8 @@ from minillm.tokenizers.base import Tokenizer
 from minillm.tokenizers.bpe import BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
+from minillm.tokenizers.imported import ImportedTokenizer
+from minillm.tokenizers.load import from_dict
 
 TEXT = (
     "The naïve café served 1234 crêpes; wasn't that 世界 fine?\n\n" * 8
@@ -83,27 +86,45 @@ def test_the_layout_around_a_text_is_the_familys(name: str):
 
 
 def test_settings_name_the_token_of_each_role():
-    settings = tokenizer_settings(BPE, 128)
+    settings = tokenizer_settings(BPE, 128, ["input_ids"])
     assert settings["mask_token"] == "<|mask|>" and settings["pad_token"] == "<|pad|>"
     assert settings["bos_token"] == settings["eos_token"] == "<|eos|>"  # what a document follows here
     assert settings["model_max_length"] == 128
+    assert settings["model_input_names"] == ["input_ids"] and settings["unk_token"] == "<|eos|>"
 
 
-def test_gpt2s_two_files_are_read_with_the_librarys_ids(tmp_path: Path):
+def two_files(folder: Path, special: list[str]) -> tokenizers.Tokenizer:
+    """A byte-level BPE, saved as vocab.json and merges.txt."""
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=special, show_progress=False
     )
     trained.train_from_iterator([TEXT], trainer)
-    trained.model.save(str(tmp_path))
+    trained.model.save(str(folder))
+    return trained
+
+
+def test_gpt2s_two_files_are_read_with_the_librarys_ids(tmp_path: Path):
+    trained = two_files(tmp_path, ["<|endoftext|>"])
     assert {path.name for path in tmp_path.iterdir()} == {"vocab.json", "merges.txt"}
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 0}), encoding="utf-8")
     read = read_tokenizer(tmp_path)
     assert read.quick is not None and read.eos_id == 0
     assert read.encode(TEXT).tolist() == trained.encode(TEXT).ids
     assert read.encode("<|endoftext|>").tolist() != [0]  # a name in a text is text
+
+
+def test_robertas_two_files_have_its_special_tokens_and_layout(tmp_path: Path):
+    two_files(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}), encoding="utf-8")
+    library: Any = transformers.RobertaTokenizerFast(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    read = read_tokenizer(tmp_path)
+    assert (read.cls_id, read.sep_id, read.mask_id, read.pad_id) == (0, 2, 4, 1)
+    for pair in ((TEXT,), (TEXT, "a café")):
+        ids, _ = read.framing(pair=len(pair) > 1).around([read.encode(text) for text in pair], 10_000)
+        assert ids == library(*pair).input_ids
 
 
 def test_berts_vocabulary_file_is_read_lower_case_unless_a_file_says_no(tmp_path: Path):
@@ -133,6 +154,34 @@ POSTLESS = '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "post_pr
 def test_parts_that_a_tokenizer_file_lacks_are_none(tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text(POSTLESS % "null", encoding="utf-8")
     assert read_tokenizer(tmp_path).encode("aa").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["BPE", "WordPiece", "WordLevel", "Unigram"])
+def test_what_a_tokenizer_file_of_an_early_version_leaves_out_is_the_librarys_default(tmp_path: Path, kind: str):
+    words: dict[str, Any] = {character: i for i, character in enumerate("[]UNKabcĠ")}
+    model: dict[str, Any] = {"vocab": words | {"[UNK]": 9, "ab": 10}, "merges": ["a b"]}
+    if kind in ("WordPiece", "WordLevel"):
+        model = {"vocab": model["vocab"], "unk_token": "[UNK]"} | (
+            {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100} if kind == "WordPiece" else {}
+        )
+    elif kind == "Unigram":
+        model = {"vocab": [["[UNK]", 0.0], *([word, -1.0] for word in "abcĠ")], "unk_id": 0}
+    file = {
+        "version": "1.0",
+        "model": model,  # without its type
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},  # without use_regex
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file), encoding="utf-8")
+    read, library = read_tokenizer(tmp_path), tokenizers.Tokenizer.from_str(json.dumps(file))
+    assert read.model["model"]["type"] == kind == type(library.model).__name__
+    for text in ("ab cab", "a b", "abc"):
+        ids = library.encode(text).ids
+        assert read.encode(text).tolist() == ids
+        assert read.decode(ids) == library.decode([i for i in ids if i not in read.special_ids])  # of [UNK] no text
+    stored = {**file, "added_tokens": [], "normalizer": None}  # as an earlier version saved it
+    loaded = from_dict(ImportedTokenizer(stored, specials={}, roles={}, prefix=()).to_dict())
+    assert loaded.encode("ab cab").tolist() == library.encode("ab cab").ids
 
 
 @pytest.mark.parametrize("sign", ["config.json", "added_tokens.json"])

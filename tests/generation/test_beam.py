@@ -74,7 +74,7 @@ def test_as_wide_as_the_number_of_beginnings_it_equals_exhaustive_search_of_thre
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("eos_id", [EOS, None])
+@pytest.mark.parametrize("eos_id", [EOS, None, (EOS, 3, 4)])
 def test_of_width_one_it_is_greedy(seed, eos_id):
     model = make_model(seed=seed)
     greedy = generate(model, RAGGED, SampleConfig(temperature=0, max_new_tokens=20), eos_id=eos_id)

@@ -25,6 +25,7 @@ class Words(STAND_IN):
     """A tokenizer of eleven tokens; ids 6 to 9 are special."""
 
     vocab_size, eos_id, mask_id, cls_id, sep_id, pad_id = 11, EOS, MASK, CLS, SEP, EOS
+    eos_ids = (EOS,)
     extra_ids, prefix_ids, first_blank = (), (), False
     num_bytes = np.array([len(piece) for piece in PIECES])
 

@@ -5,7 +5,7 @@ import torch
 
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
-from minillm.generation.generate import MAX_ROWS, generate, window_start
+from minillm.generation.generate import MAX_ROWS, FinishReason, generate, stream, window_start
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 
@@ -176,6 +176,17 @@ def test_a_row_ends_at_eos_which_is_not_among_its_ids_while_the_others_go_on():
     assert [row.finish_reason for row in rows] == ["eos" if eos in ids else "length" for ids in free]
 
 
+def test_a_row_ends_at_the_first_of_several_eos_ids():
+    model = make_model()
+    (free,) = generate(model, [[1, 2, 3]], greedy())
+    first, second = dict.fromkeys(free.ids[2:4])
+    for ends in ((first, second), (second, first), (VOCAB - 1, first, second)):
+        (row,) = generate(model, [[1, 2, 3]], greedy(), eos_id=ends)
+        assert row.ids == free.ids[: free.ids.index(first)] and row.finish_reason == "eos"
+        (empty,) = generate(model, [[]], greedy(), eos_id=ends)
+        assert empty.prompt_ids == ends[:1]
+
+
 def test_the_loop_ends_with_the_last_row_and_reads_no_token_after_the_last():
     model, logits = recorded(make_model())
     rows = generate(model, [[1], [2]], greedy(max_new_tokens=1000), on_token=lambda row, token: len(logits) > row)
@@ -285,3 +296,38 @@ def test_an_interrupted_generation_leaves_the_model_in_training_mode():
 def test_a_model_in_bf16_generates():
     (row,) = generate(make_model().bfloat16(), [[1, 2]], SampleConfig(max_new_tokens=12))
     assert len(row.ids) == 12
+
+
+def test_the_stream_gives_each_token_as_it_is_chosen_and_its_reasons_are_those_of_generate():
+    model = make_model()
+    whole = generate(model, RAGGED, greedy(), eos_id=3)
+    ids: list[list[int]] = [[] for _ in RAGGED]
+    reasons: list[FinishReason | None] = [None] * len(RAGGED)
+    for event in stream(model, RAGGED, greedy(), eos_id=3):
+        assert reasons[event.row] is None, "nothing comes after the end of a row"
+        ids[event.row] += [] if event.token is None else [event.token]
+        reasons[event.row] = event.finish_reason
+    assert ids == [row.ids for row in whole]
+    assert reasons == [row.finish_reason for row in whole]
+
+
+def test_a_closed_stream_computes_nothing_more_and_restores_the_models_mode():
+    model, logits = recorded(make_model().train())
+    events = stream(model, RAGGED, greedy())
+    for _ in range(len(RAGGED) + 1):
+        next(events)
+    assert len(logits) == 2 and not model.training
+    events.close()
+    assert len(logits) == 2 and model.training
+
+
+def test_sending_true_ends_the_row_of_the_last_event():
+    events = stream(make_model(), [[3], [4]], greedy(max_new_tokens=4))
+    rows = [next(events).row, next(events).row, events.send(True).row]
+    rows += [event.row for event in events]
+    assert rows == [0, 1, 0, 0, 0]
+
+
+def test_a_wrong_prompt_is_refused_before_the_first_event():
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        stream(make_model(), [[]], greedy())

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from minillm.generation.adapters import ConditionedDecoder
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import generate
-from minillm.generation.text import TextStream, allowed_ids, complete, search
+from minillm.generation.text import allowed_ids, complete, search, stream_text
+from minillm.generation.text_stream import TextStream
 from minillm.models.build import build_model
 from minillm.models.gpt import GPT
 from minillm.nn.cache import KVCache
@@ -28,7 +29,7 @@ STAND_IN: Any = object  # passes for any type
 class Scripted(STAND_IN):
     """A model that says given bytes, then EOS, whatever was asked: row i says scripts[i]."""
 
-    writes = "continuation"
+    writes, draft_cost = "continuation", 0.0
 
     def __init__(self, *scripts, vocab_size=TOKENIZER.vocab_size):
         self.config, self.vocab_size = ModelConfig(vocab_size=vocab_size, max_seq_len=1000), vocab_size
@@ -190,6 +191,7 @@ def test_any_tokenizer_of_this_shape_will_do():
     class Letters(STAND_IN):
         first_blank = False
         vocab_size, eos_id, pad_id, extra_ids, prefix_ids, num_bytes = 3, 2, 2, (), (), np.array([1, 1, 0])
+        eos_ids = (2,)
 
         def encode(self, text):
             return np.array(["ab".index(c) for c in text], np.uint32)
@@ -252,3 +254,16 @@ def test_a_decoder_reads_its_prompt_in_both_directions_if_told_to():
         assert search(model, TOKENIZER, prompt, beam, prefix=prefix)[0].ids == row.ids
         found.append(row.ids)
     assert found[0] != found[1]
+
+
+def test_the_text_comes_as_events_which_add_up_to_the_completions():
+    model = Scripted("zwölf!".encode(), b"xxSTOPyy", b"")
+    config = SampleConfig(temperature=0, stop=("STOP",))
+    whole = complete(model, TOKENIZER, ["a", "bc", ""], config)
+    texts: list[str] = [""] * 3
+    reasons: list[str | None] = [None] * 3
+    for event in stream_text(model, TOKENIZER, ["a", "bc", ""], config):
+        texts[event.row] += event.text
+        reasons[event.row] = event.finish_reason
+    assert texts == [row.text for row in whole] == ["zwölf!", "xx", ""]
+    assert reasons == [row.finish_reason for row in whole] == ["eos", "stop", "eos"]

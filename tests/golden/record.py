@@ -55,6 +55,11 @@ CURVES: dict[str, tuple[str, str, dict[str, object]]] = {
         "rhyme.jsonl",
         {"objective.name": "seq2seq", "model.d_ff": 64, "model.max_seq_len": 64, "data.split": "auto"},
     ),
+    "chat": (
+        "gpt2",
+        "rhyme.jsonl",
+        {"objective.name": "chat", "model.max_seq_len": 160, "data.split": "auto"},
+    ),
 }
 """Objective -> preset, text, and what is otherwise than in CONFIG."""
 
@@ -71,7 +76,8 @@ def curve(folder: Path, objective: str = "clm") -> dict[str, list[float]]:
     (folder / "rhyme.txt").write_text("".join(verses()), encoding="utf-8")
     halves = [verse.split("\n", 2) for verse in verses()]
     lines = [
-        json.dumps({"text": verse, "input": f"next: {first}", "target": second}) + "\n"
+        json.dumps({"text": verse, "input": f"next: {first}", "target": second, "prompt": first, "completion": second})
+        + "\n"
         for verse, (first, second, _) in zip(verses(), halves, strict=True)
     ]
     (folder / "rhyme.jsonl").write_text("".join(lines), encoding="utf-8")

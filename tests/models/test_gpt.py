@@ -31,10 +31,18 @@ def close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, atol=2e-5, rtol=1e-5)
 
 
-@pytest.fixture(params=[*POSITIONS, "rotary and trigrams"])
+EXTRAS: dict[str, dict[str, Any]] = {
+    "": {},
+    "trigrams": {"ngram_order": 3, "ngram_rows": 50},
+    "a window": {"layer_pattern": ("local", "full"), "window": 3},
+}
+
+
+@pytest.fixture(params=[*POSITIONS, "rotary and trigrams", "rotary and a window", "t5 and a window"])
 def model(request: pytest.FixtureRequest) -> GPT:
     position, _, extra = request.param.partition(" and ")
-    return gpt(position=position, ngram_order=3 if extra else 1, ngram_rows=50)
+    theta = {"local_rope_theta": 100.0} if extra == "a window" and position == "rotary" else {}
+    return gpt(position=position, **EXTRAS[extra], **theta)
 
 
 @torch.no_grad()
@@ -103,6 +111,16 @@ def test_packed_documents_equal_separate_rows(model):
         for a, b in ((0, 4), (4, 8), (8, 12))
     ]
     assert close(torch.cat(chunks, 1), torch.cat(together, 1))
+
+
+@torch.no_grad()
+def test_a_token_sees_no_further_than_the_windows_of_all_layers_together():
+    model = gpt(position="rotary", layer_pattern=("local",), window=3)
+    ids = tokens(1)
+    changed = ids.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % V
+    difference = (model(ids).hidden - model(changed).hidden).abs().amax((0, 2))
+    assert (difference[:5] > 0).all() and (difference[5:] == 0).all()  # two layers reach two tokens each
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 from minillm.models.build import build_model
 from minillm.models.presets import PRESETS, preset
 from minillm.nn.config import ModelConfig
+from minillm.nn.families import FAMILIES
 
 PUBLISHED = {
     "gpt2": 124_439_808,
@@ -17,6 +19,9 @@ PUBLISHED = {
     # BERT with its pooler, next-sentence and vocabulary heads, as pre-trained.
     "bert-base": 110_106_428,
     "bert-large": 336_226_108,
+    # ModernBertForMaskedLM of these sizes.
+    "modernbert-base": 149_655_232,
+    "modernbert-large": 395_881_664,
     "t5-small": 60_506_624,
     "t5-base": 222_903_552,
     "t5-large": 737_668_096,
@@ -27,9 +32,27 @@ PUBLISHED = {
     "t5-v1.1-large": 783_150_080,
     "t5-v1.1-xl": 2_849_757_184,
     "t5-v1.1-xxl": 11_135_332_352,
+    # Dosovitskiy et al. 2020, table 1; with the head for 1000 classes.
+    "vit-base": 86_567_656,
+    "mlp-digits": (784 + 1) * 128 + (128 + 1) * 64 + (64 + 1) * 10,
     # torch's nn.Transformer of these sizes without its two final norms, and the shared table.
     "transformer-base": 44_140_544 - 2 * 2 * 512 + 37_000 * 512,
 }
+
+
+def complete(name: str) -> ModelConfig:
+    """The preset, with the vocabulary or the input shape that a run takes from its data."""
+    shape = preset(name)
+    if FAMILIES[shape.family].features:
+        return replace(shape, input_shape=shape.input_shape or (3,))
+    return replace(shape, vocab_size=shape.vocab_size or 1000)
+
+
+def examples(config: ModelConfig) -> list[torch.Tensor]:
+    """Two examples, as the arguments of the model."""
+    if config.input_shape:
+        return [torch.zeros(2, *config.input_shape)]
+    return [torch.zeros(2, 9, dtype=torch.long)] * (2 if config.family == "t5" else 1)
 
 
 @pytest.mark.parametrize(("name", "size"), [("bert-base", 109_482_240), ("bert-large", 335_141_888)])
@@ -43,13 +66,13 @@ def test_berts_encoder_and_pooler_have_their_published_parameter_count(name, siz
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_and_runs_at_full_size_without_memory_and_has_its_published_parameter_count(name):
     with torch.device("meta"):
-        config = preset(name) if "vocab_size" in PRESETS[name] else preset(name, vocab_size=1000)
-        model, tokens = build_model(config), torch.zeros(2, 9, dtype=torch.long)
-        output = model(*[tokens] * (2 if config.family == "t5" else 1))
+        config = complete(name)
+        output = (model := build_model(config))(*examples(config))
     size = sum(parameter.numel() for parameter in model.parameters())
     assert size == PUBLISHED.get(name, size)
-    assert output.logits["lm"].shape == (2, 9, config.vocab_size)
-    assert tuple(output.logits) == config.heads
+    assert {len(logits) for logits in output.logits.values()} == {2}
+    assert config.input_shape or output.logits["lm"].shape == (2, 9, config.vocab_size)
+    assert tuple(output.logits) == tuple(spec.name for spec in config.head_specs)
     assert config.preset == name
 
 

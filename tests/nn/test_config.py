@@ -19,6 +19,13 @@ from minillm.nn.config import ModelConfig
         ({"rope_theta": 0.0}, r"model\.rope_theta is 0\.0; it must be above 0"),
         ({"logit_softcap": 0.0}, r"model\.logit_softcap is 0\.0; it must be above 0"),
         ({"attention_scale": 0.0}, r"model\.attention_scale is 0\.0; it must be above 0"),
+        ({"layer_pattern": ("near",)}, r"model\.layer_pattern is \['near'\]; it must list full and local layers"),
+        ({"layer_pattern": ("local",)}, r"model\.layer_pattern has local layers; set model\.window"),
+        ({"window": 4}, r"model\.window has no effect without local layers"),
+        (
+            {"position": "rotary", "local_rope_theta": 5.0},
+            r"model\.local_rope_theta has no effect without local layers",
+        ),
         ({"position": "t5", "relative_max_distance": 16}, r"model\.relative_max_distance is 16; it must be above 16"),
     ],
 )

@@ -21,6 +21,20 @@ def test_the_dense_mask_is_true_where_a_query_may_attend_to_a_key():
                 assert dense[b, 0, t, s] == expected, (b, t, s)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_window_excludes_keys_at_its_distance_and_beyond(causal):
+    positions = torch.tensor([[0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 0, 1]])
+    for keys in (positions, torch.arange(6)):
+        mask = AttentionMask(causal=causal, window=2, key_positions=keys)
+        dense = mask.dense(1, 5, 6, X.device)
+        assert dense is not None
+        for b, of_row in enumerate(keys.expand(2, 6)):
+            for t in range(5):
+                for s in range(6):
+                    near = abs(of_row[t + 1] - of_row[s]) < 2 and (s <= t + 1 or not causal)
+                    assert dense[b % len(dense), 0, t, s] == near
+
+
 def test_no_restriction_gives_no_mask_tensor():
     assert AttentionMask().dense(0, 3, 3, X.device) is None
     assert resolve_mask(AttentionMask(), None, start=0, num_queries=3, num_keys=9, like=X).tensor is None

@@ -22,7 +22,9 @@ from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
 from minillm.objectives.base import Batch
-from minillm.objectives.classify import Classify, ClassifyConfig, majority_figures, name_labels
+from minillm.objectives.classify import ClassifyConfig, majority_figures, name_labels
+from minillm.objectives.text_labels import Classify
+from minillm.objectives.text_layout import TextLayout
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.training.checkpoint import checkpoints
 from minillm.training.metrics import read_metrics
@@ -33,7 +35,8 @@ TEXT, PAIR = ([1, 2, 3], []), ([1, 2, 3], [4, 5])
 
 
 def objective(**settings: Any) -> Classify:
-    return Classify(PAD, **{"cls_id": CLS, "sep_id": SEP, "labels": LABELS, "max_len": 12, **settings})
+    layout = TextLayout(before=(CLS,), between=(SEP,), after=(SEP,), max_len=settings.pop("max_len", 12))
+    return Classify(PAD, **{"layout": layout, "labels": LABELS, **settings})
 
 
 def example(texts: tuple[list[int], list[int]], label: str = "dog") -> LabeledIds:
@@ -139,7 +142,8 @@ def test_a_single_label_raises():
 
 
 def test_the_baseline_predicts_the_most_frequent_training_label():
-    measured: Any = SimpleNamespace(train=tokens("a", "a", "b"), tokens=tokens("b", "b", "b", "a"))
+    splits = {"train": tokens("a", "a", "b"), "tokens": tokens("b", "b", "b", "a")}
+    measured: Any = SimpleNamespace(objective=objective(), **splits)
     assert majority_figures(measured) == {"most_frequent_accuracy": 0.25}
 
 
@@ -170,7 +174,7 @@ def classifier(run_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("classifier")
     source = labeled(folder / "labels.csv")
     start = ["train", "--init-from", str(run_of("bert")), "--objective.name", "classify", "--data", str(source), *SHORT]
-    more = ["--train.steps", "60", "--eval.every", "5", "--save.keep", "99", "--data.cache", str(folder / "cache")]
+    more = ["--train.steps", "120", "--eval.every", "5", "--save.keep", "99", "--data.cache", str(folder / "cache")]
     assert main([*start, *more, "--out", str(folder / "run")]) == 0
     return folder / "run"
 
@@ -224,9 +228,9 @@ def test_another_file_with_other_fields_is_measured(
 
 def test_a_classifier_neither_writes_text_nor_fills_gaps(classifier: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["sample", str(classifier), "--prompt", "7 and"]) == 2
-    assert f"minillm eval {classifier}" in capsys.readouterr().err
+    assert f"minillm predict {classifier}" in capsys.readouterr().err
     assert main(["fill", str(classifier), "7 [MASK]"]) == 2
-    assert f"predicts no tokens; instead: minillm eval {classifier}" in capsys.readouterr().err
+    assert f"predicts no tokens; instead: minillm predict {classifier}" in capsys.readouterr().err
 
 
 def test_a_pretrained_pooler_is_used_and_the_class_layer_is_newly_initialized(

@@ -88,7 +88,7 @@ def test_a_text_of_two_windows_trains(config: RunConfig, tmp_path: Path):
         ("gpt-nano", ["--data.mixing", "equal"], "seq2seq"),
         ("bert-mini", ["--objective.span_density", "0.3"], "span"),
         ("t5-mini", ["--data.target_field", "answer"], "seq2seq"),
-        ("t5-tasks", ["--data.field", "body"], "clm or mlm or span or prefix_lm or classify"),
+        ("t5-tasks", ["--data.field", "body"], "clm or mlm or span or prefix_lm or classify or reward or dpo"),
     ],
 )
 def test_a_flag_that_the_objective_does_not_read_is_refused(config, flag, readers, tmp_path, capsys):

@@ -15,7 +15,7 @@ from minillm.generation.generate import generate
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.objectives.prefix_lm import PrefixLM
-from minillm.run import inference, search, session
+from minillm.run import search, session, writing
 
 PREFIX_LM: dict[str, object] = {"objective.name": "prefix_lm", "model.num_layers": 2, "optim.lr": 3e-2}
 
@@ -34,7 +34,7 @@ def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown = []
-    monkeypatch.setattr(session, "preview", lambda *_, prefix: shown.append(prefix) or "")
+    monkeypatch.setattr(session, "preview", lambda *given: shown.append(given[-1].prefix_prompts) or "")
     loaded = load_run(train(override(config, PREFIX_LM), tmp_path / "run"))
     assert loaded.objective.prefix_prompts and shown == [True] * 4
     prompt, ids = "3 and 4", list(b"3 and 4")
@@ -45,7 +45,7 @@ def test_a_run_samples_and_searches_so_and_shows_it_while_it_trains(
 
 def test_a_model_of_another_objective_reads_causally(finished: Path, monkeypatch: pytest.MonkeyPatch):
     read = []
-    monkeypatch.setattr(inference, "complete", lambda *_, prefix, **__: read.append(prefix) or [])
+    monkeypatch.setattr(writing, "complete", lambda *_, prefix, **__: read.append(prefix) or [])
     sample(finished, SampleConfig(prompt="3 and 4"))
     assert read == [False]
 

@@ -32,7 +32,7 @@ def newest(run: Path) -> dict[str, bytes]:
 
 def test_a_run_folder_holds_all_that_belongs_to_the_run(finished: Path, config: RunConfig):
     names = {path.name for path in finished.iterdir() if not path.name.startswith((".", "step-"))}
-    assert names == {"config.toml", "tokenizer.json", "run.json", "metrics.jsonl", "curve.png"}
+    assert names == {"config.toml", "tokenizer.json", "run.json", "metrics.jsonl", "samples.jsonl", "curve.png"}
     assert all(path.name in (".lock",) for path in finished.glob(".*")), "nothing half written is left"
     saved = load_config(finished / "config.toml")
     chosen = {"model.vocab_size": 362, "sample.prompt": saved.sample.prompt}

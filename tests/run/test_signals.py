@@ -15,7 +15,7 @@ from minillm import RunConfig, load_config, override, train
 from minillm.cli import main
 from minillm.evaluation import evaluator
 from minillm.generation import text as generation_text
-from minillm.run import inference, session
+from minillm.run import scoring, session
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.training.checkpoint import checkpoints
 
@@ -25,9 +25,9 @@ PHASES: dict[str, tuple[object, str, list[str]]] = {
     "tokenizing": (ByteTokenizer, "encode", ["train"]),
     "the last evaluation in training": (evaluator, "evaluate", ["train"]),
     "plotting": (session, "plot_curve", ["train"]),
-    "the evaluation after training": (inference, "evaluate_model", ["train"]),
-    "sampling": (generation_text, "generate", ["sample"]),
-    "evaluating": (inference, "evaluate_model", ["eval"]),
+    "the evaluation after training": (session, "score", ["train"]),
+    "sampling": (generation_text, "stream", ["sample"]),
+    "evaluating": (scoring, "score", ["eval"]),
 }
 
 

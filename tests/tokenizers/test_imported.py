@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
-from minillm.exchange.tokenizer_in import from_model, pre_tokenizer_of
+from minillm.exchange.tokenizer_in import from_model
+from minillm.exchange.tokenizer_models import pre_tokenizer_of
 from minillm.tokenizers.imported import ImportedTokenizer
 from minillm.tokenizers.load import load_tokenizer
 from minillm.tokenizers.merges import GPT2, LLAMA3, PATTERN, QWEN2, SINGLE_DIGITS

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from minillm.adapters.config import AdapterConfig
+from minillm.adapters.lora import add_adapter, init_adapter, lora_layers
 from minillm.data.datasets.corpus import Tokens
 from minillm.data.loader import Loader, Windows, eval_batches
 from minillm.distributed.runtime import Runtime
@@ -45,6 +47,17 @@ def tiny_gpt(**shape: Any) -> GPT:
     model = build_model(ModelConfig(**{**SHAPE, **shape}))
     assert isinstance(model, GPT)
     model.init_weights(torch.Generator().manual_seed(1))
+    return model
+
+
+def tiny_lora(**shape: Any) -> GPT:
+    """The same with an adapter that already changes something."""
+    model = tiny_gpt(**shape)
+    add_adapter(model, AdapterConfig(name="lora", rank=2, dropout=shape.get("dropout", 0.0)), pretrained=weights(model))
+    generator = torch.Generator().manual_seed(2)
+    init_adapter(model, generator)
+    for _, layer in lora_layers(model):
+        nn.init.normal_(layer.lora_b, std=0.1, generator=generator)
     return model
 
 

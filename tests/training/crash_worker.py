@@ -1,4 +1,4 @@
-"""Trains in forked children that are killed at random instants: python crash_worker.py FOLDER KILLS SEED.
+"""Trains in forked children that are killed at random instants: python crash_worker.py FOLDER KILLS SEED [lora].
 
 torch is imported once and never computes in this process, so that a fork costs milliseconds and is safe.
 Prints one JSON object: how many were killed, how many runs went to their end, and what differs from a run that
@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from conftest import tiny_trainer
+from conftest import tiny_lora, tiny_trainer
 
 from minillm.training.checkpoint import checkpoints
 from minillm.training.metrics import read_metrics
@@ -33,7 +33,8 @@ SETTINGS: dict[str, Any] = {
 
 def train(folder: Path) -> None:
     """Go on from the last checkpoint, or start, and train to the end."""
-    trainer = tiny_trainer(folder, **SETTINGS)
+    own = {"model": tiny_lora(dropout=0.1), "optim": {"name": "adamw"}} if "lora" in sys.argv else {}
+    trainer = tiny_trainer(folder, **SETTINGS | own)
     if found := checkpoints(folder):
         trainer.restore(found[-1])
     trainer.fit()

@@ -16,8 +16,8 @@ WORKER = Path(__file__).with_name("crash_worker.py")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children; Windows has no fork")
 
 
-def survive(root: Path, kills: int, seed: int, timeout: float) -> None:
-    command = [sys.executable, str(WORKER), str(root), str(kills), str(seed)]
+def survive(root: Path, kills: int, seed: int, timeout: float, *more: str) -> None:
+    command = [sys.executable, str(WORKER), str(root), str(kills), str(seed), *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
@@ -27,6 +27,11 @@ def survive(root: Path, kills: int, seed: int, timeout: float) -> None:
 
 def test_ten_kills_at_random_times_give_the_same_bits_as_an_uninterrupted_run(tmp_path: Path):
     survive(tmp_path, kills=10, seed=time.time_ns() % 2**32, timeout=150)
+
+
+@pytest.mark.slow
+def test_an_adapter_survives_kills_too(tmp_path: Path):
+    survive(tmp_path, 10, time.time_ns() % 2**32, 150, "lora")
 
 
 @pytest.mark.soak

@@ -60,6 +60,19 @@ class CorpusInfo:
     """None: the validation data was split off the source."""
     train: SplitInfo
     validation: SplitInfo
+    unit: str = ""
+    """What the examples are, if not text."""
+
+    def describe(self) -> str:
+        """One line with the sizes of both splits."""
+        train, validation = self.train, self.validation
+        if self.unit:
+            sizes = f"{train.documents:,} {self.unit} to train on, {validation.documents:,} to validate on"
+            return f"data: {self.source}, {sizes}"
+        return (
+            f"text: {self.source}, {size(train.bytes)} in {train.tokens:,} tokens to train on "
+            f"({train.bytes / train.tokens:.2f} bytes per token), {size(validation.bytes)} to validate on"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,7 @@ def prepare(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, prog
     if callable(tokenizer):
         tokenizer = tokenizer(parts["train"].texts(), parts["validation"].texts())
     tokens, sizes = _tokenized(parts, tokenizer, folder, progress)
-    info = CorpusInfo(config.source, fingerprint, config.validation, **sizes)
+    info = CorpusInfo(config.source, fingerprint, config.validation, sizes["train"], sizes["validation"])
     corpus = Corpus(**tokens, tokenizer=tokenizer, info=info, notes=notes)
     if config.seq_len is not None:
         corpus.require(config.seq_len)
@@ -170,8 +183,15 @@ def prepare_examples(
         name: SplitInfo(len(part), sum(len(text.encode("utf-8")) for text in texts(part)), tokens[name].num_tokens)
         for name, part in parts.items()
     }
-    info = CorpusInfo(config.source, fingerprint, config.validation, **sizes)
+    info = CorpusInfo(config.source, fingerprint, config.validation, sizes["train"], sizes["validation"])
     return Corpus(**tokens, tokenizer=tokenizer, info=info, notes=notes)
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes in a readable unit."""
+    if num_bytes < 1000:
+        return f"{num_bytes} bytes"
+    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def texts(examples: Iterable[tuple[str, ...]]) -> Iterator[str]:

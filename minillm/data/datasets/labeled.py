@@ -1,10 +1,11 @@
-"""Labeled texts: a text, or a pair of texts, and the name of its class."""
+"""Labeled texts: a text, or a pair of texts, and its label, its labels, or its number."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepare_examples
-from minillm.data.sources.records import Tally
+from minillm.data.sources.records import Record, Tally
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
 from minillm.data.sources.token_classes import python_token_classes
 from minillm.data.split import split_examples, text_hash
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
     from minillm.tokenizers.base import Tokenizer
 
 
+Label = str | tuple[str, ...]
+"""The name of a label or a number, as text; or the names of several labels."""
+
+
 class Labeled(NamedTuple):
     """One example. The split keeps the examples of a group together."""
 
     text: str
     pair: str
     """The second text; "" for none."""
-    label: str
+    label: Label
     where: str
     """Names the example in an error message."""
     group: str
@@ -38,7 +43,7 @@ class LabeledIds(NamedTuple):
 
     first: np.ndarray
     second: np.ndarray
-    label: str
+    label: Label
     where: str
 
 
@@ -79,7 +84,7 @@ def prepare_labeled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder,
     return prepare_examples(
         config,
         tokenizer,
-        read=lambda source: _read(source, config),
+        read=lambda source: read_source(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
         tokenize=LabeledTokens,
     )
@@ -87,18 +92,31 @@ def prepare_labeled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder,
 
 def read_labeled(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> LabeledTokens:
     """All examples of `source`, not split, to evaluate a trained model on."""
-    read = _read(source, config)
+    read = read_source(source, config)
     return LabeledTokens(read.content, tokenizer, read.notes)
 
 
-def _read(source: str, config: DataConfig) -> Source:
+def read_inputs(texts: Sequence[str], source: str | None, config: DataConfig) -> list[Labeled]:
+    """Examples without labels, from `texts` or from `source`; for pairs, two texts make an example."""
+    if source is None:
+        step = 2 if config.pair_field else 1
+        if len(texts) % step:
+            raise ValueError(f"this run reads pairs of texts, so give two texts for each; there are {len(texts)}")
+        pairs = texts[1::2] if config.pair_field else [""] * len(texts)
+        found = zip(texts[::step], pairs, strict=True)
+        return [Labeled(text, pair, "", f"text {n}", "") for n, (text, pair) in enumerate(found, 1)]
+    records = sources.read_records(source, _columns(config))
+    return [Labeled(*_texts(record, config), "", record.where, "") for record in islice(records, config.max_documents)]
+
+
+def read_source(source: str, config: DataConfig) -> Source:
     """The examples of a source in the order of their hashes."""
     tally = Tally("examples")
     examples = list(islice(_examples(source, config, tally), config.max_documents))
     if not examples:
-        raise ValueError(f"{source} has no example with a text and a label: add examples")
+        raise ValueError(f"{source} has no examples with a text and a label: add some")
     notes = (*sources.left_out(source), *(f"{source}: {note}" for note in tally.notes()))
-    examples.sort(key=lambda example: (text_hash(example.text + example.pair), example))
+    examples.sort(key=lambda one: (text_hash(one.text + one.pair), one.text, one.pair, str(one.label), one.where))
     return Source(examples, _fingerprint(source, config), notes)
 
 
@@ -107,17 +125,47 @@ def _examples(source: str, config: DataConfig, tally: Tally) -> Iterator[Labeled
         for gap in python_token_classes():
             yield Labeled(gap.before, gap.after, gap.label, source, gap.group)
         return
-    columns = {"data.field": config.field, "data.label_field": config.label_field}
-    columns |= {"data.pair_field": config.pair_field} if config.pair_field else {}
+    columns = _columns(config) | {"data.label_field": config.label_field}
     for record in sources.read_records(source, columns):
-        text, label = record.text(config.field), record.text(config.label_field)
-        pair = record.text(config.pair_field) if config.pair_field else ""
-        if tally.keeps(text=text, label=label):
+        (text, pair), label = _texts(record, config), _label(record, config)
+        if tally.keeps(text=text, label=label if isinstance(label, str) else config.label_field):
             yield Labeled(text, pair, label, record.where, text)
+
+
+def _columns(config: DataConfig) -> dict[str, str]:
+    pair = {"data.pair_field": config.pair_field} if config.pair_field else {}
+    return {"data.field": config.field} | pair
+
+
+def _texts(record: Record, config: DataConfig) -> tuple[str, str]:
+    return record.text(config.field), record.text(config.pair_field) if config.pair_field else ""
+
+
+def _label(record: Record, config: DataConfig) -> Label:
+    """The label; numbers become text, and a list of labels becomes a tuple."""
+    value = record.fields[config.label_field]
+    if isinstance(value, list | tuple):
+        return tuple(dict.fromkeys(_name(item, record, config) for item in value))
+    name = "" if value is None else _name(value, record, config)
+    if config.label_separator is None:
+        return name
+    return tuple(dict.fromkeys(part.strip() for part in name.split(config.label_separator) if part.strip()))
+
+
+def _name(value: object, record: Record, config: DataConfig) -> str:
+    if isinstance(value, Real):
+        return str(value).lower()
+    if isinstance(value, str):
+        return Record({config.label_field: value}, record.where).text(config.label_field)
+    raise ValueError(
+        f"field {config.label_field!r} of {record.where} is {type(value).__name__}: a label is text, a number, or a "
+        "list of them; correct it or choose another field (data.label_field)"
+    )
 
 
 def _fingerprint(source: str, config: DataConfig) -> str:
     if source == TOKEN_CLASSES:
         return cache.key(source, sources.fingerprint(f"{sources.BUILTIN}python-stdlib"))
     fields = f"{config.field} {config.pair_field} {config.label_field}"
+    fields += f" {config.label_separator}" if config.label_separator else ""
     return hashlib.sha256(sources.fingerprint(source, fields).encode()).hexdigest()

@@ -91,7 +91,7 @@ def cached_examples(source: str, config: DataConfig, folder: Path, progress: boo
         bar = tqdm(found, desc="reading", disable=None if progress else True, leave=False)
         examples = list(islice(bar, limit))
         if not examples:
-            raise ValueError(f"{source} has no example with an input and a target: add examples")
+            raise ValueError(f"{source} has no examples with an input and a target: add some")
         examples.sort(key=lambda example: (text_hash(example.input), example))
         (temporary / "examples.jsonl").write_text("".join(map(_line, examples)), encoding="utf-8")
         return {"source": source, "examples": len(examples), "notes": tally.notes()}

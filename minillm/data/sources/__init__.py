@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from minillm.data.sources.builtin import BUILTINS, library_files
-from minillm.data.sources.files import Piece, read_plain, why_not_text
+from minillm.data.sources.files import Piece, is_squad, read_plain, why_not_text
 from minillm.data.sources.hub import find_dataset, read_hub
 from minillm.data.sources.records import READERS, Columns, Record, counted, ending
 
@@ -49,6 +49,20 @@ def read_records(source: str, columns: Columns) -> Iterator[Record]:
         if records is None:
             raise ValueError(f"{path} has no fields: give examples as {RECORD_FILES}")
         yield from records
+
+
+def read_texts(source: str, field: str = "text", pair_field: str | None = None) -> Iterator[str | tuple[str, str]]:
+    """The texts of a source, one a record or, in text files, one a line; pairs with `pair_field`. Empty lines are left
+    out; ValueError as in `read_pieces`."""
+    columns = {"data.field": field} | ({"data.pair_field": pair_field} if pair_field else {})
+    for path, records in _readers(source, columns):
+        if records is None and pair_field:
+            raise ValueError(f"{path} has no fields: give pairs as {RECORD_FILES}")
+        if records is None:
+            whole = "".join(piece.text for piece in read_plain(path))
+            yield from (line for line in whole.splitlines() if line.strip())
+        for record in records or ():
+            yield (record.text(field), record.text(pair_field)) if pair_field else record.text(field)
 
 
 def _readers(source: str, columns: Columns) -> Iterator[tuple[Path, Iterator[Record] | None]]:
@@ -113,7 +127,7 @@ def find_files(source: str) -> tuple[list[Path], tuple[str, ...]]:
     source = source.removeprefix(HUB)
     path = Path(source).expanduser()
     if path.is_file():
-        if reason := why_not_text(path):
+        if (reason := why_not_text(path)) and not is_squad(path):
             raise ValueError(f"{path} is {reason}: give a text file, or {RECORD_FILES}")
         return [path], ()
     hidden: list[Path] = []

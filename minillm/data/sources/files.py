@@ -13,6 +13,7 @@ NOT_TEXT = re.compile(r"\.(7z|bz2|docx|epub|gif|gz|jpe?g|mp3|od[pst]|pdf|png|ppt
 """Formats that are not plain text, although their first bytes may look like it."""
 UNCHECKED = (".parquet", ".jsonl.gz", ".ndjson.gz")
 """Binary formats that contain text."""
+_SQUAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"(version|data)"\s*:')
 _RECORDS = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
@@ -33,14 +34,23 @@ def why_not_text(path: Path) -> str | None:
         return None
     if NOT_TEXT.search(name):
         return f"not text ({path.suffix.lower()})"
-    with path.open("rb") as file:
-        start = file.read(8192)
+    start = _start(path)
     # Git's test. UTF-16 also has zero bytes, but counts as text, so that the error says to convert it.
     if b"\0" in start and not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "binary"
     if name.endswith(".json") and not _RECORDS.match(start):
         return "JSON but not an array of records"
     return None
+
+
+def is_squad(path: Path) -> bool:
+    """Whether a .json file begins as those of SQuAD do."""
+    return path.name.lower().endswith(".json") and _SQUAD.match(_start(path)) is not None
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8192)
 
 
 def read_plain(path: Path) -> Iterator[Piece]:

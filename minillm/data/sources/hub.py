@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from minillm.data.sources.records import Columns, Record, pick
 
-MODEL_FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"]
+MODEL_FILES = ["*.json", "*.jinja", "*.safetensors", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"]
 TIMEOUT = 2.0
 """Seconds within which the hub must answer."""
 

@@ -1,7 +1,7 @@
 """Readers for files with records: .jsonl, .json, .csv, .tsv and .parquet, all but .json in bounded memory.
 
 A reader takes the columns to read as setting -> name of the column (`{"data.field": "text"}`), so that an error can
-name the setting.
+name the setting. Without columns, it reads all of them.
 """
 
 import codecs
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from minillm.data.sources.squad import questions
 
 MAX_FIELD = 64 << 20
 """Maximum characters in a field of a .csv or .tsv file; a field with an unclosed quote exceeds it."""
@@ -136,8 +138,10 @@ def _json(data: bytes, where: str) -> Any:
 
 
 def read_json(path: Path, columns: Columns) -> Iterator[Record]:
-    """An array of objects. The whole file is held in memory."""
+    """An array of objects, or a file of SQuAD. The whole file is held in memory."""
     records = _json(path.read_bytes(), str(path))
+    if isinstance(records, dict):
+        records = list(questions(records, str(path)))
     for number, record in enumerate(records, start=1):
         where = f"{path} record {number}"
         if not isinstance(record, dict):
@@ -157,7 +161,7 @@ def read_table(path: Path, columns: Columns, *, delimiter: str) -> Iterator[Reco
             if len(set(named)) < len(named):
                 raise ValueError(f"{name} has two columns of the same name in {', '.join(named)}: rename one")
             require_columns(header, columns, name)
-            places = [(column, header.index(column)) for column in columns.values()]
+            places = [(column, header.index(column)) for column in columns.values() or named]
             start = rows.line_num + 1
             for row in rows:
                 if len(row) == len(header):
@@ -194,7 +198,8 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             require_columns(file.schema_arrow.names, columns, name)
-            rows = (row for batch in file.iter_batches(batch_size=1024, columns=wanted) for row in batch.to_pylist())
+            batches = file.iter_batches(batch_size=1024, columns=wanted or None)
+            rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield Record(row, f"{name} row {number}")
     except (pa.ArrowInvalid, OSError) as error:

@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minillm.data.config import DataConfig
-from minillm.data.datasets.labeled import LabeledTokens, prepare_labeled, read_labeled
+from minillm.data.datasets.labeled import LabeledTokens, prepare_labeled, read_inputs, read_labeled
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
 
@@ -30,7 +31,7 @@ def config(tmp_path: Path) -> DataConfig:
     return DataConfig(source=str(path), cache=str(tmp_path / "cache"), validation_fraction=0.25)
 
 
-def spelled(tokens: LabeledTokens) -> list[tuple[str, str, str]]:
+def spelled(tokens: LabeledTokens) -> list[tuple[str, str, Any]]:
     """The examples again, in the order of the texts."""
     rows = [tokens.row(i) for i in range(len(tokens))]
     return sorted((TOKENIZER.decode(row.first), TOKENIZER.decode(row.second), row.label) for row in rows)
@@ -93,6 +94,27 @@ def test_what_has_no_text_or_no_label_is_counted_aloud(config: DataConfig, tmp_p
     assert only.notes == (f"{tmp_path / 'label.jsonl'}: 2 of 42 examples passed over: empty label",)
 
 
+def test_a_label_may_be_a_number_or_a_list_and_a_separator_divides_text(config: DataConfig, tmp_path: Path):
+    values = [1, 0.5, True, ["b", "a", "b"], [], "a, b"]
+    path = write(tmp_path / "values.jsonl", [{"text": f"{n}", "label": v} for n, v in enumerate(values)])
+    labels = {text: label for text, _, label in spelled(read_labeled(str(path), config, TOKENIZER))}
+    expected = ["1", "0.5", "true", ("b", "a"), (), "a, b"]
+    assert labels == {str(n): value for n, value in enumerate(expected)}
+    divided = spelled(read_labeled(str(path), replace(config, label_separator=","), TOKENIZER))
+    assert divided[-1][2] == ("a", "b") and divided[0][2] == ("1",)
+
+
+def test_inputs_are_read_without_labels(config: DataConfig, tmp_path: Path):
+    path = write(tmp_path / "new.jsonl", [{"text": "a"}, {"text": "", "label": "x"}])
+    assert [one.text for one in read_inputs((), str(path), config)] == ["a", ""]
+    assert [one.text for one in read_inputs(["b", "c"], None, config)] == ["b", "c"]
+    pairs = replace(config, pair_field="pair")
+    (pair,) = read_inputs(["b", "c"], None, pairs)
+    assert (pair.text, pair.pair) == ("b", "c")
+    with pytest.raises(ValueError, match="give two texts for each; there are 3"):
+        read_inputs(["a", "b", "c"], None, pairs)
+
+
 def test_a_number_of_examples_can_be_set(config: DataConfig):
     assert len(read_labeled(config.source, replace(config, max_documents=7), TOKENIZER)) == 7
 
@@ -128,13 +150,13 @@ def test_mistakes_name_the_file_and_the_remedy(config: DataConfig, tmp_path: Pat
     one = write(tmp_path / "one.jsonl", RECORDS[:1] * 3)
     with pytest.raises(ValueError, match="fewer than two different examples to split"):
         prepare_labeled(replace(config, source=str(one)), TOKENIZER)
-    numbers = write(tmp_path / "numbers.jsonl", [{"text": "a", "label": 1}])
-    with pytest.raises(ValueError, match=r"field 'label' of .*numbers\.jsonl line 1 is int, not text"):
-        read_labeled(str(numbers), config, TOKENIZER)
+    nested = write(tmp_path / "nested.jsonl", [{"text": "a", "label": {"name": "b"}}])
+    with pytest.raises(ValueError, match=r"field 'label' of .*nested\.jsonl line 1 is dict: a label is text, a number"):
+        read_labeled(str(nested), config, TOKENIZER)
     with pytest.raises(
         ValueError, match=r"data\.validation .*labels\.jsonl is the training text itself: give another text"
     ):
         prepare_labeled(replace(config, validation=config.source), TOKENIZER)
     nothing = write(tmp_path / "nothing.jsonl", [{"text": "", "label": "x"}])
-    with pytest.raises(ValueError, match=r"nothing\.jsonl has no example with a text and a label: add"):
+    with pytest.raises(ValueError, match=r"nothing\.jsonl has no examples with a text and a label: add"):
         read_labeled(str(nothing), config, TOKENIZER)

@@ -1,0 +1,104 @@
+"""One block of the fast decoder; see inference/decoder.py."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minillm.inference.cache import LayerView
+from minillm.inference.products import Products
+from minillm.nn.config import ModelConfig
+
+
+class FastNorm:
+    """A norm over the last dimension of fp32 x, whose result has another dtype if a product takes that."""
+
+    def __init__(self, norm: Any, dtype: torch.dtype) -> None:
+        self.dtype, self.width = dtype, norm.weight.numel()
+        self.rms, self.eps = isinstance(norm, nn.RMSNorm), float(norm.eps)
+        self.weight = norm.weight.detach().float()
+        self.bias = None if self.rms or norm.bias is None else norm.bias.detach().float()
+        if self.rms:
+            # x / sqrt(mean(x^2) + eps) = x sqrt(D) / sqrt(|x|^2 + D eps)
+            self.weight = self.weight * math.sqrt(self.width)
+            self.floor = torch.tensor(math.sqrt(self.width * self.eps))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., width) -> (..., width)."""
+        if self.rms:
+            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            return (x / torch.hypot(length, self.floor)).mul_(self.weight)
+        return F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
+
+
+class FastLayer:
+    """x + attention(norm(x)), then x + feed_forward(norm(x)), on rows x (N, D), N = B T."""
+
+    def __init__(self, block: Any, config: ModelConfig, products: Products) -> None:
+        attention, ffn = block.attn.sublayer, block.ffn.sublayer
+        self.heads, self.groups, self.width = config.num_heads, config.kv_heads, config.head_width
+        self.scale = attention.scale
+        self.attention_norm = FastNorm(block.attn.norm, products.plan.dtype)
+        self.ffn_norm = FastNorm(block.ffn.norm, products.plan.dtype)
+        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        self.rotary = config.position == "rotary"
+        # Rotating neighbors (2i, 2i+1) is one product of complex numbers. Scores do not change if the rows of q and k
+        # are permuted alike.
+        order = half_split_to_pairs(self.width) if self.rotary else None
+        if self.q_norm is not None:
+            self.q_norm, self.k_norm = (permuted_norm(norm, order) for norm in (self.q_norm, self.k_norm))
+        self.qkv = products.fused((attention.q, attention.k, attention.v), (order, order, None))
+        self.out = products.of(attention.out)
+        self.gated = ffn.gate is not None
+        self.up = products.fused((ffn.gate, ffn.up)) if self.gated else products.of(ffn.up)
+        self.down, self.activation = products.of(ffn.down), ffn.activation
+        self.ff_width = config.ff_width
+
+    def __call__(self, x: Tensor, cache: LayerView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
+        """x (N, D) -> (N, D). `angles` (B|1, T, 1, K/2) complex; `mask` (B|1, 1, T, S) bool."""
+        x = x + self.out(self._attend(self.qkv(self.attention_norm(x)), cache, angles, mask, batch))
+        hidden = self.up(self.ffn_norm(x))  # (N, F) or (N, 2 F)
+        if self.gated:
+            gate, up = hidden.split(self.ff_width, 1)
+            hidden = self.activation(gate) * up
+        else:
+            hidden = self.activation(hidden)
+        return x.add_(self.down(hidden))
+
+    def _attend(self, qkv: Tensor, cache: LayerView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
+        """qkv (N, (H + 2 G) K) -> (N, H K)."""
+        heads, groups, width = self.heads, self.groups, self.width
+        num_rows = qkv.size(0)
+        split = qkv.float().view(batch, num_rows // batch, heads + 2 * groups, width)  # (B, T, H + 2 G, K)
+        turned = split.narrow(2, 0, heads + groups)
+        if self.q_norm is not None:
+            turned.narrow(2, 0, heads).copy_(self.q_norm(turned.narrow(2, 0, heads)))
+            turned.narrow(2, heads, groups).copy_(self.k_norm(turned.narrow(2, heads, groups)))
+        if angles is not None:
+            torch.view_as_complex(turned.unflatten(3, (-1, 2))).mul_(angles)
+        new = split.narrow(2, heads, 2 * groups).unflatten(2, (2, groups))  # (B, T, 2, G, K)
+        cache.new.copy_(new.permute(2, 0, 3, 1, 4))
+        q = split.narrow(2, 0, heads).transpose(1, 2)  # (B, H, T, K)
+        causal = mask is None and num_rows > batch
+        y = F.scaled_dot_product_attention(
+            q, cache.keys, cache.values, mask, is_causal=causal, scale=self.scale, enable_gqa=heads != groups
+        )
+        return y.transpose(1, 2).reshape(num_rows, heads * width)
+
+
+def half_split_to_pairs(width: int) -> Tensor:
+    """(width) the order in which the halves of a head alternate."""
+    return torch.arange(width).view(2, -1).t().flatten()
+
+
+def permuted_norm(norm: Any, order: Tensor | None) -> FastNorm:
+    """A norm of heads in another order."""
+    fast = FastNorm(norm, torch.float32)
+    if order is not None:
+        fast.weight = fast.weight[order]
+        fast.bias = None if fast.bias is None else fast.bias[order]
+    return fast

@@ -1,0 +1,169 @@
+"""Chooses how a model's products are computed, by measuring this machine with its weights for a fraction of a second.
+
+Processor features do not predict this: oneDNN's blocked layout is twice as fast as F.linear on one processor and as
+fast on another, and bf16 products of several rows are tens of times slower than fp32 on processors without them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minillm.inference.products import Plan
+from minillm.nn.kernels.linear import DenseProduct, Form, Product, QuantizedProduct, can_pack, forms
+from minillm.nn.kernels.quantized import QuantizedWeight
+from minillm.storage import write_text
+
+MEASURED_BYTES = 64 << 20
+"""Of fp32 weights in one measurement: more than the caches of most processors, as in a model."""
+ROUNDS, WIDE = 5, 64
+"""Repetitions, of which the fastest counts; rows that stand for reading a prompt."""
+MAX_SLOWDOWN = 3.0
+"""A form is not chosen if it reads a prompt this many times slower than another."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_plan(
+    weights: Mapping[str, Tensor],
+    quantized: Mapping[str, QuantizedWeight],
+    *,
+    dtype: str = "auto",
+    only_plain: bool = False,
+    cache: Path | None = None,
+) -> Plan:
+    """The fastest plan for one row at a time.
+
+    Args:
+        weights: the (O, I) weights of the model's linear layers by name.
+        quantized: quantized weights by name.
+        dtype: fp32 or bf16; auto: the faster one.
+        only_plain: whether only F.linear is possible, as in a model without a fast decoder.
+        cache: file in which earlier choices are kept; None: measure.
+    """
+    names = measured_names(weights)
+    shapes = [list(weights[name].shape) for name in names]
+    bits = sorted({quantized[name].bits for name in names if name in quantized})
+    key = json.dumps([machine(), torch.get_num_threads(), dtype, only_plain, bits, shapes])
+    known = {} if cache is None else _read(cache)
+    with suppress(KeyError, TypeError, ValueError):
+        return _plan_of(known[key])
+    plan = _measure(weights, quantized, names, dtype, ["plain"] if only_plain else forms())
+    if cache is not None:
+        with suppress(OSError):  # a cache that cannot be written costs a measurement next time
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_text(cache, json.dumps(known | {key: asdict(plan) | {"dtype": name_of(plan.dtype)}}, indent=1))
+    return plan
+
+
+def _measure(
+    weights: Mapping[str, Tensor],
+    quantized: Mapping[str, QuantizedWeight],
+    names: Sequence[str],
+    dtype: str,
+    possible: Sequence[Form],
+) -> Plan:
+    dtypes = list(DTYPES.values()) if dtype == "auto" else [DTYPES[dtype]]
+    plans = [Plan(form, one) for one in dtypes for form in possible if form != "transposed" or one == torch.float32]
+    plans += [replace(plan, min_rows=2) for plan in plans if plan.form == "onednn"]
+    timed: list[tuple[float, float, Plan]] = []
+    for plan in plans:
+        products = [_dense(weights[name], plan) for name in names]
+        inputs = [weights[name].size(1) for name in names]
+        wide = seconds(lambda products=products, inputs=inputs: _run(products[:4], inputs, WIDE), rounds=2)
+        timed.append((seconds(lambda products=products, inputs=inputs: _run(products, inputs, 1)), wide, plan))
+        two = seconds(lambda products=products, inputs=inputs: _run(products, inputs, 2))
+        timed[-1] = (*timed[-1][:2], replace(plan, draft_cost=round(max(0.0, two / timed[-1][0] - 1), 3)))
+    widest = min(wide for _, wide, _ in timed)
+    best, _, plan = min((one for one in timed if one[1] <= MAX_SLOWDOWN * widest), key=lambda one: one[0])
+    small = [quantized[name] for name in names if name in quantized and can_pack(quantized[name])]
+    if not small:
+        return plan
+    packed = [QuantizedProduct(weight, None, wide=plan.dtype) for weight in small]
+    inputs = [weight.values.size(1) for weight in small]
+    one, two = (seconds(lambda rows=rows: _run(packed, inputs, rows)) for rows in (1, 2))
+    share = len(small) / len(names)
+    if one > best * share:
+        return replace(plan, packed=False)
+    return replace(plan, draft_cost=round(max(0.0, two / one - 1), 3))
+
+
+def measured_names(weights: Mapping[str, Tensor]) -> list[str]:
+    """Names of the first weights, up to MEASURED_BYTES in fp32; the vocabulary's only if nothing else is left."""
+    ordered = sorted(weights, key=lambda name: name.startswith("heads."))
+    sizes = (4 * weights[name].numel() for name in ordered)
+    total, chosen = 0, []
+    for name, size in zip(ordered, sizes, strict=True):
+        if chosen and total + size > MEASURED_BYTES:
+            break
+        chosen.append(name)
+        total += size
+    return chosen
+
+
+def machine() -> list[str]:
+    """What determines the speed of a product: torch, its instruction set, the processor."""
+    name = ""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return [torch.__version__, torch.backends.cpu.get_cpu_capability(), name]
+
+
+def seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Duration of the fastest of some calls, after one that is not counted."""
+    run()
+    return min(_duration(run) for _ in range(rounds))
+
+
+def linear_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The (O, I) weights of the model's linear layers by name."""
+    return {name: layer.weight.detach() for layer, name in linear_names(model).items()}
+
+
+def linear_names(model: nn.Module) -> dict[nn.Linear, str]:
+    """The model's linear layers and the names of their weights."""
+    names: dict[Tensor, str] = {
+        parameter: name for name, parameter in model.named_parameters()
+    }  # the first name of a tied weight
+    return {layer: names[layer.weight] for layer in model.modules() if isinstance(layer, nn.Linear)}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """fp32 or bf16."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def _dense(weight: Tensor, plan: Plan) -> Product:
+    return DenseProduct(weight, None, form=plan.form, dtype=plan.dtype, min_rows=plan.min_rows)
+
+
+@torch.inference_mode()
+def _run(products: Sequence[Product], inputs: Sequence[int], rows: int) -> None:
+    x = {width: torch.ones(rows, width) for width in set(inputs)}
+    for product, width in zip(products, inputs, strict=False):
+        product(x[width])
+
+
+def _duration(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _read(cache: Path) -> dict[str, dict[str, object]]:
+    with suppress(OSError, ValueError):
+        content = json.loads(cache.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def _plan_of(values: dict[str, object]) -> Plan:
+    return Plan(**{**values, "dtype": DTYPES[str(values["dtype"])]})  # type: ignore[arg-type]

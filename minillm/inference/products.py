@@ -1,0 +1,70 @@
+"""The products of a model's weights in the form that a plan names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minillm.nn.kernels.linear import DenseProduct, Form, Product, QuantizedProduct, can_pack
+from minillm.nn.kernels.quantized import QuantizedWeight, concatenate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How products are computed on this machine."""
+
+    form: Form = "plain"
+    dtype: torch.dtype = torch.float32
+    """Of plain weights."""
+    min_rows: int = 1
+    """A product of fewer rows is padded to this many."""
+    packed: bool = True
+    """Whether quantized weights are multiplied in packed form; else they are dequantized when the model is loaded."""
+    draft_cost: float = 0.2
+    """Cost of a second row in a step, as a fraction of the step."""
+
+    def describe(self) -> str:
+        """Such as `fp32, onednn`."""
+        name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[self.dtype]
+        return f"{name} weights, {self.form} products"
+
+
+class Products:
+    """Makes products of a model's linear layers, fused if they read the same input."""
+
+    def __init__(self, plan: Plan, names: Mapping[nn.Linear, str], quantized: Mapping[str, QuantizedWeight]) -> None:
+        """`names` of the layers' weights; `quantized` are weights by name, instead of the plain ones."""
+        self.plan, self.names, self.quantized = plan, names, quantized
+
+    def of(self, linear: nn.Module) -> Product:
+        """The product of one layer."""
+        return self.fused((linear,))
+
+    def fused(self, linears: Sequence[nn.Module | None], orders: Sequence[Tensor | None] | None = None) -> Product:
+        """One product for several layers, whose results are concatenated.
+
+        `orders` permute the outputs of each head: (K) indices, or None.
+        """
+        layers = [linear for linear in linears if isinstance(linear, nn.Linear)]
+        indices = [rows_of(layer, order) for layer, order in zip(layers, orders or [None] * len(layers), strict=True)]
+        bias = None
+        if all(layer.bias is not None for layer in layers):  # all of them have one, or none
+            bias = torch.cat([layer.bias.detach()[rows] for layer, rows in zip(layers, indices, strict=True)])
+        names = [self.names[layer] for layer in layers]
+        parts = [self.quantized[name] for name in names if name in self.quantized]
+        if parts and len(parts) == len(layers) and self.plan.packed:
+            whole = concatenate([part.select(rows) for part, rows in zip(parts, indices, strict=True)])
+            if can_pack(whole):
+                return QuantizedProduct(whole, bias, wide=self.plan.dtype)
+        weight = torch.cat([layer.weight.detach()[rows] for layer, rows in zip(layers, indices, strict=True)])
+        return DenseProduct(weight, bias, form=self.plan.form, dtype=self.plan.dtype, min_rows=self.plan.min_rows)
+
+
+def rows_of(layer: nn.Linear, order: Tensor | None) -> Tensor | slice:
+    """Rows of the weight in the order of each head's outputs."""
+    if order is None:
+        return slice(None)
+    return torch.arange(layer.out_features).view(-1, len(order))[:, order].flatten()

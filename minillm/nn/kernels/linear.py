@@ -1,0 +1,102 @@
+"""Forms of `F.linear(x, weight, bias)` for inference on a CPU: weights are stored as the product reads them fastest.
+
+`test_every_form_equals_the_plain_product` in tests/nn/test_kernels.py compares them with F.linear. Which form is fast
+depends on the processor, so inference/measure.py measures them. All operators with an underscore are private to torch:
+`available` says which forms this version can compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minillm.nn.kernels.quantized import QuantizedWeight
+
+Form = Literal["plain", "transposed", "onednn"]
+"""plain: F.linear. transposed: x @ W^T with W^T stored. onednn: the blocked layout of oneDNN."""
+
+WIDE_ROWS = 32
+"""From this many rows on, a quantized weight is dequantized first: its packed product gains only from reading less."""
+
+Product = Callable[[Tensor], Tensor]
+"""x (N, I), fp32 or the product's dtype -> (N, O) in the product's dtype."""
+
+
+class DenseProduct:
+    """x W^T + b in fp32 or bf16, in one of three forms."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, form: Form, dtype: torch.dtype, min_rows: int = 1
+    ) -> None:
+        """`min_rows` pads x: on some processors, oneDNN reads the weights faster for two rows than for one."""
+        self.dtype, self.min_rows, weight = dtype, min_rows, weight.to(dtype)
+        self.bias = None if bias is None else bias.to(dtype)
+        self.form = form
+        match form:
+            case "onednn":
+                self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), min_rows)
+            case "transposed":
+                self.weight = weight.t().contiguous()
+            case _:
+                self.weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype != self.dtype:
+            x = x.to(self.dtype)
+        if self.form == "onednn":
+            if x.size(0) < self.min_rows:
+                padded = x.expand(self.min_rows, -1)
+                return ONEDNN(padded, self.weight, self.bias, "none", [], "").narrow(0, 0, 1)
+            return ONEDNN(x, self.weight, self.bias, "none", [], "")
+        if self.form == "transposed":
+            return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+        return F.linear(x, self.weight, self.bias)
+
+
+class QuantizedProduct:
+    """x W^T + b with W of 8 or 4 bits, by torch's packed products; x and the result are bf16."""
+
+    dtype = torch.bfloat16
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None, *, wide: torch.dtype = torch.bfloat16) -> None:
+        """`wide` is the dtype in which many rows are multiplied."""
+        self.source, self.wide = weight, wide
+        self.bias = None if bias is None else bias.to(torch.bfloat16)
+        self.group = weight.group
+        if weight.zero is None:
+            self.packed, self.scales = weight.values, weight.scale.flatten().bfloat16()
+        else:
+            self.packed = PACK_INT4(weight.values.int(), 1)
+            self.scales = torch.stack((weight.scale, weight.zero), -1).transpose(0, 1).contiguous().bfloat16()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.size(0) >= WIDE_ROWS:
+            y = F.linear(x.to(self.wide), self.source.dequantize(self.wide)).bfloat16()
+        elif self.source.zero is None:
+            y = INT8(x.to(torch.bfloat16), self.packed, self.scales)
+        else:
+            y = INT4(x.to(torch.bfloat16), self.packed, self.group, self.scales)
+        return y if self.bias is None else y + self.bias
+
+
+PACK_INT4: Any = getattr(torch, "_convert_weight_to_int4pack_for_cpu", None)
+INT8: Any = getattr(torch, "_weight_int8pack_mm", None)
+INT4: Any = getattr(torch, "_weight_int4pack_mm_for_cpu", None)
+ONEDNN: Any = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
+
+
+def forms() -> list[Form]:
+    """The forms of a dense product that this build of torch can compute."""
+    return ["plain", "transposed", *(["onednn"] if ONEDNN is not None else [])]
+
+
+def can_pack(weight: QuantizedWeight) -> bool:
+    """Whether torch has a packed product for a weight of this shape."""
+    outputs, inputs = weight.values.shape
+    if weight.bits == 8:
+        return INT8 is not None
+    return INT4 is not None and weight.group in (32, 64, 128, 256) and outputs % 16 == 0 and inputs % weight.group == 0

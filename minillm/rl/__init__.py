@@ -1,0 +1,1 @@
+"""Reinforcement learning: what completions are worth, and training batches that the model samples itself."""

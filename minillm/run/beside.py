@@ -1,0 +1,67 @@
+"""How far a model has moved from another one, measured on its own completions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from minillm.generation.adapters import evaluating
+from minillm.generation.config import SampleConfig
+from minillm.generation.generate import generate
+from minillm.objectives.advantages import Trajectory, group_estimate
+from minillm.objectives.policy import Policy
+from minillm.objectives.policy_config import GRPOConfig
+from minillm.run.inference import LoadedRun, loaded_run
+
+BATCH = 64
+
+
+class Sampled(NamedTuple):
+    """Completions of prompts, one of each."""
+
+    texts: list[str]
+    """With their prompts."""
+    kl: float
+    """Mean over the completions of log π(completion) - log reference(completion), which estimates KL(π || reference)
+    without bias (k1)."""
+
+
+@torch.inference_mode()
+def sample_beside(
+    run: LoadedRun | Path | str, reference: LoadedRun | Path | str, prompts: Sequence[str], config: SampleConfig
+) -> Sampled:
+    """Complete each prompt with the model of `run` at temperature 1 and compare its log-probabilities with another's.
+
+    Of `config`, max_new_tokens and seed are used. ValueError if the runs have different tokenizers.
+    """
+    policy, other = loaded_run(run), loaded_run(reference)
+    tokenizer = policy.tokenizer
+    if other.tokenizer.hash != tokenizer.hash:
+        raise ValueError(f"{policy.folder} and {other.folder} have different tokenizers: compare models that share one")
+    allowed = torch.zeros(policy.model.config.vocab_size, dtype=torch.bool)
+    allowed[: tokenizer.vocab_size] = torch.from_numpy(np.asarray(tokenizer.num_bytes) > 0)
+    allowed[tokenizer.eos_id] = True
+    ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    sampling = SampleConfig(temperature=1.0, max_new_tokens=config.max_new_tokens, seed=config.seed)
+    numbers = range(len(ids))
+    found = generate(policy.model, ids, sampling, eos_id=tokenizer.eos_id, allowed=allowed, samples=numbers)
+    rows = []
+    for completion in found:
+        end = [tokenizer.eos_id] if completion.finish_reason == "eos" else []
+        whole = np.array([*completion.ids, *end], np.int64)
+        rows.append(Trajectory(np.array(completion.prompt_ids), whole, group=0, truncated=not end))
+    forbidden = tuple(torch.nonzero(~allowed).flatten().tolist())
+    objective = Policy(GRPOConfig(), tokenizer.pad_id, tokenizer.eos_id, forbidden, group_estimate)
+    total = 0.0
+    for first in range(0, len(rows), BATCH):
+        batch = objective.collate(rows[first : first + BATCH], np.random.default_rng).to(policy.compute.device)
+        sums = []
+        for loaded in (policy, other):
+            with evaluating(loaded.model):
+                read = objective.read(loaded.model(**batch.inputs), batch.labels)["log_prob"].double()
+            sums.append(read.masked_fill(batch.labels["weight"] == 0, 0.0).sum().item())
+        total += sums[0] - sums[1]
+    texts = [prompt + tokenizer.decode(c.ids) for prompt, c in zip(prompts, found, strict=True)]
+    return Sampled(texts, total / len(rows))

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from minillm.benchmark.turns import Side, agreement, take_turns
+
+SIDES = """
+from minillm.benchmark.turns import Ready
+
+def fast(tokens):
+    return Ready(lambda: tokens, lambda: [1, 2, 3])
+
+def other():
+    return Ready(lambda: 10, lambda: [1, 2, 4])
+
+def broken():
+    raise ImportError("no such library\\nand more")
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "toy_sides.py").write_text(SIDES, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)  # the processes inherit it
+    return "toy_sides"
+
+
+def test_sides_take_turns_and_one_that_fails_does_not_stop_the_others(module: str):
+    names = [("fast", {"tokens": 100}), ("other", {}), ("broken", {})]
+    results = take_turns([Side(name, "fp32", f"{module}:{name}", options) for name, options in names], seconds=0.1)
+    fast, other, broken = results
+    assert len(fast.speeds) == len(other.speeds) >= 2 and min(fast.speeds) > 0 and fast.peak_bytes > 1e7
+    assert broken.failure == "ImportError: no such library" and not broken.speeds
+    assert agreement(results, tolerance=0) == {"other fp32": "equal for the first 2 of 3"}

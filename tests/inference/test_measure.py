@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+
+from minillm.inference import measure
+from minillm.inference.measure import choose_plan, linear_names, linear_weights, measured_names
+from minillm.inference.products import Plan
+from minillm.models.gpt import GPT
+from minillm.nn.config import ModelConfig
+from minillm.nn.kernels.quantized import quantize_int8
+
+WEIGHTS = {f"decoder.blocks.{i}.weight": torch.randn(64, 32) for i in range(3)} | {"heads.lm": torch.randn(100, 32)}
+
+
+def test_a_choice_is_measured_once_and_kept_for_the_same_machine_shapes_and_dtype(tmp_path, monkeypatch):
+    file, measured = tmp_path / "folder" / "plans.json", []
+    real = measure._measure
+    monkeypatch.setattr(measure, "_measure", lambda *given: measured.append(given[3]) or real(*given))
+    plan = choose_plan(WEIGHTS, {}, cache=file)
+    assert choose_plan(WEIGHTS, {}, cache=file) == plan and measured == ["auto"]
+    assert choose_plan(WEIGHTS, {}, dtype="fp32", cache=file).dtype == torch.float32
+    choose_plan({"a": torch.randn(8, 8)}, {}, cache=file)
+    choose_plan(WEIGHTS, {name: quantize_int8(weight) for name, weight in WEIGHTS.items()}, cache=file)
+    assert measured == ["auto", "fp32", "auto", "auto"]
+    assert len(json.loads(file.read_text(encoding="utf-8"))) == 4
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "\x00"])
+def test_a_damaged_cache_is_measured_again(tmp_path, content):
+    file = tmp_path / "plans.json"
+    file.write_text(content, encoding="utf-8")
+    assert choose_plan(WEIGHTS, {}, dtype="fp32", cache=file).dtype == torch.float32
+    json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_the_fastest_form_for_one_row_is_chosen_unless_it_reads_a_prompt_much_slower(monkeypatch):
+    speeds = {("plain", "fp32"): (3, 30), ("onednn", "fp32"): (2, 20), ("onednn", "bf16"): (1, 500)}
+
+    class FakeProduct:
+        def __init__(self, weight, bias, *, form, dtype, min_rows):
+            self.seconds = speeds.get((form, measure.name_of(dtype)), (9, 90))
+
+    now = [0.0]
+
+    def run(products, inputs, rows):
+        now[0] += products[0].seconds[rows == measure.WIDE]
+
+    monkeypatch.setattr(measure, "DenseProduct", FakeProduct)
+    monkeypatch.setattr(measure, "_run", run)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    plan = choose_plan(WEIGHTS, {})
+    assert (plan.form, plan.dtype, plan.draft_cost) == ("onednn", torch.float32, 0.0)
+    assert choose_plan(WEIGHTS, {}, dtype="bf16").dtype == torch.bfloat16
+    assert choose_plan(WEIGHTS, {}, only_plain=True).form == "plain"
+
+
+def test_a_measurement_reads_more_than_the_caches_hold_and_the_vocabulary_last(monkeypatch):
+    assert measured_names(WEIGHTS) == list(WEIGHTS)
+    monkeypatch.setattr(measure, "MEASURED_BYTES", 4 * 64 * 32)
+    assert measured_names(WEIGHTS) == ["decoder.blocks.0.weight"]
+
+
+def test_a_tied_head_has_the_name_of_the_table():
+    model = GPT(ModelConfig(vocab_size=9, d_model=8, num_heads=1, num_layers=1, max_seq_len=4))
+    model.init_weights()
+    assert linear_names(model)[model.get_submodule("heads.lm.proj")] == "embed.tokens.weight"  # type: ignore[index]
+    assert set(linear_weights(model)) == set(linear_names(model).values())
+
+
+def test_a_plan_is_described_in_a_few_words():
+    assert Plan("onednn", torch.bfloat16).describe() == "bf16 weights, onednn products"

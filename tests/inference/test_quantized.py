@@ -1,0 +1,137 @@
+import pytest
+import torch
+
+from minillm.inference.decoder import FastDecoder
+from minillm.inference.gptq import calibrate, gptq_int4
+from minillm.inference.measure import linear_names
+from minillm.inference.products import Plan, Products
+from minillm.models.gpt import GPT
+from minillm.nn.config import ModelConfig
+from minillm.nn.kernels.linear import DenseProduct, QuantizedProduct, can_pack, forms
+from minillm.nn.kernels.quantized import (
+    concatenate,
+    dequantized,
+    quantize_int4,
+    quantize_int8,
+    split_quantized,
+    to_tensors,
+)
+
+
+def weight_of(outputs, inputs, seed=0):
+    return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
+
+
+QUANTIZERS = {8: quantize_int8, 4: lambda weight: quantize_int4(weight, 32)}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [True, False])
+def test_every_form_equals_the_plain_product(form, rows, dtype, biased):
+    weight, x = weight_of(24, 40), weight_of(rows, 40, 1)
+    bias = weight_of(1, 24, 2)[0] if biased else None
+    expected = torch.nn.functional.linear(x, weight, bias)
+    for min_rows in (1, 2):
+        y = DenseProduct(weight, bias, form=form, dtype=dtype, min_rows=min_rows)(x)
+        tolerance = 1e-5 if dtype == torch.float32 else 0.1
+        torch.testing.assert_close(y.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("bits", QUANTIZERS)
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_packed_products_equal_those_of_the_values_that_the_bits_stand_for(bits, rows):
+    quantized, x = QUANTIZERS[bits](weight_of(64, 128)), weight_of(rows, 128, 1).bfloat16().float()
+    assert can_pack(quantized)
+    bias = weight_of(1, 64, 2)[0]
+    for wide in (torch.float32, torch.bfloat16):
+        y = QuantizedProduct(quantized, bias, wide=wide)(x)
+        expected = torch.nn.functional.linear(x, quantized.dequantize(), bias)
+        assert (y.float() - expected).norm() < 0.006 * expected.norm(), "the rounding of bf16"
+
+
+@pytest.mark.parametrize("bits", QUANTIZERS)
+def test_each_value_is_the_nearest_of_its_grid(bits):
+    weight = weight_of(16, 64)
+    quantized = QUANTIZERS[bits](weight)
+    step = quantized.scale.repeat_interleave(quantized.group, 1)
+    inside = quantized.values.float() - (8 if bits == 4 else 0)
+    error = (quantized.dequantize() - weight).abs()
+    interior = (inside > -8) & (inside < 7) if bits == 4 else inside.abs() < 127
+    assert (error[interior] <= (step * 0.51)[interior]).all()
+    assert error.max() < 2 * step.max()
+    assert (quantized.scale == quantized.scale.bfloat16().float()).all()
+
+
+@pytest.mark.parametrize("bits", QUANTIZERS)
+def test_a_file_holds_the_bits_and_gives_back_the_same_weight(bits):
+    quantized = QUANTIZERS[bits](weight_of(16, 64))
+    tensors = to_tensors("a.weight", quantized) | {"norm": torch.ones(3)}
+    size = sum(t.numel() * t.element_size() for name, t in tensors.items() if name != "norm")
+    assert size == (16 * 64 + 2 * 16 if bits == 8 else 16 * 64 // 2 + 2 * 2 * 16 * 2)
+    plain, found = split_quantized(tensors)
+    assert list(plain) == ["norm"] and found["a.weight"].bits == bits
+    assert torch.equal(found["a.weight"].dequantize(), quantized.dequantize())
+    assert torch.equal(dequantized(tensors)["a.weight"], quantized.dequantize())
+
+
+@pytest.mark.parametrize("bits", QUANTIZERS)
+def test_several_weights_become_one(bits):
+    parts = [QUANTIZERS[bits](weight_of(n, 64, n)) for n in (16, 32)]
+    whole = concatenate([part.select(torch.arange(15, -1, -1)) for part in parts])
+    assert torch.equal(whole.dequantize(), torch.cat([part.dequantize()[:16].flip(0) for part in parts]))
+
+
+def test_gptq_changes_the_outputs_less_than_rounding_does():
+    weight = weight_of(48, 256)
+    x = weight_of(2000, 48, 1) @ weight_of(48, 256, 2) + weight_of(2000, 256, 3)  # correlated, as in a model
+    errors = [
+        ((quantized.dequantize() - weight) @ x.t()).norm()
+        for quantized in (quantize_int4(weight, 32), gptq_int4(weight, x.t() @ x / len(x), 32))
+    ]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def make_model(**more):
+    size = {"vocab_size": 32, "max_seq_len": 16, "d_model": 64, "num_layers": 2, "num_heads": 2, "d_ff": 96}
+    model = GPT(ModelConfig(**{"position": "rotary", "norm": "rmsnorm", "gated": True, "bias": False, **size, **more}))
+    model.init_weights(torch.Generator().manual_seed(1))
+    return model.eval()
+
+
+def test_calibration_hands_each_layer_the_inputs_of_the_quantized_model():
+    model, seen = make_model(init_std=0.3), {}
+    names = {layer: name for layer, name in linear_names(model).items() if "decoder" in name}
+    tokens = torch.randint(0, 32, (4, 16), generator=torch.Generator().manual_seed(3))
+
+    def quantize(weight, hessian):
+        seen[len(seen)] = hessian
+        return quantize_int4(weight, 32)
+
+    found = calibrate(model, [{"tokens": tokens}, {"tokens": tokens[:2]}], names, quantize)
+    assert set(found) == set(names.values()) and len(found) == 14
+    last: list[torch.Tensor] = []
+    layer = model.get_submodule("decoder.blocks.1.attn.sublayer.q")
+    assert torch.equal(layer.get_parameter("weight"), found["decoder.blocks.1.attn.sublayer.q.weight"].dequantize())
+    layer.register_forward_pre_hook(lambda _, given: last.append(given[0].flatten(0, 1)))
+    with torch.no_grad():
+        model(tokens)
+        model(tokens[:2])
+    expected = sum(x.t() @ x / len(x) for x in last)
+    torch.testing.assert_close(seen[7], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", QUANTIZERS)
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_decoder_of_quantized_weights_computes_what_their_plain_form_does(bits, packed):
+    model, names = make_model(init_std=0.3), {}
+    for layer, name in linear_names(model).items():
+        names[name] = QUANTIZERS[bits](layer.weight.detach())
+        with torch.no_grad():
+            layer.weight.copy_(names[name].dequantize())
+    quick = FastDecoder(model, Products(Plan(packed=packed), linear_names(model), names))
+    tokens = torch.arange(12)[None]
+    (_, expected), (_, logits) = model.start(tokens, max_len=12), quick.start(tokens, max_len=12)
+    error = (logits - expected).norm() / expected.norm()
+    assert error < (0.03 if packed else 1e-5)

@@ -1,0 +1,47 @@
+import json
+
+import pytest
+import torch
+
+from minillm import SampleConfig, evaluate, load_run, sample
+from minillm.run import quantize_run
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantized_run_works_like_any_other_and_says_what_it_lost(run_of, tmp_path, bits):
+    parent = run_of("llama")
+    made = quantize_run(parent, tmp_path / "small", bits=bits)
+    assert made.method == ("gptq" if bits == 4 else "rtn")
+    assert made.after["megabytes"] < made.before["megabytes"] / (3 if bits == 8 else 4)
+    assert set(made.before) == set(made.after) == {"megabytes", "bits_per_byte", "tokens_per_second"}
+    loaded = load_run(made.folder)
+    assert {weight.bits for weight in loaded.quantized.values()} == ({8} if bits == 8 else {8, 4})
+    loss, was = (evaluate(run).bits_per_byte or 0.0 for run in (loaded, parent))
+    assert loss == pytest.approx(made.after["bits_per_byte"], abs=1e-4)
+    assert 0 < loss < was + (0.01 if bits == 8 else 0.1)
+    (text,) = sample(loaded, SampleConfig(prompt="7 and", temperature=0, max_new_tokens=8))
+    assert len(text.ids) == 8
+    about = json.loads((made.folder / "run.json").read_text(encoding="utf-8"))
+    assert about["quantization"]["bits"] == bits and about["quantized_from"].startswith(str(parent))
+    with pytest.raises(ValueError, match="is already quantized"):
+        quantize_run(made.folder, tmp_path / "again")
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_encoders_and_encoder_decoders_are_quantized_too(run_of, tmp_path, family):
+    made = quantize_run(run_of(family), tmp_path / "small", bits=4, group=16)
+    weights = load_run(made.folder).model.state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert made.after["megabytes"] < made.before["megabytes"]
+
+
+def test_gptq_without_a_text_is_refused(run_of, exported, tmp_path):
+    from minillm.run import import_model
+
+    folder = import_model(exported("llama"), tmp_path / "imported")
+    with pytest.raises(ValueError, match="was imported, so it has no text for GPTQ; give --data, or --method rtn"):
+        quantize_run(folder, tmp_path / "small", bits=4)
+    assert quantize_run(folder, tmp_path / "small", bits=4, method="rtn").before.keys() == {
+        "megabytes",
+        "tokens_per_second",
+    }
