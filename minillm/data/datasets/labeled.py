@@ -13,6 +13,7 @@ import numpy as np
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepare_examples
+from minillm.data.datasets.rows import MemoryRows
 from minillm.data.sources.records import Record, Tally
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
 from minillm.data.sources.token_classes import python_token_classes
@@ -47,8 +48,8 @@ class LabeledIds(NamedTuple):
     where: str
 
 
-class LabeledTokens:
-    """The tokenized examples of one split, in memory; implements `loader.Examples`."""
+class LabeledTokens(MemoryRows[LabeledIds]):
+    """The tokenized examples of one split, in memory."""
 
     def __init__(self, examples: list[Labeled], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         firsts = tokenizer.encode_batch([example.text for example in examples])
@@ -59,24 +60,6 @@ class LabeledTokens:
         ]
         self.num_tokens = sum(len(row.first) + len(row.second) for row in self.rows)
         self.notes = notes
-
-    @property
-    def seq_len(self) -> int:
-        """Average number of tokens in an example."""
-        return max(1, self.num_tokens // len(self.rows))
-
-    @property
-    def num_offsets(self) -> int:
-        return 1
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        return window, window + 1
-
-    def row(self, window: int, offset: int = 0) -> LabeledIds:
-        return self.rows[window]
 
 
 def prepare_labeled(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:

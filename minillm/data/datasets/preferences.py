@@ -22,6 +22,7 @@ import numpy as np
 from minillm.data import sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepare_examples
+from minillm.data.datasets.rows import MemoryRows
 from minillm.data.sources.records import Record, Tally, require_columns
 from minillm.data.split import split_examples, text_hash
 from minillm.tokenizers.chat_template import ChatTemplate
@@ -75,32 +76,14 @@ class PreferenceIds(NamedTuple):
     """What a reference model says about both answers, for objectives that compare with one."""
 
 
-class PreferenceTokens:
-    """The tokenized pairs of one split, in memory; implements `loader.Examples`."""
+class PreferenceTokens(MemoryRows[PreferenceIds]):
+    """The tokenized pairs of one split, in memory."""
 
     def __init__(self, examples: list[Preference], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         """ValueError, naming the pair, if it is a conversation that the chat template rejects."""
         self.rows = [_encode(example, tokenizer) for example in examples]
         self.num_tokens = sum(2 * len(row.prompt) + len(row.chosen) + len(row.rejected) for row in self.rows)
         self.notes = notes
-
-    @property
-    def seq_len(self) -> int:
-        """Average number of tokens in both sequences of a pair."""
-        return max(1, self.num_tokens // len(self.rows))
-
-    @property
-    def num_offsets(self) -> int:
-        return 1
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        return window, window + 1
-
-    def row(self, window: int, offset: int = 0) -> PreferenceIds:
-        return self.rows[window]
 
     def with_reference(self, numbers: np.ndarray) -> PreferenceTokens:
         """A copy whose rows have these numbers (N, 2) of a reference model."""

@@ -16,6 +16,7 @@ import numpy as np
 from minillm.data import sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepare_examples
+from minillm.data.datasets.rows import MemoryRows
 from minillm.data.sources.records import Record, Tally, require_columns
 from minillm.data.split import split_examples, text_hash
 from minillm.tokenizers.chat_template import ChatTemplate
@@ -50,8 +51,8 @@ class PromptIds(NamedTuple):
     fields: Mapping[str, Any]
 
 
-class Prompts:
-    """The tokenized prompts of one split, in memory; implements `loader.Examples`."""
+class Prompts(MemoryRows[PromptIds]):
+    """The tokenized prompts of one split, in memory."""
 
     def __init__(self, examples: list[Prompt], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         """ValueError, naming the prompt, if it is a conversation and the tokenizer has no chat template for it."""
@@ -69,24 +70,6 @@ class Prompts:
             self.rows.append(PromptIds(ids.astype(np.int64), example.text, example.where, example.fields))
         self.num_tokens = sum(len(row.ids) for row in self.rows)
         self.notes = notes
-
-    @property
-    def seq_len(self) -> int:
-        """Average number of tokens in a prompt."""
-        return max(1, self.num_tokens // len(self.rows))
-
-    @property
-    def num_offsets(self) -> int:
-        return 1
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        return window, window + 1
-
-    def row(self, window: int, offset: int = 0) -> PromptIds:
-        return self.rows[window]
 
 
 def prepare_prompt_data(

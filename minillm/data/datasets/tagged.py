@@ -13,6 +13,7 @@ import numpy as np
 from minillm.data import cache, sources
 from minillm.data.config import DataConfig
 from minillm.data.datasets.corpus import Corpus, Source, TokenizerBuilder, prepare_examples
+from minillm.data.datasets.rows import MemoryRows
 from minillm.data.sources.conll import Scheme, Sentence, check_tags, read_conll, scheme_of, to_bio
 from minillm.data.sources.records import Record, Tally, ending
 from minillm.data.sources.token_classes import NAME as TOKEN_CLASSES
@@ -52,8 +53,8 @@ class TaggedIds(NamedTuple):
     where: str
 
 
-class TaggedTokens:
-    """The tokenized examples of one split, in memory; implements `loader.Examples`."""
+class TaggedTokens(MemoryRows[TaggedIds]):
+    """The tokenized examples of one split, in memory."""
 
     def __init__(self, examples: Sequence[Tagged], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
         spelled = [_spelled(example) for example in examples]
@@ -65,24 +66,6 @@ class TaggedTokens:
         ]
         self.num_tokens = sum(len(word) for row in self.rows for word in row.ids)
         self.notes = notes
-
-    @property
-    def seq_len(self) -> int:
-        """Average number of tokens in an example."""
-        return max(1, self.num_tokens // len(self.rows))
-
-    @property
-    def num_offsets(self) -> int:
-        return 1
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def span(self, window: int, offset: int = 0) -> tuple[int, int]:
-        return window, window + 1
-
-    def row(self, window: int, offset: int = 0) -> TaggedIds:
-        return self.rows[window]
 
 
 def prepare_tagged(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool = False) -> Corpus:
