@@ -15,6 +15,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import gguf
 import pytest
@@ -37,9 +38,10 @@ NUM_HOSTILE = 5000
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with llama.cpp's vocabularies."""
     folder = tmp_path_factory.mktemp("vocabularies")
-    with urllib.request.urlopen("https://pypi.org/pypi/llama-cpp-python/json", timeout=60) as answer:
+    page = "https://pypi.org/pypi/llama-cpp-python/json"
+    with urllib.request.urlopen(page, timeout=60) as answer:
         files = json.load(answer)["urls"]
-    (url,) = (file["url"] for file in files if file["packagetype"] == "sdist")
+    (url,) = (urljoin(page, file["url"]) for file in files if file["packagetype"] == "sdist")  # a mirror's are relative
     with urllib.request.urlopen(url, timeout=300) as answer, tarfile.open(fileobj=io.BytesIO(answer.read())) as archive:
         for member in archive:
             name = Path(member.name).name
