@@ -1,4 +1,4 @@
-"""Everything that a CUDA GPU has to answer, in one run of at most 8 minutes; results as JSON.
+"""Everything that a CUDA GPU has to answer, in one run; results as JSON, written after each part.
 
 python scripts/benchmarks/gpu.py tinyshakespeare.txt --out gpu.json [--only checks train decode shakespeare]
 
