@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from minillm.cli.output import show
 
@@ -16,7 +18,7 @@ def quantize(
     bits: Literal[8, 4] = 8,
     group: int = 32,
     method: Literal["rtn", "gptq"] | None = None,
-    data: str | None = None,
+    data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
     json: bool = False,
 ) -> None:
     """Make a run with 8-bit or 4-bit weights, which takes less memory and generates faster. Prints size, loss and speed

@@ -121,11 +121,11 @@ def load_run(
     """Load the best checkpoint of a run folder, or a given checkpoint folder; None: the latest run under runs/.
 
     `device` is as train.device; it need not be the one that the run was trained on. `dtype` is that of decoding; auto:
-    the faster one. `quantize` rounds the weights to 8 or 4 bits; a run that is quantized keeps its own.
+    the faster one. `quantize` rounds the weights to 8 or 4 bits.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
-        ValueError: the checkpoint is damaged, or the tokenizer is not the run's.
+        ValueError: the checkpoint is damaged, the tokenizer is not the run's, or the weights cannot have these bits.
     """
     run = None if run is None else Path(run)
     folder, checkpoint = find_run(run), find_checkpoint(run)
@@ -133,10 +133,26 @@ def load_run(
     config, model = load_whole(checkpoint)
     compute = _compute(config, device)
     quantized = checkpoint.quantized_weights()
-    if quantize is not None and not quantized:
-        quantized = round_weights(linear_weights(model), bits=quantize)
+    if quantize is not None:
+        quantized = _rounded(model, quantized, quantize, folder)
     model = model.to(compute.device).eval()
     return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, quantized, dtype)
+
+
+def _rounded(
+    model: Any, saved: Mapping[str, QuantizedWeight], bits: int, folder: Path
+) -> Mapping[str, QuantizedWeight]:
+    """The saved weights of a quantized run, else those of `model` rounded; ValueError if none has this many bits."""
+    quantized = saved or round_weights(linear_weights(model), bits=bits)
+    found = min(weight.bits for weight in quantized.values())
+    if found == bits:
+        return quantized
+    if saved:
+        raise ValueError(f"{folder} already has weights of {found} bits; quantize the run that it was made from")
+    raise ValueError(
+        f"{folder} has no weight that can have {bits} bits: they need inputs in groups of 32, and heads keep "
+        f"{found}; quantize to {found} bits instead"
+    )
 
 
 def _compute(config: RunConfig, device: str) -> precision.Compute:

@@ -119,11 +119,26 @@ def test_eval_prints_its_four_figures(command, fake_run):
         "objective": None,
         "fields": {},
         "thorough": True,
+        "options": {"quantize": None},
     }
     printed = command("eval")
     lines = printed.out.splitlines()
     assert printed.err.splitlines() == ["runs/fake: step 7", "note: a row was left out"]
     assert lines[0].split() == ["loss", "1.5000"] and lines[3].split() == ["targets", "1,000"]
+
+
+def test_eval_and_predict_round_the_weights_as_sample_does(command, fake_run, monkeypatch):
+    from minillm import run
+
+    monkeypatch.setattr(run, "predict", lambda *_, **__: [])
+    for arguments in (["eval"], ["predict", "runs/x", "a text"]):
+        assert command(*arguments, "--quantize", 8).code == 0
+        assert fake_run.asked.pop("options") == {"quantize": 8}
+        assert command(*arguments, "--quantize", 5).code == 2
+
+
+def test_predict_has_no_flags_for_labels_which_it_does_not_read(command):
+    assert command("predict", "runs/x", "--data", "my.csv", "--label-field", "y").code == 2
 
 
 def test_an_infinite_perplexity_is_null_in_json(capsys):
@@ -174,6 +189,14 @@ def test_data_reads_the_named_field(command, tmp_path: Path, flag: str):
     (tmp_path / "my.jsonl").write_text('{"body": "abc"}\n{"body": "de"}\n', encoding="utf-8")
     found = json.loads(command("data", "my.jsonl", flag, "body", "--tokenizer.kind", "char", "--json").out)
     assert (found["documents"], found["bytes"]) == (2, 5)
+
+
+def test_data_refuses_flags_that_its_objective_does_not_read(command, tmp_path: Path):
+    (tmp_path / "my.jsonl").write_text('{"text": "abc", "label": "x"}\n', encoding="utf-8")
+    for objective, flag in ((None, "label_field"), ("classify", "words_field"), ("chat", "field")):
+        chosen = [] if objective is None else ["--objective", objective]
+        done = command("data", "my.jsonl", *chosen, f"--{flag}", "other")
+        assert done.code == 2 and f"data.{flag} has no effect with objective.name {objective or 'clm'}" in done.err
 
 
 def test_data_shows_text_to_text_examples_and_what_is_left_out(command, tmp_path: Path):

@@ -44,6 +44,11 @@ def test_the_command_prints_lines_or_json_for_texts_and_files(
     assert main(["predict", str(decoder), "so it\n3", "7 and"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["so it 3", "  label: so"] and lines[2].startswith("  probabilities: so 0.") and len(lines) == 6
+    assert main(["predict", str(decoder), "so it 3", "--quantize", "8", "--json"]) == 0
+    printed = capsys.readouterr()
+    (plain,), rounded = predict(decoder, ["so it 3"]), json.loads(printed.out)["probabilities"]["so"]
+    assert "weights of 8 bits" in printed.err and rounded == pytest.approx(plain["probabilities"]["so"], abs=0.02)
+    assert rounded != plain["probabilities"]["so"]
     table = tmp_path / "new.csv"
     table.write_text("body,other\nso it 5,x\n7 and 9,y\n", encoding="utf-8")
     assert main(["predict", str(decoder), "--data", str(table), "--field", "body", "--json"]) == 0
