@@ -52,6 +52,7 @@ class Policy:
     covers_text: ClassVar[bool] = False
     primary: ClassVar[str] = "reward"
     prefix_prompts: ClassVar[bool] = False
+    unit: ClassVar[str] = "tokens"
 
     @property
     def targets(self) -> dict[str, str]:
