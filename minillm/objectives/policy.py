@@ -113,9 +113,12 @@ class Policy:
         return logits.log_softmax(-1)
 
     def read(self, output: Output, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        """(B, T) each: "log_prob" of the completions' tokens and, with a value head, "value" of the states before."""
-        log_probs = self.log_distribution(output)
-        found = {"log_prob": log_probs.gather(-1, labels["ids"].clamp(min=0)[..., None])[..., 0]}
+        """(B, T) each: "log_prob" of the completions' tokens, 0 for padding; "entropy", and with a value head "value",
+        of the states before them.
+        """
+        log_probs, padding = self.log_distribution(output), labels["ids"] == IGNORE_INDEX
+        log_prob = log_probs.gather(-1, labels["ids"].clamp(min=0)[..., None])[..., 0]
+        found = {"log_prob": log_prob.masked_fill(padding, 0.0)}  # id 0 may be forbidden, and -inf times 0 is NaN
         with torch.no_grad():
             found["entropy"] = torch.special.entr(log_probs.exp()).sum(-1)
         if "value" in self.heads:
