@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from minillm import SampleConfig
+from minillm import SampleConfig, sample_beside
 from minillm.run import finetune_config, train
-from minillm.run.beside import sample_beside
 
 
 def test_a_model_has_not_moved_from_itself_and_one_that_trained_on_has(run_of: Callable[[str], Path], tmp_path: Path):
