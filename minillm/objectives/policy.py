@@ -39,8 +39,8 @@ class Policy:
     config: Any
     """GRPOConfig or PPOConfig."""
     pad_id: int
-    end_id: int
-    """Ends a completion: EOS, or the end of a turn in the chat template."""
+    end_ids: tuple[int, ...]
+    """Ids that end a completion: the end of a turn in the chat template first, and the tokenizer's EOS ids."""
     forbidden: tuple[int, ...]
     """Ids that are never sampled."""
     estimate: Callable[[Sequence[Trajectory], Any], list[dict[str, np.ndarray]]]
@@ -186,7 +186,7 @@ class Policy:
 
     @property
     def stop_id(self) -> int | None:
-        return self.end_id
+        return self.end_ids[0]
 
     def describe_cuts(self, tokens: Any) -> list[str]:
         return []
@@ -220,8 +220,9 @@ def _build(config: Any, setup: Setup, estimate: Callable[..., Any], heads: tuple
         )
     size = model.vocab_size or tokenizer.vocab_size
     template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer)
-    end_id = tokenizer.eos_id if template is None else template.stop_id
+    end_ids = tuple(dict.fromkeys((*(() if template is None else (template.stop_id,)), *tokenizer.eos_ids)))
     written = np.zeros(size, bool)
     written[: tokenizer.vocab_size] = np.asarray(tokenizer.num_bytes) > 0
-    written[end_id] = True
-    return Policy(config, tokenizer.pad_id, end_id, tuple(np.flatnonzero(~written).tolist()), estimate, heads, template)
+    written[list(end_ids)] = True
+    forbidden = tuple(np.flatnonzero(~written).tolist())
+    return Policy(config, tokenizer.pad_id, end_ids, forbidden, estimate, heads, template)

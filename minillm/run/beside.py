@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from minillm.generation.adapters import evaluating
 from minillm.generation.config import SampleConfig
-from minillm.generation.generate import generate
 from minillm.objectives.advantages import Trajectory, group_estimate
 from minillm.objectives.policy import Policy
 from minillm.objectives.policy_config import GRPOConfig
+from minillm.rl.completions import write
 from minillm.run.inference import LoadedRun, loaded_run
 
 BATCH = 64
@@ -42,18 +42,17 @@ def sample_beside(
         raise ValueError(f"{policy.folder} and {other.folder} have different tokenizers: compare models that share one")
     allowed = torch.zeros(policy.model.config.vocab_size, dtype=torch.bool)
     allowed[: tokenizer.vocab_size] = torch.from_numpy(np.asarray(tokenizer.num_bytes) > 0)
-    allowed[tokenizer.eos_id] = True
-    ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
-    sampling = SampleConfig(temperature=1.0, max_new_tokens=config.max_new_tokens, seed=config.seed)
-    numbers = range(len(ids))
-    found = generate(policy.model, ids, sampling, eos_id=tokenizer.eos_id, allowed=allowed, samples=numbers)
-    rows = []
-    for completion in found:
-        end = [tokenizer.eos_id] if completion.finish_reason == "eos" else []
-        whole = np.array([*completion.ids, *end], np.int64)
-        rows.append(Trajectory(np.array(completion.prompt_ids), whole, group=0, truncated=not end))
+    allowed[list(tokenizer.eos_ids)] = True
     forbidden = tuple(torch.nonzero(~allowed).flatten().tolist())
-    objective = Policy(GRPOConfig(), tokenizer.pad_id, tokenizer.eos_id, forbidden, group_estimate)
+    ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt).tolist()] or [tokenizer.eos_id] for prompt in prompts]
+    sampling = SampleConfig(temperature=1.0, max_new_tokens=config.max_new_tokens, seed=config.seed)
+    options: dict[str, Any] = {"end_ids": tokenizer.eos_ids, "forbidden": forbidden, "samples": range(len(ids))}
+    found = write(policy.model, ids, sampling, **options)
+    rows = [
+        Trajectory(np.array(prompt), c.whole, group=0, truncated=c.truncated)
+        for prompt, c in zip(ids, found, strict=True)
+    ]
+    objective = Policy(GRPOConfig(), tokenizer.pad_id, tokenizer.eos_ids, forbidden, group_estimate)
     total = 0.0
     for first in range(0, len(rows), BATCH):
         batch = objective.collate(rows[first : first + BATCH], np.random.default_rng).to(policy.compute.device)

@@ -26,11 +26,11 @@ PAD = 6
 
 
 def policy(**settings: Any) -> Policy:
-    return Policy(GRPOConfig(**settings), PAD, 4, FORBIDDEN, group_estimate)
+    return Policy(GRPOConfig(**settings), PAD, (4,), FORBIDDEN, group_estimate)
 
 
 def actor_critic(**settings: Any) -> Policy:
-    return Policy(PPOConfig(**settings), PAD, 4, FORBIDDEN, value_estimate, ("lm", "value"))
+    return Policy(PPOConfig(**settings), PAD, (4,), FORBIDDEN, value_estimate, ("lm", "value"))
 
 
 def sampled_rows(*names: str, lengths: tuple[int, ...] = (3, 1, 4, 2)) -> list[Trajectory]:
@@ -227,8 +227,8 @@ def exact_gradient(theta: Tensor, completions: list[tuple[int, ...]], kl: float,
 
 def two_tokens(settings: dict[str, Any], *, value: bool = False) -> Policy:
     if value:
-        return Policy(PPOConfig(**settings), 0, 0, (), value_estimate, ("lm", "value"))
-    return Policy(GRPOConfig(**settings), 0, 0, (), group_estimate)
+        return Policy(PPOConfig(**settings), 0, (0,), (), value_estimate, ("lm", "value"))
+    return Policy(GRPOConfig(**settings), 0, (0,), (), group_estimate)
 
 
 RLOO = {"advantage": "rloo", "scale_by_std": False, "length_divisor": "constant", "max_new_tokens": 1}
