@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minillm.inference.products import Plan
-from minillm.nn.kernels.linear import DenseProduct, Form, Product, QuantizedProduct, can_pack, forms
+from minillm.inference.products import Plan, dense
+from minillm.nn.kernels.linear import Form, Product, QuantizedProduct, can_pack, forms, one_row_forms
 from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.storage import write_text
 
@@ -27,6 +27,8 @@ ROUNDS, WIDE = 5, 64
 """Repetitions, of which the fastest counts; rows that stand for reading a prompt."""
 MAX_SLOWDOWN = 3.0
 """A form is not chosen if it reads a prompt this many times slower than another."""
+COPIED_BYTES = 4 << 30
+"""Row sums keep a second copy of the weights, so larger models do without them."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -50,11 +52,12 @@ def choose_plan(
     names = measured_names(weights)
     shapes = [list(weights[name].shape) for name in names]
     bits = sorted({quantized[name].bits for name in names if name in quantized})
-    key = json.dumps([machine(), torch.get_num_threads(), dtype, only_plain, bits, shapes])
+    possible: list[Form] = ["plain"] if only_plain else forms()
+    key = json.dumps([machine(), torch.get_num_threads(), dtype, possible, one_row_forms(8), bits, shapes])
     known = {} if cache is None else _read(cache)
     with suppress(KeyError, TypeError, ValueError):
         return _plan_of(known[key])
-    plan = _measure(weights, quantized, names, dtype, ["plain"] if only_plain else forms())
+    plan = _measure(weights, quantized, names, dtype, possible)
     if cache is not None:
         with suppress(OSError):  # a cache that cannot be written costs a measurement next time
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +75,14 @@ def _measure(
     dtypes = list(DTYPES.values()) if dtype == "auto" else [DTYPES[dtype]]
     plans = [Plan(form, one) for one in dtypes for form in possible if form != "transposed" or one == torch.float32]
     plans += [replace(plan, min_rows=2) for plan in plans if plan.form == "onednn"]
+    num_weights = sum(weight.numel() for weight in weights.values())
+    if len(possible) > 1:
+        wide_form = "onednn" if "onednn" in possible else "plain"
+        copied = [one for one in dtypes if num_weights * one.itemsize <= COPIED_BYTES]
+        plans += [Plan(wide_form, one, one_row="sum") for one in copied]
     timed: list[tuple[float, float, Plan]] = []
     for plan in plans:
-        products = [_dense(weights[name], plan) for name in names]
+        products = [dense(weights[name], None, plan) for name in names]
         inputs = [weights[name].size(1) for name in names]
         wide = seconds(lambda products=products, inputs=inputs: _run(products[:4], inputs, WIDE), rounds=2)
         timed.append((seconds(lambda products=products, inputs=inputs: _run(products, inputs, 1)), wide, plan))
@@ -83,15 +91,25 @@ def _measure(
     widest = min(wide for _, wide, _ in timed)
     best, _, plan = min((one for one in timed if one[1] <= MAX_SLOWDOWN * widest), key=lambda one: one[0])
     small = [quantized[name] for name in names if name in quantized and can_pack(quantized[name])]
-    if not small:
-        return plan
-    packed = [QuantizedProduct(weight, None, wide=plan.dtype) for weight in small]
-    inputs = [weight.values.size(1) for weight in small]
-    one, two = (seconds(lambda rows=rows: _run(packed, inputs, rows)) for rows in (1, 2))
-    share = len(small) / len(names)
-    if one > best * share:
-        return replace(plan, packed=False)
-    return replace(plan, draft_cost=round(max(0.0, two / one - 1), 3))
+    return _packed(plan, quantized, small, best * len(small) / len(names)) if small else plan
+
+
+def _packed(
+    plan: Plan, quantized: Mapping[str, QuantizedWeight], small: Sequence[QuantizedWeight], best: float
+) -> Plan:
+    """The plan for quantized weights, of which `small` are measured; `best` is the time of their plain products."""
+    eight = {name: weight.values for name, weight in quantized.items() if weight.bits == 8 and can_pack(weight)}
+    eight_measured = [quantized[name] for name in measured_names(eight)] if eight else []
+    times = {form: packed_seconds(eight_measured, replace(plan, one_row=form), 1) for form in one_row_forms(8)}
+    packed = replace(plan, one_row=min(times, key=lambda form: times[form]))
+    one, two = (packed_seconds(small, packed, rows) for rows in (1, 2))
+    return replace(packed, draft_cost=round(max(0.0, two / one - 1), 3)) if one <= best else replace(plan, packed=False)
+
+
+def packed_seconds(weights: Sequence[QuantizedWeight], plan: Plan, rows: int) -> float:
+    """Duration of the packed products of some weights."""
+    products = [QuantizedProduct(weight, None, wide=plan.dtype, one_row=plan.one_row) for weight in weights]
+    return seconds(lambda: _run(products, [weight.values.size(1) for weight in weights], rows))
 
 
 def measured_names(weights: Mapping[str, Tensor]) -> list[str]:
@@ -138,10 +156,6 @@ def linear_names(model: nn.Module) -> dict[nn.Linear, str]:
 def name_of(dtype: torch.dtype) -> str:
     """fp32 or bf16."""
     return next(name for name, known in DTYPES.items() if known == dtype)
-
-
-def _dense(weight: Tensor, plan: Plan) -> Product:
-    return DenseProduct(weight, None, form=plan.form, dtype=plan.dtype, min_rows=plan.min_rows)
 
 
 @torch.inference_mode()

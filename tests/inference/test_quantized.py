@@ -7,7 +7,7 @@ from minillm.inference.measure import linear_names
 from minillm.inference.products import Plan, Products
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
-from minillm.nn.kernels.linear import DenseProduct, QuantizedProduct, can_pack, forms
+from minillm.nn.kernels.linear import DenseProduct, QuantizedProduct, can_pack, forms, one_row_forms
 from minillm.nn.kernels.quantized import (
     concatenate,
     dequantized,
@@ -27,26 +27,28 @@ QUANTIZERS = {8: quantize_int8, 4: lambda weight: quantize_int4(weight, 32)}
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
 @pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("one_row", one_row_forms())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("biased", [True, False])
-def test_every_form_equals_the_plain_product(form, rows, dtype, biased):
+def test_every_form_equals_the_plain_product(form, one_row, rows, dtype, biased):
     weight, x = weight_of(24, 40), weight_of(rows, 40, 1)
     bias = weight_of(1, 24, 2)[0] if biased else None
     expected = torch.nn.functional.linear(x, weight, bias)
     for min_rows in (1, 2):
-        y = DenseProduct(weight, bias, form=form, dtype=dtype, min_rows=min_rows)(x)
+        y = DenseProduct(weight, bias, form=form, dtype=dtype, min_rows=min_rows, one_row=one_row)(x)
         tolerance = 1e-5 if dtype == torch.float32 else 0.1
         torch.testing.assert_close(y.float(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("bits", QUANTIZERS)
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_packed_products_equal_those_of_the_values_that_the_bits_stand_for(bits, rows):
+@pytest.mark.parametrize("one_row", one_row_forms(8))
+def test_packed_products_equal_those_of_the_values_that_the_bits_stand_for(bits, rows, one_row):
     quantized, x = QUANTIZERS[bits](weight_of(64, 128)), weight_of(rows, 128, 1).bfloat16().float()
     assert can_pack(quantized)
     bias = weight_of(1, 64, 2)[0]
     for wide in (torch.float32, torch.bfloat16):
-        y = QuantizedProduct(quantized, bias, wide=wide)(x)
+        y = QuantizedProduct(quantized, bias, wide=wide, one_row=one_row)(x)
         expected = torch.nn.functional.linear(x, quantized.dequantize(), bias)
         assert (y.float() - expected).norm() < 0.006 * expected.norm(), "the rounding of bf16"
 
@@ -124,14 +126,17 @@ def test_calibration_hands_each_layer_the_inputs_of_the_quantized_model():
 
 @pytest.mark.parametrize("bits", QUANTIZERS)
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_decoder_of_quantized_weights_computes_what_their_plain_form_does(bits, packed):
+@pytest.mark.parametrize("one_row", one_row_forms(8))
+def test_a_decoder_of_quantized_weights_computes_what_their_plain_form_does(bits, packed, one_row):
     model, names = make_model(init_std=0.3), {}
     for layer, name in linear_names(model).items():
         names[name] = QUANTIZERS[bits](layer.weight.detach())
         with torch.no_grad():
             layer.weight.copy_(names[name].dequantize())
-    quick = FastDecoder(model, Products(Plan(packed=packed), linear_names(model), names))
+    quick = FastDecoder(model, Products(Plan(packed=packed, one_row=one_row), linear_names(model), names))
     tokens = torch.arange(12)[None]
-    (_, expected), (_, logits) = model.start(tokens, max_len=12), quick.start(tokens, max_len=12)
-    error = (logits - expected).norm() / expected.norm()
-    assert error < (0.03 if packed else 1e-5)
+    caches, results = zip(*(one.start(tokens, max_len=13) for one in (model, quick)), strict=True)
+    steps = [one.step(tokens[:, :1], cache) for one, cache in zip((model, quick), caches, strict=True)]
+    for expected, logits in (results, steps):
+        error = (logits - expected).norm() / expected.norm()
+        assert error < (0.03 if packed else 1e-5)

@@ -15,9 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minillm.nn.kernels.quantized import QuantizedWeight
+from minillm.nn.kernels.row_sums import INT8_BAGS, QuantizedRowSum, RowSum
 
 Form = Literal["plain", "transposed", "onednn"]
 """plain: F.linear. transposed: x @ W^T with W^T stored. onednn: the blocked layout of oneDNN."""
+
+OneRow = Literal["same", "sum"]
+"""How one row is multiplied: same: as several are. sum: by kernels/row_sums.py, which takes a copy of the weights."""
 
 WIDE_ROWS = 32
 """From this many rows on, a quantized weight is dequantized first: its packed product gains only from reading less."""
@@ -30,12 +34,19 @@ class DenseProduct:
     """x W^T + b in fp32 or bf16, in one of three forms."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, form: Form, dtype: torch.dtype, min_rows: int = 1
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        form: Form,
+        dtype: torch.dtype,
+        min_rows: int = 1,
+        one_row: OneRow = "same",
     ) -> None:
         """`min_rows` pads x: on some processors, oneDNN reads the weights faster for two rows than for one."""
         self.dtype, self.min_rows, weight = dtype, min_rows, weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
-        self.form = form
+        self.form, self.sum = form, RowSum(weight, self.bias) if one_row == "sum" else None
         match form:
             case "onednn":
                 self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), min_rows)
@@ -45,6 +56,8 @@ class DenseProduct:
                 self.weight = weight
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.sum is not None and x.size(0) == 1:
+            return self.sum(x)
         if x.dtype != self.dtype:
             x = x.to(self.dtype)
         if self.form == "onednn":
@@ -58,13 +71,21 @@ class DenseProduct:
 
 
 class QuantizedProduct:
-    """x W^T + b with W of 8 or 4 bits, by torch's packed products; x and the result are bf16."""
+    """x W^T + b with W of 8 or 4 bits, by torch's packed products, whose x and result are bf16."""
 
     dtype = torch.bfloat16
 
-    def __init__(self, weight: QuantizedWeight, bias: Tensor | None, *, wide: torch.dtype = torch.bfloat16) -> None:
-        """`wide` is the dtype in which many rows are multiplied."""
+    def __init__(
+        self,
+        weight: QuantizedWeight,
+        bias: Tensor | None,
+        *,
+        wide: torch.dtype = torch.bfloat16,
+        one_row: OneRow = "same",
+    ) -> None:
+        """`wide` is the dtype in which many rows are multiplied. With 4 bits, `one_row` has no effect."""
         self.source, self.wide = weight, wide
+        self.sum = QuantizedRowSum(weight, bias) if one_row == "sum" and weight.zero is None else None
         self.bias = None if bias is None else bias.to(torch.bfloat16)
         self.group = weight.group
         if weight.zero is None:
@@ -74,6 +95,8 @@ class QuantizedProduct:
             self.scales = torch.stack((weight.scale, weight.zero), -1).transpose(0, 1).contiguous().bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.sum is not None and x.size(0) == 1:
+            return self.sum(x)
         if x.size(0) >= WIDE_ROWS:
             y = F.linear(x.to(self.wide), self.source.dequantize(self.wide)).bfloat16()
         elif self.source.zero is None:
@@ -92,6 +115,11 @@ ONEDNN: Any = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldn
 def forms() -> list[Form]:
     """The forms of a dense product that this build of torch can compute."""
     return ["plain", "transposed", *(["onednn"] if ONEDNN is not None else [])]
+
+
+def one_row_forms(bits: int = 16) -> list[OneRow]:
+    """How this build of torch can multiply one row by weights of so many bits, if not 4."""
+    return ["same", "sum"] if bits > 8 or INT8_BAGS is not None else ["same"]
 
 
 def can_pack(weight: QuantizedWeight) -> bool:

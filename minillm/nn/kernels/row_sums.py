@@ -1,0 +1,77 @@
+"""Products x W^T of one row x as a weighted sum of the rows of W^T, for inference on a CPU.
+
+One row multiplies each weight once, so the product is as fast as the weights are read. `torch.embedding_bag` sums rows
+of a table with a weight for each; on x86, FBGEMM compiles it at run time, with prefetching, which reads memory faster
+than products written for many rows. The table has BLOCK outputs in a row, so that the sums stay in registers, and one
+bag for each block, so that threads can share them. 8-bit tables are read by the operator for quantized embeddings.
+`test_a_row_sum_equals_the_plain_product` in tests/nn/test_row_sums.py compares them with F.linear.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minillm.nn.kernels.quantized import QuantizedWeight
+
+BLOCK = 384
+"""Outputs in a block, about."""
+
+
+class RowSum:
+    """x W^T + b in the dtype of W for one row x (1, I)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """`weight` (O, I), copied."""
+        self.dtype, self.bias = weight.dtype, bias
+        self.num_blocks = num_blocks(weight.size(0))
+        self.table = _blocks(weight, self.num_blocks)
+        self.ids, self.starts = _bags(self.num_blocks, weight.size(1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weights = x.to(self.dtype).expand(self.num_blocks, -1).reshape(-1)
+        y = torch.embedding_bag(self.table, self.ids, self.starts, False, 0, False, weights)[0].view(1, -1)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+class QuantizedRowSum:
+    """x W^T + b in fp32 for one row x (1, I) and W of 8 bits."""
+
+    dtype = torch.float32
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None = None) -> None:
+        self.scale, self.bias = weight.scale.view(1, -1), None if bias is None else bias.float()
+        self.num_blocks = num_blocks(weight.values.size(0))
+        table = _blocks(weight.values, self.num_blocks) ^ -128  # two's complement to unsigned: q + 128
+        # Each row of the table ends with its own scale and zero in fp32; here (q + 128) * 1 - 128.
+        grid = torch.tensor([1.0, -128.0]).view(torch.uint8).expand(len(table), -1)
+        self.table = torch.cat((table.view(torch.uint8), grid), 1)
+        self.ids, self.starts = _bags(self.num_blocks, weight.values.size(1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weights = x.float().expand(self.num_blocks, -1).reshape(-1)
+        y = INT8_BAGS(self.table, self.ids, self.starts, False, 0, False, weights).view(1, -1).mul_(self.scale)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+INT8_BAGS: Any = getattr(torch.ops.quantized, "embedding_bag_byte_rowwise_offsets", None)
+
+
+def num_blocks(outputs: int) -> int:
+    """The number of equal blocks of `outputs` whose size is nearest to BLOCK."""
+    divisors = (n for n in range(1, outputs + 1) if outputs % n == 0)
+    return min(divisors, key=lambda n: max(outputs / n / BLOCK, BLOCK * n / outputs))
+
+
+def _blocks(weight: Tensor, number: int) -> Tensor:
+    """(O, I) -> (number * I, O / number): the transposed blocks below one another."""
+    return weight.unflatten(0, (number, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+
+
+@cache
+def _bags(number: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """Rows of all bags, and where each bag starts; the layers of a model share them."""
+    return torch.arange(number * inputs, dtype=torch.int32), torch.arange(0, number * inputs, inputs, dtype=torch.int32)
