@@ -66,6 +66,8 @@ def sample(
     shown_prompt = prompt if loaded.model.writes == "continuation" else ""
     loaded.tokenizer.encode(prompt)  # refused, if it is, before any of it is printed
     print(loaded.describe(), loaded.describe_decoder(), sep="\n", file=sys.stderr)
+    if loaded.tokenizer.chat_template is not None:
+        print(f"the prompt is continued as plain text; for an answer: {loaded.next_command()}", file=sys.stderr)
     if draft is not None and "sample.num_draft_tokens" not in keys:
         settings = replace(settings, num_draft_tokens=NUM_DRAFT_TOKENS)
 

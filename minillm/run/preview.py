@@ -34,6 +34,6 @@ def next_command(model: Any, tokenizer: Tokenizer, folder: Path) -> str:
         return f"minillm sample {run}"
     if "lm" in model.heads:
         return f'minillm fill {run} "A text with a [MASK]"'
-    if set(model.heads) & {"class", "tag", "span"}:
+    if set(model.heads) & {"class", "tag", "span", "value"}:
         return f"minillm predict {run}"
     return f'minillm embed {run} "A text" "Another text"'

@@ -40,6 +40,13 @@ def test_a_single_sample_streams_after_its_prompt(command, fake_run):
     assert fake_run.asked["sample"] == fake_run.config.sample
 
 
+def test_a_chat_model_continues_a_text_and_the_command_for_answers_is_named(command, fake_run):
+    fake_run.tokenizer.chat_template = "{{ messages }}"
+    outcome = command("sample")
+    assert (outcome.code, outcome.out) == (0, "Once upon a time\n")
+    assert "the prompt is continued as plain text; for an answer: minillm chat runs/fake\n" in outcome.err
+
+
 def test_sampling_flags_refine_the_runs_own_section(command, fake_run):
     flags = ["--prompt", "-x", "--max-new-tokens", 3, "--temperature", 0, "--top-p", 0.9, "--stop", "a", "--stop", "b"]
     assert command("sample", "some/run", *flags).code == 0

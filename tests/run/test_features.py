@@ -98,7 +98,7 @@ def on_numbers(flats: Path, out: Path, objective: str, label: str) -> list[str]:
 
 def test_linear_regression_finds_the_line(flats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(on_numbers(flats, tmp_path / "run", "regress_numbers", "price")) == 0
-    capsys.readouterr()
+    assert f"more with: minillm predict {tmp_path / 'run'}\n" in capsys.readouterr().err
     assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["r2"] > 0.9999 and found["rmse"] < 1000 and found["mean_loss"] == pytest.approx(1, abs=0.6)
