@@ -89,10 +89,10 @@ class FastDecoder(nn.Module):
         cache.require(length)
         positions = cache.place(batch, length, key_valid)  # (T) or (B, T)
         x = self.embed(tokens, positions, cache=cache).flatten(0, 1)  # (B T, D)
-        mask = AttentionMask(True, cache.key_valid, prefix_length).dense(start, length, start + length, x.device)
-        if length == 1 and cache.key_valid is None:
-            mask = None
-        elif mask is not None and cache.key_valid is not None:
+        mask = None
+        if length > 1 or cache.key_valid is not None:
+            mask = AttentionMask(True, cache.key_valid, prefix_length).dense(start, length, start + length, x.device)
+        if mask is not None and cache.key_valid is not None:
             mask = mask | ~mask.any(-1, keepdim=True)  # padding attends to anything; nothing reads it
         angles = None if cache.rotations is None else cache.angles(positions)
         keys = cache.views(length)

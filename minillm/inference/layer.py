@@ -56,15 +56,14 @@ class FastLayer:
         self.gated = ffn.gate is not None
         self.up = products.fused((ffn.gate, ffn.up)) if self.gated else products.of(ffn.up)
         self.down, self.activation = products.of(ffn.down), ffn.activation
-        self.ff_width = config.ff_width
 
     def __call__(self, x: Tensor, cache: LayerView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
         """x (N, D) -> (N, D). `angles` (B|1, T, 1, K/2) complex; `mask` (B|1, 1, T, S) bool."""
         x = x + self.out(self._attend(self.qkv(self.attention_norm(x)), cache, angles, mask, batch))
         hidden = self.up(self.ffn_norm(x))  # (N, F) or (N, 2 F)
         if self.gated:
-            gate, up = hidden.split(self.ff_width, 1)
-            hidden = self.activation(gate) * up
+            gate, up = hidden.chunk(2, 1)
+            hidden = self.activation(gate).mul_(up)
         else:
             hidden = self.activation(hidden)
         return x.add_(self.down(hidden))
@@ -79,9 +78,8 @@ class FastLayer:
             turned.narrow(2, 0, heads).copy_(self.q_norm(turned.narrow(2, 0, heads)))
             turned.narrow(2, heads, groups).copy_(self.k_norm(turned.narrow(2, heads, groups)))
         if angles is not None:
-            torch.view_as_complex(turned.unflatten(3, (-1, 2))).mul_(angles)
-        new = split.narrow(2, heads, 2 * groups).unflatten(2, (2, groups))  # (B, T, 2, G, K)
-        cache.new.copy_(new.permute(2, 0, 3, 1, 4))
+            turned.view(torch.complex64).mul_(angles)
+        cache.new.copy_(split.narrow(2, heads, 2 * groups))
         q = split.narrow(2, 0, heads).transpose(1, 2)  # (B, H, T, K)
         causal = mask is None and num_rows > batch
         y = F.scaled_dot_product_attention(

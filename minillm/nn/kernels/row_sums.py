@@ -32,7 +32,7 @@ class RowSum:
         self.ids, self.starts = _bags(self.num_blocks, weight.size(1))
 
     def __call__(self, x: Tensor) -> Tensor:
-        weights = x.to(self.dtype).expand(self.num_blocks, -1).reshape(-1)
+        weights = (x if x.dtype == self.dtype else x.to(self.dtype)).expand(self.num_blocks, -1).reshape(-1)
         y = torch.embedding_bag(self.table, self.ids, self.starts, False, 0, False, weights)[0].view(1, -1)
         return y if self.bias is None else y.add_(self.bias)
 
