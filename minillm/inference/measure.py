@@ -51,7 +51,7 @@ def choose_plan(
     """
     names = measured_names(weights)
     shapes = [list(weights[name].shape) for name in names]
-    bits = sorted({quantized[name].bits for name in names if name in quantized})
+    bits = sorted({(quantized[name].bits, quantized[name].group) for name in names if name in quantized})
     possible: list[Form] = ["plain"] if only_plain else forms()
     key = json.dumps([machine(), torch.get_num_threads(), dtype, possible, one_row_forms(8), bits, shapes])
     known = {} if cache is None else _read(cache)

@@ -66,14 +66,16 @@ def quantize_run(
 
     Args:
         bits: of each weight in a block.
-        group: inputs that share a scale with 4 bits.
+        group: inputs that share a scale.
         method: rtn rounds to the nearest value; gptq compensates errors, see inference/gptq.py. None: gptq for 4 bits.
         data: text for GPTQ, whose validation split serves the comparison; None: the run's own.
     Raises:
-        ValueError: the folder exists, the run is already quantized, or GPTQ has no text.
+        ValueError: the folder exists, `group` is below 1, the run is already quantized, or GPTQ has no text.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run, device="cpu")
     method = method or ("gptq" if bits == 4 else "rtn")
+    if group < 1:
+        raise ValueError(f"a group has at least one input, not {group}; give --group 32, 64, 128 or 256")
     if loaded.quantized:
         raise ValueError(f"{loaded.folder} is already quantized; use the run that it was made from")
     if method == "gptq" and bits == 8:

@@ -22,7 +22,11 @@ def weight_of(outputs, inputs, seed=0):
     return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
 
 
-QUANTIZERS = {8: quantize_int8, 4: lambda weight: quantize_int4(weight, 32)}
+QUANTIZERS = {
+    "8 bits, rows": quantize_int8,
+    "8 bits, groups": lambda weight: quantize_int8(weight, 32),
+    "4 bits": lambda weight: quantize_int4(weight, 32),
+}
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
@@ -58,9 +62,9 @@ def test_each_value_is_the_nearest_of_its_grid(bits):
     weight = weight_of(16, 64)
     quantized = QUANTIZERS[bits](weight)
     step = quantized.scale.repeat_interleave(quantized.group, 1)
-    inside = quantized.values.float() - (8 if bits == 4 else 0)
+    inside = quantized.values.float() - (8 if quantized.bits == 4 else 0)
     error = (quantized.dequantize() - weight).abs()
-    interior = (inside > -8) & (inside < 7) if bits == 4 else inside.abs() < 127
+    interior = (inside > -8) & (inside < 7) if quantized.bits == 4 else inside.abs() < 127
     assert (error[interior] <= (step * 0.51)[interior]).all()
     assert error.max() < 2 * step.max()
     assert (quantized.scale == quantized.scale.bfloat16().float()).all()
@@ -71,9 +75,10 @@ def test_a_file_holds_the_bits_and_gives_back_the_same_weight(bits):
     quantized = QUANTIZERS[bits](weight_of(16, 64))
     tensors = to_tensors("a.weight", quantized) | {"norm": torch.ones(3)}
     size = sum(t.numel() * t.element_size() for name, t in tensors.items() if name != "norm")
-    assert size == (16 * 64 + 2 * 16 if bits == 8 else 16 * 64 // 2 + 2 * 2 * 16 * 2)
+    sizes = {"8 bits, rows": 16 * 64 + 2 * 16, "8 bits, groups": 16 * 64 + 2 * 16 * 2}
+    assert size == sizes.get(bits, 16 * 64 // 2 + 2 * 2 * 16 * 2)
     plain, found = split_quantized(tensors)
-    assert list(plain) == ["norm"] and found["a.weight"].bits == bits
+    assert list(plain) == ["norm"] and found["a.weight"].bits == int(bits[0])
     assert torch.equal(found["a.weight"].dequantize(), quantized.dequantize())
     assert torch.equal(dequantized(tensors)["a.weight"], quantized.dequantize())
 

@@ -71,7 +71,7 @@ class DenseProduct:
 
 
 class QuantizedProduct:
-    """x W^T + b with W of 8 or 4 bits, by torch's packed products, whose x and result are bf16."""
+    """x W^T + b with W of 8 or 4 bits, by packed products; the result is fp32 or bf16."""
 
     dtype = torch.bfloat16
 
@@ -83,22 +83,22 @@ class QuantizedProduct:
         wide: torch.dtype = torch.bfloat16,
         one_row: OneRow = "same",
     ) -> None:
-        """`wide` is the dtype in which many rows are multiplied. With 4 bits, `one_row` has no effect."""
-        self.source, self.wide = weight, wide
-        self.sum = QuantizedRowSum(weight, bias) if one_row == "sum" and weight.zero is None else None
+        """`wide` is the dtype in which many rows are multiplied; `one_row` is for 8 bits with a scale for each row."""
+        self.source, self.wide, self.group = weight, wide, weight.group
         self.bias = None if bias is None else bias.to(torch.bfloat16)
-        self.group = weight.group
-        if weight.zero is None:
-            self.packed, self.scales = weight.values, weight.scale.flatten().bfloat16()
-        else:
+        self.grouped = weight.zero is None and weight.scale.size(1) > 1
+        summed = self.grouped or (one_row == "sum" and weight.zero is None)
+        self.sum = QuantizedRowSum(weight, bias) if summed else None
+        self.packed, self.scales = weight.values, weight.scale.flatten().bfloat16()
+        if weight.zero is not None:
             self.packed = PACK_INT4(weight.values.int(), 1)
             self.scales = torch.stack((weight.scale, weight.zero), -1).transpose(0, 1).contiguous().bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.sum is not None and x.size(0) == 1:
-            return self.sum(x)
         if x.size(0) >= WIDE_ROWS:
             y = F.linear(x.to(self.wide), self.source.dequantize(self.wide)).bfloat16()
+        elif self.sum is not None and (self.grouped or x.size(0) == 1):
+            return self.sum(x)
         elif self.source.zero is None:
             y = INT8(x.to(torch.bfloat16), self.packed, self.scales)
         else:
@@ -126,5 +126,5 @@ def can_pack(weight: QuantizedWeight) -> bool:
     """Whether torch has a packed product for a weight of this shape."""
     outputs, inputs = weight.values.shape
     if weight.bits == 8:
-        return INT8 is not None
+        return (INT8 if weight.scale.size(1) == 1 else INT8_BAGS) is not None
     return INT4 is not None and weight.group in (32, 64, 128, 256) and outputs % 16 == 0 and inputs % weight.group == 0

@@ -29,32 +29,50 @@ class RowSum:
         self.dtype, self.bias = weight.dtype, bias
         self.num_blocks = num_blocks(weight.size(0))
         self.table = _blocks(weight, self.num_blocks)
-        self.ids, self.starts = _bags(self.num_blocks, weight.size(1))
+        self.ids, self.starts = _bags(self.num_blocks, weight.size(1), weight.size(1))
 
     def __call__(self, x: Tensor) -> Tensor:
-        weights = (x if x.dtype == self.dtype else x.to(self.dtype)).expand(self.num_blocks, -1).reshape(-1)
+        x = x if x.dtype == self.dtype else x.to(self.dtype)
+        weights = x.expand(self.num_blocks, -1).reshape(-1).contiguous()
         y = torch.embedding_bag(self.table, self.ids, self.starts, False, 0, False, weights)[0].view(1, -1)
         return y if self.bias is None else y.add_(self.bias)
 
 
 class QuantizedRowSum:
-    """x W^T + b in fp32 for one row x (1, I) and W of 8 bits."""
+    """x W^T + b in fp32 for a few rows x (N, I), and W of 8 bits."""
 
     dtype = torch.float32
 
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None = None) -> None:
-        self.scale, self.bias = weight.scale.view(1, -1), None if bias is None else bias.float()
-        self.num_blocks = num_blocks(weight.values.size(0))
+        self.bias = None if bias is None else bias.float()
+        outputs, self.inputs = weight.values.shape
+        self.num_blocks, self.group = num_blocks(outputs), weight.group
         table = _blocks(weight.values, self.num_blocks) ^ -128  # two's complement to unsigned: q + 128
         # Each row of the table ends with its own scale and zero in fp32; here (q + 128) * 1 - 128.
         grid = torch.tensor([1.0, -128.0]).view(torch.uint8).expand(len(table), -1)
         self.table = torch.cat((table.view(torch.uint8), grid), 1)
-        self.ids, self.starts = _bags(self.num_blocks, weight.values.size(1))
+        # (blocks, groups, outputs in a block): each group of inputs is a bag of its own, scaled afterwards.
+        self.scale = weight.scale.unflatten(0, (self.num_blocks, -1)).transpose(1, 2).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        weights = x.float().expand(self.num_blocks, -1).reshape(-1)
-        y = INT8_BAGS(self.table, self.ids, self.starts, False, 0, False, weights).view(1, -1).mul_(self.scale)
+        num_rows, number = x.size(0), self.num_blocks
+        ids, starts = _bags(number, self.inputs, self.group) if num_rows == 1 else self._rows(num_rows)
+        weights = x.float().expand(number, num_rows, -1).reshape(-1).contiguous()
+        sums = INT8_BAGS(self.table, ids, starts, False, 0, False, weights)  # (blocks N groups, O / blocks)
+        if sums.size(0) == number:
+            y = sums.view(1, -1).mul_(self.scale.view(1, -1))
+        elif num_rows == 1:
+            y = sums.view(self.scale.shape).mul_(self.scale).sum(1).view(1, -1)
+        else:
+            sums = sums.view(number, num_rows, -1, sums.size(-1)).mul_(self.scale[:, None]).sum(2)
+            y = sums.transpose(0, 1).reshape(num_rows, -1)  # (N, O)
         return y if self.bias is None else y.add_(self.bias)
+
+    def _rows(self, number: int) -> tuple[Tensor, Tensor]:
+        """As `_bags`, for `number` rows in turn for each block, which is read from memory once."""
+        ids, _ = _bags(self.num_blocks, self.inputs, self.group)
+        ids = ids.view(self.num_blocks, 1, -1).repeat(1, number, 1).view(-1)
+        return ids, torch.arange(0, len(ids), self.group, dtype=torch.int32)
 
 
 INT8_BAGS: Any = getattr(torch.ops.quantized, "embedding_bag_byte_rowwise_offsets", None)
@@ -72,6 +90,6 @@ def _blocks(weight: Tensor, number: int) -> Tensor:
 
 
 @cache
-def _bags(number: int, inputs: int) -> tuple[Tensor, Tensor]:
-    """Rows of all bags, and where each bag starts; the layers of a model share them."""
-    return torch.arange(number * inputs, dtype=torch.int32), torch.arange(0, number * inputs, inputs, dtype=torch.int32)
+def _bags(blocks: int, inputs: int, group: int) -> tuple[Tensor, Tensor]:
+    """Table rows of all bags, and where each bag starts; the layers of a model share them."""
+    return torch.arange(blocks * inputs, dtype=torch.int32), torch.arange(0, blocks * inputs, group, dtype=torch.int32)
