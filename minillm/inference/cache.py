@@ -22,14 +22,18 @@ class LayerView(NamedTuple):
     values: Tensor
     """(B, G, S, K)."""
 
+    def write(self, new: Tensor) -> None:
+        """Store keys and values (B, T, 2 G, K) of this pass."""
+        self.new.copy_(new)
+
 
 class FlatCache(KVCache):
     """A KVCache whose memory is one fp32 tensor (L, B, 2 G, max_len, K), keys before values."""
 
-    def __init__(self, config: ModelConfig, batch: int, max_len: int) -> None:
+    def __init__(self, config: ModelConfig, batch: int, max_len: int, device: torch.device | None = None) -> None:
         super().__init__(0, max_len)
         shape = (config.num_layers, batch, 2 * config.kv_heads, max_len, config.head_width)
-        self.memory = torch.empty(shape)
+        self.memory = torch.empty(shape, device=device)
         self.rotations: Tensor | None = None
         """(max_len, K / 2) complex, by position; None without rotary positions."""
 
@@ -43,7 +47,7 @@ class FlatCache(KVCache):
         known = self.get("key_valid")
         if key_valid is None and known is None:
             self._valid = None
-            return torch.arange(self.length, self.length + length)
+            return torch.arange(self.length, self.length + length, device=self.memory.device)
         new = torch.ones(batch, length, dtype=torch.bool) if key_valid is None else key_valid
         self._valid = self.remember("key_valid", new, before=True)
         before = self._valid.long().cumsum(1) - self._valid.long()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minillm.config import RunConfig, override
 from minillm.generation.embed import Text, embed_texts
+from minillm.inference.graph import GraphDecoder
 from minillm.inference.measure import linear_weights
 from minillm.inference.rounding import round_weights
 from minillm.nn.kernels.quantized import QuantizedWeight
@@ -55,6 +56,11 @@ class LoadedRun:
     def decoder(self) -> Any:
         """The model in the form that generates fastest on this machine."""
         return self._decoder[0]
+
+    @property
+    def batch_decoder(self) -> Any:
+        """The same for batches whose rows change, which a GraphDecoder leaves to the model."""
+        return self.decoder.plain if isinstance(self.decoder, GraphDecoder) else self.decoder
 
     def describe_decoder(self) -> str:
         """One line with the dtype and form of its products."""
