@@ -65,9 +65,7 @@ def sample(
     prompt = settings.prompt or ""
     shown_prompt = prompt if loaded.model.writes == "continuation" else ""
     loaded.tokenizer.encode(prompt)  # refused, if it is, before any of it is printed
-    print(loaded.describe(), loaded.describe_decoder(), sep="\n", file=sys.stderr)
-    if loaded.tokenizer.chat_template is not None:
-        print(f"the prompt is continued as plain text; for an answer: {loaded.next_command()}", file=sys.stderr)
+    say_what_runs(loaded)
     if draft is not None and "sample.num_draft_tokens" not in keys:
         settings = replace(settings, num_draft_tokens=NUM_DRAFT_TOKENS)
 
@@ -91,6 +89,13 @@ def sample(
         print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
     else:
         print_completions(completions, shown_prompt)
+
+
+def say_what_runs(loaded: LoadedRun) -> None:
+    """Describe the run on stderr, and name the command for conversations if it was made for them."""
+    print(loaded.describe(), loaded.describe_decoder(), sep="\n", file=sys.stderr)
+    if loaded.tokenizer.chat_template is not None:
+        print(f"the prompt is continued as plain text; for an answer: {loaded.next_command()}", file=sys.stderr)
 
 
 def beam_settings(settings: SampleConfig, num_beams: int, num_best: int, length_penalty: float | None) -> BeamConfig:
