@@ -51,6 +51,7 @@ def chat(
     if json and prompt is None:
         raise ValueError("--json is for a single answer; give --prompt too")
     loaded = open_run(run, dtype=dtype, quantize=quantize)
+    loaded.require_writer()
     settings = override(loaded.config, overrides(given)).sample
     assistant = Assistant(loaded.decoder, loaded.tokenizer, settings, system=system)
     print(loaded.describe_decoder(), file=sys.stderr)

@@ -79,7 +79,7 @@ def test_a_mistake_does_not_end_the_conversation(chat):
 def test_the_weights_are_rounded_as_for_sample(chat, fake_run):
     done = chat("--prompt", "abc", "--quantize", 4, "--dtype", "fp32")
     assert done.code == 0 and fake_run.asked["options"] == {"dtype": "fp32", "quantize": 4}
-    assert done.err == "runs/fake: step 7\ndecoding: fp32 weights\n"
+    assert done.err == "runs/fake: step 7\ndecoding: fp32 weights\n" and fake_run.asked["writer"]
 
 
 def test_the_help_explains_a_conversation(chat):
