@@ -23,7 +23,7 @@ from minillm.storage import write_text
 
 MEASURED_BYTES = 64 << 20
 """Of fp32 weights in one measurement: more than the caches of most processors, as in a model."""
-ROUNDS, WIDE = 5, 64
+ROUNDS, WIDE = 4, 64
 """Repetitions, of which the fastest counts; rows that stand for reading a prompt."""
 MAX_SLOWDOWN = 3.0
 """A form is not chosen if it reads a prompt this many times slower than another."""
@@ -53,7 +53,7 @@ def choose_plan(
     shapes = [list(weights[name].shape) for name in names]
     bits = sorted({(quantized[name].bits, quantized[name].group) for name in names if name in quantized})
     possible: list[Form] = ["plain"] if only_plain else forms()
-    key = json.dumps([machine(), torch.get_num_threads(), dtype, possible, one_row_forms(8), bits, shapes])
+    key = json.dumps(["cold", machine(), torch.get_num_threads(), dtype, possible, one_row_forms(8), bits, shapes])
     known = {} if cache is None else _read(cache)
     with suppress(KeyError, TypeError, ValueError):
         return _plan_of(known[key])
@@ -81,17 +81,19 @@ def _measure(
         copied = [one for one in dtypes if num_weights * one.itemsize <= COPIED_BYTES]
         plans += [Plan(wide_form, one, one_row="sum") for one in copied]
     timed: list[tuple[float, float, Plan]] = []
+    rest, inputs = num_weights - sum(weights[name].numel() for name in names), [weights[name].size(1) for name in names]
     for plan in plans:
         products = [dense(weights[name], None, plan) for name in names]
-        inputs = [weights[name].size(1) for name in names]
-        wide = seconds(lambda products=products, inputs=inputs: _run(products[:4], inputs, WIDE), rounds=2)
-        timed.append((seconds(lambda products=products, inputs=inputs: _run(products, inputs, 1)), wide, plan))
-        two = seconds(lambda products=products, inputs=inputs: _run(products, inputs, 2))
-        timed[-1] = (*timed[-1][:2], replace(plan, draft_cost=round(max(0.0, two / timed[-1][0] - 1), 3)))
+        wide = seconds(lambda products=products: _run(products[:4], inputs, WIDE), rounds=2)
+        timed.append((row_seconds(products, inputs, 1, rest * plan.dtype.itemsize), wide, plan))
     widest = min(wide for _, wide, _ in timed)
     best, _, plan = min((one for one in timed if one[1] <= MAX_SLOWDOWN * widest), key=lambda one: one[0])
     small = [quantized[name] for name in names if name in quantized and can_pack(quantized[name])]
-    return _packed(plan, quantized, small, best * len(small) / len(names)) if small else plan
+    if small:
+        return _packed(plan, quantized, small, best * len(small) / len(names))
+    products = [dense(weights[name], None, plan) for name in names]
+    one, two = (row_seconds(products, inputs, rows, rest * plan.dtype.itemsize) for rows in (1, 2))
+    return replace(plan, draft_cost=round(max(0.0, two / one - 1), 3))
 
 
 def _packed(
@@ -100,16 +102,27 @@ def _packed(
     """The plan for quantized weights, of which `small` are measured; `best` is the time of their plain products."""
     eight = {name: weight.values for name, weight in quantized.items() if weight.bits == 8 and can_pack(weight)}
     eight_measured = [quantized[name] for name in measured_names(eight)] if eight else []
-    times = {form: packed_seconds(eight_measured, replace(plan, one_row=form), 1) for form in one_row_forms(8)}
+    rest = sum(weight.values.numel() * weight.bits // 8 for weight in quantized.values())
+    rest -= sum(weight.values.numel() * weight.bits // 8 for weight in small)
+    times = {form: packed_seconds(eight_measured, replace(plan, one_row=form), 1, rest) for form in one_row_forms(8)}
     packed = replace(plan, one_row=min(times, key=lambda form: times[form]))
-    one, two = (packed_seconds(small, packed, rows) for rows in (1, 2))
+    one, two = (packed_seconds(small, packed, rows, rest) for rows in (1, 2))
     return replace(packed, draft_cost=round(max(0.0, two / one - 1), 3)) if one <= best else replace(plan, packed=False)
 
 
-def packed_seconds(weights: Sequence[QuantizedWeight], plan: Plan, rows: int) -> float:
-    """Duration of the packed products of some weights."""
+def packed_seconds(weights: Sequence[QuantizedWeight], plan: Plan, rows: int, rest: int) -> float:
+    """Duration of the packed products of some weights; `rest` as in `row_seconds`."""
     products = [QuantizedProduct(weight, None, wide=plan.dtype, one_row=plan.one_row) for weight in weights]
-    return seconds(lambda: _run(products, [weight.values.size(1) for weight in weights], rows))
+    return row_seconds(products, [weight.values.size(1) for weight in weights], rows, rest)
+
+
+def row_seconds(products: Sequence[Product], inputs: Sequence[int], rows: int, rest: int) -> float:
+    """Duration of products of a few rows; before, `rest` bytes pass through the caches, as the rest of the model does.
+
+    Otherwise small dtypes would look too fast: their part of the weights fits into a cache that the model exceeds.
+    """
+    others = torch.zeros(min(rest, MEASURED_BYTES) // 4)
+    return seconds(lambda: _run(products, inputs, rows), before=lambda: others.add_(1))
 
 
 def measured_names(weights: Mapping[str, Tensor]) -> list[str]:
@@ -134,10 +147,10 @@ def machine() -> list[str]:
     return [torch.__version__, torch.backends.cpu.get_cpu_capability(), name]
 
 
-def seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Duration of the fastest of some calls, after one that is not counted."""
+def seconds(run: Callable[[], object], rounds: int = ROUNDS, *, before: Callable[[], object] | None = None) -> float:
+    """Duration of the fastest of some calls, after one that is not counted; `before` each of them something else."""
     run()
-    return min(_duration(run) for _ in range(rounds))
+    return min(_duration(run, before) for _ in range(rounds))
 
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -165,7 +178,9 @@ def _run(products: Sequence[Product], inputs: Sequence[int], rows: int) -> None:
         product(x[width])
 
 
-def _duration(run: Callable[[], object]) -> float:
+def _duration(run: Callable[[], object], before: Callable[[], object] | None) -> float:
+    if before is not None:
+        before()
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

@@ -62,11 +62,13 @@ def test_the_fastest_form_for_one_row_is_chosen_unless_it_reads_a_prompt_much_sl
 
 @pytest.mark.parametrize("fast", ["same", "sum"])
 def test_one_row_of_8_bit_weights_is_multiplied_in_the_faster_way(monkeypatch, fast):
-    monkeypatch.setattr(measure, "packed_seconds", lambda weights, plan, rows: 1e-9 * (1 + (plan.one_row != fast)))
+    monkeypatch.setattr(
+        measure, "packed_seconds", lambda weights, plan, rows, rest: 1e-9 * (1 + (plan.one_row != fast))
+    )
     quantized = {name: quantize_int8(weight) for name, weight in WEIGHTS.items()}
     plan = choose_plan(WEIGHTS, quantized)
     assert plan.packed and plan.one_row == fast
-    monkeypatch.setattr(measure, "packed_seconds", lambda weights, plan, rows: 1e9)
+    monkeypatch.setattr(measure, "packed_seconds", lambda weights, plan, rows, rest: 1e9)
     assert not choose_plan(WEIGHTS, quantized).packed
 
 
@@ -74,6 +76,17 @@ def test_a_measurement_reads_more_than_the_caches_hold_and_the_vocabulary_last(m
     assert measured_names(WEIGHTS) == list(WEIGHTS)
     monkeypatch.setattr(measure, "MEASURED_BYTES", 4 * 64 * 32)
     assert measured_names(WEIGHTS) == ["decoder.blocks.0.weight"]
+
+
+def test_the_rest_of_a_model_passes_through_the_caches_before_a_part_is_measured(monkeypatch):
+    passed, real = [], torch.Tensor.add_
+    monkeypatch.setattr(torch.Tensor, "add_", lambda x, *more: passed.append(x.numel()) or real(x, *more))
+    choose_plan(WEIGHTS, {}, dtype="fp32")
+    assert set(passed) == {0}, "the whole model is measured"
+    passed.clear()
+    monkeypatch.setattr(measure, "MEASURED_BYTES", 4 * 2 * 64 * 32)
+    choose_plan(WEIGHTS, {}, dtype="fp32")
+    assert set(passed) == {2 * 64 * 32}, "as much as is measured, if there is more"
 
 
 def test_a_tied_head_has_the_name_of_the_table():
