@@ -45,7 +45,7 @@ def test_every_form_equals_the_plain_product(form, one_row, rows, dtype, biased)
 
 
 @pytest.mark.parametrize("bits", QUANTIZERS)
-@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("rows", [1, 3, 20, 40])
 @pytest.mark.parametrize("one_row", one_row_forms(8))
 def test_packed_products_equal_those_of_the_values_that_the_bits_stand_for(bits, rows, one_row):
     quantized, x = QUANTIZERS[bits](weight_of(64, 128)), weight_of(rows, 128, 1).bfloat16().float()
@@ -68,6 +68,12 @@ def test_each_value_is_the_nearest_of_its_grid(bits):
     assert (error[interior] <= (step * 0.51)[interior]).all()
     assert error.max() < 2 * step.max()
     assert (quantized.scale == quantized.scale.bfloat16().float()).all()
+
+
+@pytest.mark.parametrize("bits", QUANTIZERS)
+def test_the_values_in_bf16_are_those_in_fp32_rounded_once(bits):
+    quantized = QUANTIZERS[bits](weight_of(48, 64))
+    assert torch.equal(quantized.dequantize(torch.bfloat16), quantized.dequantize().bfloat16())
 
 
 @pytest.mark.parametrize("bits", QUANTIZERS)

@@ -23,8 +23,9 @@ Form = Literal["plain", "transposed", "onednn"]
 OneRow = Literal["same", "sum"]
 """How one row is multiplied: same: as several are. sum: by kernels/row_sums.py, which takes a copy of the weights."""
 
-WIDE_ROWS = 32
-"""From this many rows on, a quantized weight is dequantized first: its packed product gains only from reading less."""
+WIDE_ROWS, SUMMED_ROWS = 32, 12
+"""From this many rows on, a quantized weight is dequantized first: its packed product gains only from reading less. And
+with sums of rows, whose arithmetic is the same for each."""
 
 Product = Callable[[Tensor], Tensor]
 """x (N, I), fp32 or the product's dtype -> (N, O) in the product's dtype."""
@@ -95,7 +96,7 @@ class QuantizedProduct:
             self.scales = torch.stack((weight.scale, weight.zero), -1).transpose(0, 1).contiguous().bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.size(0) >= WIDE_ROWS:
+        if x.size(0) >= (SUMMED_ROWS if self.grouped else WIDE_ROWS):
             y = F.linear(x.to(self.wide), self.source.dequantize(self.wide)).bfloat16()
         elif self.sum is not None and (self.grouped or x.size(0) == 1):
             return self.sum(x)

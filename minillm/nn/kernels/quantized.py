@@ -42,11 +42,12 @@ class QuantizedWeight(NamedTuple):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The plain weight (O, I)."""
-        groups = self.values.unflatten(1, (-1, self.group)).float()  # (O, I / group, group)
+        # In bf16, the product of 8 bits and a bf16 scale is rounded once, as it is from fp32.
+        exact = torch.bfloat16 if dtype == torch.bfloat16 and self.zero is None else torch.float32
+        groups = self.values.to(exact).unflatten(1, (-1, self.group))  # (O, I / group, group)
         if self.zero is None:
-            return (groups * self.scale[..., None]).flatten(1).to(dtype)
-        groups = groups - 8
-        return (groups * self.scale[..., None] + self.zero[..., None]).flatten(1).to(dtype)
+            return groups.mul_(self.scale[..., None].to(exact)).flatten(1).to(dtype)
+        return groups.sub_(8).mul_(self.scale[..., None]).add_(self.zero[..., None]).flatten(1).to(dtype)
 
 
 def quantize_int8(weight: Tensor, group: int | None = None) -> QuantizedWeight:
