@@ -35,5 +35,6 @@ def next_command(model: Any, tokenizer: Tokenizer, folder: Path) -> str:
     if "lm" in model.heads:
         return f'minillm fill {run} "A text with a [MASK]"'
     if set(model.heads) & {"class", "tag", "span", "value"}:
-        return f"minillm predict {run}"
+        texts = ' "A question" "Its context"' if "span" in model.heads else ' "A text"'
+        return f"minillm predict {run}{texts if tokenizer.vocab_size else ''}"  # images and numbers have no such example
     return f'minillm embed {run} "A text" "Another text"'
