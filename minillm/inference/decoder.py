@@ -58,6 +58,7 @@ class FastDecoder(nn.Module):
         self.layers = [FastLayer(block, model.config, products) for block in model.decoder.blocks.values()]
         self.final_norm = FastNorm(model.decoder.final_norm, torch.float32)
         self.head = products.of(model.heads["lm"].get_submodule("proj"))
+        self.train(model.training)  # generation restores this mode, also that of the shared embedding
 
     @property
     def draft_cost(self) -> float:

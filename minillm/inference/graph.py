@@ -116,6 +116,7 @@ class GraphDecoder(nn.Module):
         self.config, self.plain = model.config, plain
         self.fast = FastDecoder(model, Products(Plan(dtype=dtype), linear_names(model), {}))
         self.recorded: StaticStep | None = None
+        self.train(model.training)
         self._check(next(model.parameters()).device)
 
     @torch.inference_mode()

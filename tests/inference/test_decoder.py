@@ -117,3 +117,9 @@ def test_what_it_does_not_compute_it_refuses(more):
     assert not supports(model.config)
     with pytest.raises(ValueError, match="parts that the fast decoder lacks"):
         fast(model)
+
+
+def test_generating_leaves_the_model_in_evaluation_mode():
+    model = make_model(dropout=0.5)
+    generate(fast(model), [[1, 2]], SampleConfig(max_new_tokens=2))
+    assert not any(module.training for module in model.modules())

@@ -60,6 +60,7 @@ def test_texts_are_those_of_the_model(shape):
         ours, theirs = (beam_search(which, prompts, beams, eos_id=3) for which in (decoder, model))
         assert [row.ids for row in ours] == [row.ids for row in theirs]
     assert decoder.recorded is not None, "a batch of one length takes steps of fixed shapes"
+    assert not any(module.training for module in model.modules())
 
 
 def test_padded_and_large_batches_are_left_to_the_model(monkeypatch):
