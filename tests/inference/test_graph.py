@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
@@ -33,11 +34,14 @@ def make_model(shape="llama", **more):
     return model.eval()
 
 
+def fast(model):
+    return FastDecoder(model, Products(Plan(), linear_names(model), {}))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
 def test_a_step_of_fixed_shapes_equals_a_step(shape):
-    model = make_model(shape)
-    decoder = FastDecoder(model, Products(Plan(), linear_names(model), {}))
+    decoder = fast(make_model(shape))
     tokens = torch.randint(23, (2, 8), generator=torch.Generator().manual_seed(0))
     caches = [decoder.start(tokens[:, :3], max_len=8)[0] for _ in range(2)]
     caches[0].memory[..., 3:, :] = torch.nan  # what is not written yet may be anything
@@ -61,6 +65,33 @@ def test_texts_are_those_of_the_model(shape):
         assert [row.ids for row in ours] == [row.ids for row in theirs]
     assert decoder.recorded is not None, "a batch of one length takes steps of fixed shapes"
     assert not any(module.training for module in model.modules())
+
+
+class OnCPU(TorchDispatchMode):
+    """Names of the operators whose results are on the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [x for x in (result if isinstance(result, tuple) else (result,)) if isinstance(x, torch.Tensor)]
+        self.names += [str(function) for x in tensors if x.device.type == "cpu"]
+        return result
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_steps_make_no_tensor_on_another_device_than_the_models(shape):
+    decoder = fast(make_model(shape).to("meta"))
+    tokens = torch.zeros(2, 5, dtype=torch.long, device="meta")
+    cache, logits = decoder.start(tokens, max_len=12)
+    with OnCPU() as found:
+        several = decoder.step(tokens[:, :2], cache)
+        static = StaticStep(decoder, cache).run()
+    assert found.names == []
+    assert (logits.shape, several.shape, static.shape) == ((2, 23), (2, 2, 23), (2, 23))
 
 
 def test_padded_and_large_batches_are_left_to_the_model(monkeypatch):
