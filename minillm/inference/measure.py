@@ -27,6 +27,8 @@ ROUNDS, WIDE = 4, 64
 """Repetitions, of which the fastest counts; rows that stand for reading a prompt."""
 MAX_SLOWDOWN = 3.0
 """A form is not chosen if it reads a prompt this many times slower than another."""
+UNPACKING_GAIN = 1.5
+"""Quantized weights are dequantized at loading if that is this many times faster; else they keep their small size."""
 COPIED_BYTES = 4 << 30
 """Row sums keep a second copy of the weights, so larger models do without them."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -107,7 +109,9 @@ def _packed(
     times = {form: packed_seconds(eight_measured, replace(plan, one_row=form), 1, rest) for form in one_row_forms(8)}
     packed = replace(plan, one_row=min(times, key=lambda form: times[form]))
     one, two = (packed_seconds(small, packed, rows, rest) for rows in (1, 2))
-    return replace(packed, draft_cost=round(max(0.0, two / one - 1), 3)) if one <= best else replace(plan, packed=False)
+    if one > UNPACKING_GAIN * best:
+        return replace(plan, packed=False)
+    return replace(packed, draft_cost=round(max(0.0, two / one - 1), 3))
 
 
 def packed_seconds(weights: Sequence[QuantizedWeight], plan: Plan, rows: int, rest: int) -> float:

@@ -68,8 +68,10 @@ def test_one_row_of_8_bit_weights_is_multiplied_in_the_faster_way(monkeypatch, f
     quantized = {name: quantize_int8(weight) for name, weight in WEIGHTS.items()}
     plan = choose_plan(WEIGHTS, quantized)
     assert plan.packed and plan.one_row == fast
-    monkeypatch.setattr(measure, "packed_seconds", lambda weights, plan, rows, rest: 1e9)
-    assert not choose_plan(WEIGHTS, quantized).packed
+    monkeypatch.setattr(measure, "row_seconds", lambda products, inputs, rows, rest: 1.0)
+    for seconds, packed in ((1.4, True), (1.6, False)):
+        monkeypatch.setattr(measure, "packed_seconds", lambda weights, plan, rows, rest, seconds=seconds: seconds)
+        assert choose_plan(WEIGHTS, quantized).packed == packed
 
 
 def test_a_measurement_reads_more_than_the_caches_hold_and_the_vocabulary_last(monkeypatch):
