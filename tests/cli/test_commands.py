@@ -144,6 +144,11 @@ def test_eval_and_predict_round_the_weights_as_sample_does(command, fake_run, mo
         assert command(*arguments, "--quantize", 5).code == 2
 
 
+def test_eval_names_the_fields_of_preferences_too(command, fake_run):
+    assert command("eval", "--data", "my.jsonl", "--chosen-field", "better", "--data.rejected_field", "worse").code == 0
+    assert fake_run.asked["fields"] == {"chosen_field": "better", "rejected_field": "worse"}
+
+
 def test_predict_has_no_flags_for_labels_which_it_does_not_read(command):
     assert command("predict", "runs/x", "--data", "my.csv", "--label-field", "y").code == 2
 
