@@ -35,8 +35,8 @@ def data(
     Args:
         source: Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME
             is python-docs, python-stdlib or python-tasks.
-        objective: Show the data as this objective reads it: classify, tag, extract, chat, seq2seq, dpo, reward and so
-            on. Default: as plain text.
+        objective: Show the data as this objective reads it, such as classify, tag, extract, chat, seq2seq, reward, dpo
+            or grpo. Default: as plain text.
         run: Use the tokenizer and the chat template of this run.
         json: Print one JSON object instead of lines.
     """

@@ -18,7 +18,7 @@ TARGET_FIELDS = (
     *("data.label_field", "data.tags_field", "data.answers_field", "data.margin_field"),
     *("data.input_field", "data.target_field"),
 )
-"""Other keys that name fields."""
+"""Keys that name other fields: those of targets, and of text-to-text examples."""
 
 
 @with_flags("data", prefix=False, only=(*INPUT_FIELDS, *TARGET_FIELDS))

@@ -1,4 +1,4 @@
-"""Summarizes data with labels, tags or answers, preferences and prompts as training reads them."""
+"""Summarizes labels, tags, answers, preferences and prompts as training reads them."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def describe_questions(config: DataConfig, tokenizer: Tokenizer | TokenizerBuild
 
 
 def describe_preferences(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool) -> Description:
-    """How often the better answer is the longer one; in the sample it is in double brackets, before the worse one."""
+    """How often the better answer is the longer one; the sample has it in double brackets, before the worse one."""
     found = preferences.read_source(config.source, config)
     framed = any(not isinstance(one.prompt, str) for one in found.content)
-    made = with_template(_made(found, tokenizer)) if framed else _made(found, tokenizer)
+    made = _made(found, tokenizer, framed=framed)
     rows = preferences.PreferenceTokens(found.content, made).rows
     longer = sum(len(row.chosen) > len(row.rejected) for row in rows)
     figures: dict[str, object] = {"better answer longer": f"{longer:,} ({longer / len(rows):.1%})"}
@@ -81,8 +81,7 @@ def describe_preferences(config: DataConfig, tokenizer: Tokenizer | TokenizerBui
 def describe_prompts(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder, *, progress: bool) -> Description:
     """The other fields of the records, which rewards may read; the sample is a prompt with them."""
     found = prompts.read_source(config.source, config)
-    framed = any(one.messages for one in found.content)
-    made = with_template(_made(found, tokenizer)) if framed else _made(found, tokenizer)
+    made = _made(found, tokenizer, framed=any(one.messages for one in found.content))
     rows = prompts.Prompts(found.content, made).rows
     fields = Counter(name for row in rows for name in row.fields if name != config.prompt_field)
     first = {name: value for name, value in rows[0].fields.items() if name != config.prompt_field}
@@ -91,8 +90,10 @@ def describe_prompts(config: DataConfig, tokenizer: Tokenizer | TokenizerBuilder
     return _description(config, found, [len(row.ids) for row in rows], figures, sample)
 
 
-def _made(found: Source, tokenizer: Tokenizer | TokenizerBuilder) -> Tokenizer:
-    return tokenizer(texts(found.content), ()) if callable(tokenizer) else tokenizer
+def _made(found: Source, tokenizer: Tokenizer | TokenizerBuilder, *, framed: bool = False) -> Tokenizer:
+    """The tokenizer; `framed`: with a chat template, for conversations."""
+    made = tokenizer(texts(found.content), ()) if callable(tokenizer) else tokenizer
+    return with_template(made) if framed else made
 
 
 def _shares(counts: Counter[str], total: int) -> dict[str, str]:
@@ -108,7 +109,7 @@ def _description(
     sample: str,
     num_tokens: int | None = None,
 ) -> Description:
-    """`lengths` are those of the sequences that the model reads; `num_tokens` None: their sum."""
+    """`lengths` are the tokens of each sequence that the model reads; `num_tokens` None: their sum."""
     whole = list(texts(found.content))
     num_bytes = sum(len(text.encode("utf-8")) for text in whole)
     num_tokens = sum(lengths) if num_tokens is None else num_tokens

@@ -1,8 +1,8 @@
 """RoBERTa (Liu et al. 2019) and DistilBERT (Sanh et al. 2019) under Hugging Face's names, from the table of BERT.
 
 RoBERTa has one segment, and its positions begin after the id of the padding token; architectures.py shifts its table.
-DistilBERT has no segments, and a vocabulary head like BERT's. Both have heads for tasks like BERT's, except that a
-DistilBERT's class head has a ReLU in place of tanh.
+DistilBERT has no segments, and a vocabulary head like BERT's. The task heads of both are like BERT's, except that the
+class head of DistilBERT has a ReLU instead of tanh.
 """
 
 from collections.abc import Collection, Mapping
@@ -93,8 +93,8 @@ def distilbert_config_from_hf(config: Mapping[str, Any], names: Collection[str])
     task = head_of(config)
     if task and task.startswith("class"):
         raise ValueError(
-            "DistilBertForSequenceClassification has a ReLU between the layers of its head, which no head here has; "
-            "save its encoder alone as a DistilBertModel to import that"
+            "DistilBertForSequenceClassification has a ReLU between the layers of its head, which minillm does not "
+            "support; to import the encoder alone, save it as a DistilBertModel"
         )
     heads = (task,) if task else ("lm",) if "vocab_transform.weight" in names else ()
     return preset(

@@ -23,7 +23,7 @@ class TaskNames(NamedTuple):
     of_tag: str = "classifier"
     class_bias: bool = True
     pooler: str | None = "bert.pooler.dense"
-    """The layer before the classes, whose activation is tanh; None: there is none."""
+    """Name of the class head's first layer, whose activation is tanh; None: the head has one layer."""
 
 
 BERT, GPT2, LLAMA = TaskNames(), TaskNames("score", "classifier", False, None), TaskNames("score", "score", False, None)

@@ -18,7 +18,7 @@ from minillm.generation.config import SampleConfig
 BLOCK = 256
 """Uniform numbers drawn at a time for each row."""
 NUCLEUS = (256, 4096)
-"""Numbers of most likely tokens among which top-p is tried before it sorts the vocabulary."""
+"""Top-p first sorts only this many of the largest logits. If they do not suffice, it sorts the whole vocabulary."""
 ROUNDING = 1e-5
 """Bound on the rounding error of a sum of probabilities."""
 
@@ -58,7 +58,7 @@ def keep_top_p(logits: Tensor, *, p: float) -> Tensor:
 
     Of equal logits, those with the smallest ids are kept.
     """
-    if logits.device.type == "cpu":  # an accelerator sorts fast, and would have to wait for the answer
+    if logits.device.type == "cpu":  # on an accelerator, sorting is fast and waiting for this result is not
         for k in NUCLEUS:
             if k < logits.size(-1) and (few := _top_p_of_largest(logits, p, k)) is not None:
                 return few
@@ -69,7 +69,7 @@ def keep_top_p(logits: Tensor, *, p: float) -> Tensor:
 
 
 def _top_p_of_largest(logits: Tensor, p: float, k: int) -> Tensor | None:
-    """`keep_top_p` by sorting the `k` largest logits only; None if others could be kept, or if rounding decides."""
+    """`keep_top_p` by sorting only the `k` largest logits; None if others might be kept, or if rounding decides."""
     ids = logits.topk(k).indices.sort(-1).values  # (B, k) ascending, so that the stable sort keeps ties in order
     ordered, order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
     ids = ids.gather(-1, order)

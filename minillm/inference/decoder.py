@@ -58,7 +58,7 @@ class FastDecoder(nn.Module):
         self.layers = [FastLayer(block, model.config, products) for block in model.decoder.blocks.values()]
         self.final_norm = FastNorm(model.decoder.final_norm, torch.float32)
         self.head = products.of(model.heads["lm"].get_submodule("proj"))
-        self.train(model.training)  # generation restores this mode, also that of the shared embedding
+        self.train(model.training)  # generation restores this mode, and the model shares the embedding
 
     @property
     def draft_cost(self) -> float:
@@ -104,7 +104,7 @@ class FastDecoder(nn.Module):
     def through_layers(
         self, x: Tensor, views: Sequence[CacheView], angles: Tensor | None, mask: Tensor | None, batch: int
     ) -> Tensor:
-        """All layers on rows x (B T, D); arguments as in `FastLayer`."""
+        """Rows x (B T, D) after all layers (B T, D); arguments as in `FastLayer`, with a view for each layer."""
         for layer, view in zip(self.layers, views, strict=True):
             x = layer(x, view, angles, mask, batch)
         return x

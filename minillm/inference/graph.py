@@ -1,7 +1,7 @@
 """A GPT's decoding step recorded as a CUDA graph: the GPU runs all its kernels without waiting for Python.
 
-A recorded step repeats the same kernels on the same memory. So the position is a tensor, keys and values are written
-with `index_copy_`, and attention reads the whole cache, with a mask for the columns after the position.
+A recorded step repeats the same kernels on the same memory. Therefore the position is a tensor, keys and values are
+written with `index_copy_`, and attention reads the whole cache, with a mask for the columns after the position.
 `test_a_step_of_fixed_shapes_equals_a_step` in tests/inference/test_graph.py compares it with FastDecoder on a CPU,
 `test_a_recorded_step_equals_the_model` in tests/cuda/test_cuda.py on a GPU.
 """
@@ -21,20 +21,20 @@ from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 
 MAX_ROWS = 64
-"""Rows in a recorded batch; in larger ones the GPU has enough work for each kernel."""
+"""Maximum rows in a recorded batch. Larger batches keep the GPU busy without recording."""
 WARM_UP = 3
 """Steps before the recording, as in PyTorch's documentation: libraries allocate memory in the first ones."""
 TOLERANCE = 0.1
-"""Of the check, relative: two bf16 computations of the same logits differ by 0.01 to 0.03."""
+"""Maximum relative error of the check; two bf16 computations of the same logits differ by 0.01 to 0.03."""
 
 
 def supports_graphs(config: ModelConfig) -> bool:
-    """Whether a step can be recorded: n-gram embeddings, which look up earlier tokens on the host, cannot."""
+    """Whether a step can be recorded. N-gram embeddings cannot, because they look up earlier tokens on the host."""
     return supports(config) and config.ngram_order == 1
 
 
 class StaticView(NamedTuple):
-    """A layer's part of the cache, written at a position that is a tensor; see LayerView."""
+    """A layer's part of the cache in a step whose position is a tensor; see LayerView."""
 
     memory: Tensor
     """(B, 2 G, max_len, K)."""
@@ -61,7 +61,7 @@ class StaticStep:
 
     def __init__(self, decoder: FastDecoder, cache: FlatCache) -> None:
         self.decoder, self.cache, self.memory = decoder, cache, cache.memory
-        # Attention multiplies what is not written yet by 0, so it must not be NaN.
+        # Attention multiplies columns that are not written yet by 0, which would not remove a NaN.
         self.memory.narrow(3, cache.length, cache.max_len - cache.length).zero_()
         device = self.memory.device
         self.tokens = torch.zeros(self.memory.size(1), 1, dtype=torch.long, device=device)
@@ -83,7 +83,7 @@ class StaticStep:
         return self.logits.clone()
 
     def run(self) -> Tensor:
-        """What is recorded."""
+        """Logits (B, V): the computation that is recorded."""
         decoder, rotations = self.decoder, self.cache.rotations
         x = decoder.embed(self.tokens, self.position).flatten(0, 1)  # (B, D)
         mask = (self.columns <= self.position)[None, None, None]  # (1, 1, 1, max_len)
@@ -94,7 +94,7 @@ class StaticStep:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):  # writes the same keys and values each time
+            for _ in range(WARM_UP):  # each run writes the same keys and values
                 self.run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
@@ -104,11 +104,11 @@ class StaticStep:
 
 
 class GraphDecoder(nn.Module):
-    """Generates like the GPT that it was made from: rows of one length by recorded steps, others by the model."""
+    """Generates as its GPT does: with recorded steps for rows of one length, otherwise with the plain model."""
 
     writes = "continuation"
     draft_cost = 8.0
-    """A step over several tokens is not recorded."""
+    """High, because a step over several tokens is not recorded."""
 
     def __init__(self, model: GPT, plain: Any, dtype: torch.dtype) -> None:
         """`plain` is the model in `dtype`, for batches that are not recorded. RuntimeError if the check fails."""
@@ -138,14 +138,14 @@ class GraphDecoder(nn.Module):
         cache.require(1)
         self.config.require_length(cache.length + 1)
         if self.recorded is None or self.recorded.memory is not cache.memory:
-            self.recorded = None  # frees its memory before the next is recorded
+            self.recorded = None  # frees its memory before the next recording
             self.recorded = StaticStep(self.fast, cache)
         logits = self.recorded(tokens, cache.length)
         cache.length += 1
         return logits[:, None]
 
     def _check(self, device: torch.device) -> None:
-        """RuntimeError unless recorded steps compute about what the model does."""
+        """RuntimeError if a recorded step differs from the model by more than TOLERANCE."""
         tokens = torch.arange(5, device=device)[None] % (self.config.vocab_size or 1)
         max_len = min(8, self.config.max_seq_len)
         (ours, _), (theirs, _) = (one.start(tokens[:, :2], max_len=max_len) for one in (self, self.plain))

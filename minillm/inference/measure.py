@@ -1,4 +1,4 @@
-"""Chooses how a model's products are computed, by measuring this machine with its weights for a fraction of a second.
+"""Chooses how a model's products are computed, by timing them with its weights on this machine for about a second.
 
 Processor features do not predict this: oneDNN's blocked layout is twice as fast as F.linear on one processor and as
 fast on another, and bf16 products of several rows are tens of times slower than fp32 on processors without them.
@@ -22,15 +22,15 @@ from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.storage import write_text
 
 MEASURED_BYTES = 64 << 20
-"""Of fp32 weights in one measurement: more than the caches of most processors, as in a model."""
+"""Size of the fp32 weights in one measurement: more than most processors can cache, as in a model."""
 ROUNDS, WIDE = 4, 64
 """Repetitions, of which the fastest counts; rows that stand for reading a prompt."""
 MAX_SLOWDOWN = 3.0
 """A form is not chosen if it reads a prompt this many times slower than another."""
 UNPACKING_GAIN = 1.5
-"""Quantized weights are dequantized at loading if that is this many times faster; else they keep their small size."""
+"""Quantized weights are dequantized at loading only if that is this many times faster, because it takes more memory."""
 COPIED_BYTES = 4 << 30
-"""Row sums keep a second copy of the weights, so larger models do without them."""
+"""Largest second copy of the weights: row sums and CUDA graphs, which need one, are not used by larger models."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -101,7 +101,7 @@ def _measure(
 def _packed(
     plan: Plan, quantized: Mapping[str, QuantizedWeight], small: Sequence[QuantizedWeight], best: float
 ) -> Plan:
-    """The plan for quantized weights, of which `small` are measured; `best` is the time of their plain products."""
+    """The plan for quantized weights. `small` are measured; `best` is the time of their plain products (s)."""
     eight = {name: weight.values for name, weight in quantized.items() if weight.bits == 8 and can_pack(weight)}
     eight_measured = [quantized[name] for name in measured_names(eight)] if eight else []
     rest = sum(weight.values.numel() * weight.bits // 8 for weight in quantized.values())
@@ -115,15 +115,16 @@ def _packed(
 
 
 def packed_seconds(weights: Sequence[QuantizedWeight], plan: Plan, rows: int, rest: int) -> float:
-    """Duration of the packed products of some weights; `rest` as in `row_seconds`."""
+    """Duration of the packed products of `weights` in seconds; `rest` as in `row_seconds`."""
     products = [QuantizedProduct(weight, None, wide=plan.dtype, one_row=plan.one_row) for weight in weights]
     return row_seconds(products, [weight.values.size(1) for weight in weights], rows, rest)
 
 
 def row_seconds(products: Sequence[Product], inputs: Sequence[int], rows: int, rest: int) -> float:
-    """Duration of products of a few rows; before, `rest` bytes pass through the caches, as the rest of the model does.
+    """Duration of the products of a few rows, in seconds. Before each call, `rest` other bytes pass through the caches.
 
-    Otherwise small dtypes would look too fast: their part of the weights fits into a cache that the model exceeds.
+    The rest of the model does so in a real step. Without this, small dtypes would look too fast: the measured part of
+    the weights could stay in a cache that the whole model exceeds.
     """
     others = torch.zeros(min(rest, MEASURED_BYTES) // 4)
     return seconds(lambda: _run(products, inputs, rows), before=lambda: others.add_(1))
@@ -152,7 +153,7 @@ def machine() -> list[str]:
 
 
 def seconds(run: Callable[[], object], rounds: int = ROUNDS, *, before: Callable[[], object] | None = None) -> float:
-    """Duration of the fastest of some calls, after one that is not counted; `before` each of them something else."""
+    """Duration of the fastest of `rounds` calls after a warm-up call; `before` precedes each call and is not timed."""
     run()
     return min(_duration(run, before) for _ in range(rounds))
 

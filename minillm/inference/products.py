@@ -29,7 +29,7 @@ class Plan:
     """Cost of a second row in a step, as a fraction of the step."""
 
     def describe(self) -> str:
-        """Such as `fp32, onednn`."""
+        """Such as `fp32 weights, onednn products`."""
         name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[self.dtype]
         return f"{name} weights, {self.form} products" + (", row sums" if self.one_row == "sum" else "")
 
@@ -66,9 +66,8 @@ class Products:
 
 
 def dense(weight: Tensor, bias: Tensor | None, plan: Plan) -> DenseProduct:
-    """The product of a plain weight in the form of the plan."""
-    shape = {"form": plan.form, "min_rows": plan.min_rows, "one_row": plan.one_row}
-    return DenseProduct(weight, bias, dtype=plan.dtype, **shape)  # type: ignore[arg-type]
+    """The product of a plain weight (O, I) and bias (O) in the form of the plan."""
+    return DenseProduct(weight, bias, form=plan.form, dtype=plan.dtype, min_rows=plan.min_rows, one_row=plan.one_row)
 
 
 def rows_of(layer: nn.Linear, order: Tensor | None) -> Tensor | slice:

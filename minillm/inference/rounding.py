@@ -14,7 +14,7 @@ from minillm.nn.kernels.quantized import QuantizedWeight, quantize_int4, quantiz
 def round_weights(plain: Mapping[str, Tensor], *, bits: int, group: int = 32) -> dict[str, QuantizedWeight]:
     """Round weights (O, I) to 8 or 4 bits, and replace each by its dequantized values.
 
-    Rows whose length is no multiple of `group` are rounded to 8 bits, with one scale for each.
+    A weight whose rows are no multiple of `group` long is rounded to 8 bits, with one scale for each row.
     """
     found: dict[str, QuantizedWeight] = {}
     for name, weight in plain.items():

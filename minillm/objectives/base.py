@@ -38,7 +38,7 @@ class Batch:
     counts: dict[str, int]
     """Targets in each label set, known before any forward pass."""
     num_tokens: int = 0
-    """Tokens that the model reads, without padding, or what else `Objective.unit` names, for "tokens/s"."""
+    """Tokens that the model reads, without padding; examples if `Objective.unit` says so. For the speed."""
     examples: Sequence[Any] = ()
     """The examples of the batch, for objectives whose figures need more than the labels."""
 

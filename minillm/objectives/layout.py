@@ -45,8 +45,8 @@ def shift_right(labels: Tensor, start_id: int) -> Tensor:
 def pad(rows: Sequence[np.ndarray], fill: int, *, round_below: int = 0) -> tuple[Tensor, Tensor]:
     """Rows as one int64 (B, T), T at least 1, padded with `fill` at the end; and (B, T) bool, False for padding.
 
-    T is rounded up to a multiple of 8 where that is at most `round_below`. On CPUs, torch keeps a compiled matrix
-    product for each shape; with a new length in each batch, they take half a gigabyte.
+    T is rounded up to a multiple of 8 unless that exceeds `round_below`. On CPUs, torch keeps a compiled matrix product
+    for each shape; if each batch had another length, they would take half a gigabyte.
     """
     lengths = np.array([len(row) for row in rows])
     longest = max(1, lengths.max())

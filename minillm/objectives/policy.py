@@ -40,7 +40,7 @@ class Policy:
     """GRPOConfig or PPOConfig."""
     pad_id: int
     end_ids: tuple[int, ...]
-    """Ids that end a completion: the end of a turn in the chat template first, and the tokenizer's EOS ids."""
+    """Ids that end a completion: first the end of a turn, if there is a chat template, then the tokenizer's EOS ids."""
     forbidden: tuple[int, ...]
     """Ids that are never sampled."""
     estimate: Callable[[Sequence[Trajectory], Any], list[dict[str, np.ndarray]]]
@@ -113,8 +113,8 @@ class Policy:
         return logits.log_softmax(-1)
 
     def read(self, output: Output, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        """(B, T) each: "log_prob" of the completions' tokens, 0 for padding; "entropy", and with a value head "value",
-        of the states before them.
+        """(B, T) each: "log_prob" of the completions' tokens, 0 for padding; "entropy" of their distributions; with a
+        value head, "value" of the states before them.
         """
         log_probs, padding = self.log_distribution(output), labels["ids"] == IGNORE_INDEX
         log_prob = log_probs.gather(-1, labels["ids"].clamp(min=0)[..., None])[..., 0]

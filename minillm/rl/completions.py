@@ -1,4 +1,4 @@
-"""Completions as a policy is trained on them: all ids that were sampled, the one that ended the text included."""
+"""Completions as a policy is trained on them: all sampled ids, including the one that ended the text."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(
     """
     allowed = torch.ones(model.config.vocab_size, dtype=torch.bool)
     allowed[list(forbidden)] = False
-    # on_token ends a row after its last id, which is then among the ids; with eos_id it would not be
+    # With on_token, the id that ends a row is among its ids, as training needs it; with eos_id it would be left out.
     options: dict[str, Any] = {"allowed": allowed, "samples": samples, "on_token": lambda _, token: token in end_ids}
     found = [completion.ids for completion in generate(model, prompts, config, **options)]
     return [Written(ids[:-1], (ids[-1],)) if ids and ids[-1] in end_ids else Written(ids, ()) for ids in found]

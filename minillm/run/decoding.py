@@ -63,7 +63,7 @@ def make_decoder(
 
 
 def _on_accelerator(model: Any, compute: precision.Compute) -> tuple[Any, str]:
-    """As `make_decoder`: with recorded steps if CUDA and the model allow."""
+    """As `make_decoder`, for an accelerator: with CUDA graphs if the device and the model support them."""
     plain, line = precision.for_decoding(model, compute), f"decoding: {compute.precision}"
     small = sum(p.numel() * p.element_size() for p in plain.parameters()) <= COPIED_BYTES
     recordable = compute.device.type == "cuda" and model.writes == "continuation" and supports_graphs(model.config)
@@ -71,7 +71,7 @@ def _on_accelerator(model: Any, compute: precision.Compute) -> tuple[Any, str]:
         return plain, line
     try:
         return GraphDecoder(model, plain, compute.dtype), f"{line}, CUDA graphs"
-    except Exception as error:  # whatever a driver or a version of torch lacks, the plain model decodes without it
+    except Exception as error:  # drivers and versions of torch fail in many ways; the plain model works without graphs
         return plain, f"{line}; CUDA graphs are off: {str(error).partition(chr(10))[0] or type(error).__name__}"
 
 

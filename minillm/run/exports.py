@@ -63,10 +63,10 @@ def export_model(
 
 
 def _generation(loaded: LoadedRun) -> SampleConfig:
-    """The settings of generation that belong to the model.
+    """The generation settings to export.
 
-    The maximum length does only if it was imported with the model. In generation_config.json it would precede the
-    `max_length` of callers, such as that of lm-evaluation-harness, and shorten their texts without a word.
+    The maximum length is exported only if it was imported with the model: in generation_config.json it overrides the
+    `max_length` of callers such as lm-evaluation-harness, so it would shorten their texts silently.
     """
     is_published = "imported_from" in read_about(loaded.folder)
     sample = loaded.config.sample

@@ -59,7 +59,7 @@ class LoadedRun:
 
     @property
     def batch_decoder(self) -> Any:
-        """The same for batches whose rows change, which a GraphDecoder leaves to the model."""
+        """The decoder for batches in which new texts replace those that ended; CUDA graphs do not support that."""
         return self.decoder.plain if isinstance(self.decoder, GraphDecoder) else self.decoder
 
     def describe_decoder(self) -> str:
@@ -148,7 +148,7 @@ def load_run(
 def _rounded(
     model: Any, saved: Mapping[str, QuantizedWeight], bits: int, folder: Path
 ) -> Mapping[str, QuantizedWeight]:
-    """The saved weights of a quantized run, else those of `model` rounded; ValueError if none has this many bits."""
+    """The saved weights of a quantized run, else those of `model`, rounded; ValueError if none has this many bits."""
     quantized = saved or round_weights(linear_weights(model), bits=bits)
     found = min(weight.bits for weight in quantized.values())
     if found == bits:
@@ -156,8 +156,8 @@ def _rounded(
     if saved:
         raise ValueError(f"{folder} already has weights of {found} bits; quantize the run that it was made from")
     raise ValueError(
-        f"{folder} has no weight that can have {bits} bits: they need inputs in groups of 32, and heads keep "
-        f"{found}; quantize to {found} bits instead"
+        f"{folder} has no weight that can have {bits} bits: such weights need inputs in groups of 32, and output heads "
+        f"keep {found} bits; quantize to {found} bits instead"
     )
 
 

@@ -17,10 +17,10 @@ class OptimConfig:
     lr: float = setting(1e-3, above=0)
     """Peak learning rate of AdamW."""
     embedding_lr: float | None = setting(None, above=0)
-    """Peak learning rate of AdamW for embeddings: tokens, n-grams, positions, token types, and a vocabulary head that
-    is tied to the tokens; None: `lr`."""
+    """Peak learning rate of AdamW for embeddings (tokens, n-grams, positions, T5's position biases, token types, class
+    token) and for a vocabulary head that is tied to the tokens; None: `lr`."""
     head_lr: float | None = setting(None, above=0)
-    """Peak learning rate of AdamW for the matrices of output heads; None: `lr`. Muon trains all of them but the
+    """Peak learning rate of AdamW for the matrices of output heads; None: `lr`. With muon, AdamW trains only the
     vocabulary head's."""
     vector_lr: float | None = setting(None, above=0)
     """Peak learning rate of AdamW for norms and biases; None: `lr`."""

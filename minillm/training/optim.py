@@ -156,17 +156,17 @@ STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum"
 
 UNUSED = {
     "embedding_lr": "the run trains no embeddings",
-    "head_lr": "AdamW trains no matrix of an output head; a tied vocabulary head is trained at optim.embedding_lr, "
-    "other heads by muon at optim.muon_lr",
+    "head_lr": "AdamW trains no matrix of an output head; a tied vocabulary head uses optim.embedding_lr, and Muon "
+    "trains other heads at optim.muon_lr",
     "vector_lr": "the run trains no norms and no biases",
 }
-"""Setting -> why it has no effect, if no parameter uses it."""
+"""Setting -> the reason, if no parameter uses it."""
 
 
 def adamw_rates(model: nn.Module, params: dict[Tensor, str], config: OptimConfig) -> dict[Tensor, float]:
-    """The peak learning rate of each of AdamW's `params`, which are given with their names.
+    """The peak learning rate of each parameter in `params`, AdamW's parameters and their names.
 
-    ValueError if a learning rate in `config` is used by none of them.
+    ValueError if `config` sets a learning rate that none of them uses.
     """
     embeddings = _embeddings(model)
 
@@ -185,7 +185,7 @@ def adamw_rates(model: nn.Module, params: dict[Tensor, str], config: OptimConfig
 
 
 def _embeddings(model: nn.Module) -> set[int]:
-    """Ids of the tables of all embeddings, including one that is tied to the vocabulary head."""
+    """`id` of the weights of all embeddings, including one that is tied to the vocabulary head."""
     return {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
 
 

@@ -1,8 +1,8 @@
 """Forms of `F.linear(x, weight, bias)` for inference on a CPU: weights are stored as the product reads them fastest.
 
-`test_every_form_equals_the_plain_product` in tests/nn/test_kernels.py compares them with F.linear. Which form is fast
-depends on the processor, so inference/measure.py measures them. All operators with an underscore are private to torch:
-`available` says which forms this version can compute.
+`test_every_form_equals_the_plain_product` in tests/inference/test_quantized.py compares them with F.linear. Which form
+is fast depends on the processor, so inference/measure.py measures them. All operators with an underscore are private to
+torch; `forms`, `one_row_forms` and `can_pack` say what this version can compute.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Form = Literal["plain", "transposed", "onednn"]
 """plain: F.linear. transposed: x @ W^T with W^T stored. onednn: the blocked layout of oneDNN."""
 
 OneRow = Literal["same", "sum"]
-"""How one row is multiplied: same: as several are. sum: by kernels/row_sums.py, which takes a copy of the weights."""
+"""same: a single row is multiplied as several are. sum: by kernels/row_sums.py, from a second copy of the weights."""
 
 WIDE_ROWS, SUMMED_ROWS = 32, 12
-"""From this many rows on, a quantized weight is dequantized first: its packed product gains only from reading less. And
-with sums of rows, whose arithmetic is the same for each."""
+"""From this many rows on, a quantized weight is dequantized first, instead of torch's packed product or sums of rows.
+Both gain by reading fewer bytes, but need more arithmetic for each row than a plain product."""
 
 Product = Callable[[Tensor], Tensor]
 """x (N, I), fp32 or the product's dtype -> (N, O) in the product's dtype."""
@@ -119,7 +119,7 @@ def forms() -> list[Form]:
 
 
 def one_row_forms(bits: int = 16) -> list[OneRow]:
-    """How this build of torch can multiply one row by weights of so many bits, if not 4."""
+    """The ways in which this build of torch can multiply one row by weights of 8 or, unquantized, more `bits`."""
     return ["same", "sum"] if bits > 8 or INT8_BAGS is not None else ["same"]
 
 

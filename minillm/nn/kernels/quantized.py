@@ -42,7 +42,7 @@ class QuantizedWeight(NamedTuple):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The plain weight (O, I)."""
-        # In bf16, the product of 8 bits and a bf16 scale is rounded once, as it is from fp32.
+        # 8-bit values are exact in bf16, so a product with a bf16 scale is rounded once, as if it came from fp32.
         exact = torch.bfloat16 if dtype == torch.bfloat16 and self.zero is None else torch.float32
         groups = self.values.to(exact).unflatten(1, (-1, self.group))  # (O, I / group, group)
         if self.zero is None:
@@ -51,7 +51,7 @@ class QuantizedWeight(NamedTuple):
 
 
 def quantize_int8(weight: Tensor, group: int | None = None) -> QuantizedWeight:
-    """Round a weight (O, I) to the nearest of 255 values, for each group of a row on its own scale; None: each row."""
+    """Round a weight (O, I) to the nearest of 255 values. `group` inputs of a row share a scale; None: all do."""
     groups = weight.unflatten(1, (-1, group or weight.size(1)))  # (O, I / group, group)
     scale = as_bf16(groups.abs().amax(-1).clamp(min=1e-8) / 127)
     return QuantizedWeight((groups / scale[..., None]).round().clamp(-127, 127).to(torch.int8).flatten(1), scale)

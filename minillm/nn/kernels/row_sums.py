@@ -1,10 +1,11 @@
 """Products x W^T of one row x as a weighted sum of the rows of W^T, for inference on a CPU.
 
-One row multiplies each weight once, so the product is as fast as the weights are read. `torch.embedding_bag` sums rows
-of a table with a weight for each; on x86, FBGEMM compiles it at run time, with prefetching, which reads memory faster
-than products written for many rows. The table has BLOCK outputs in a row, so that the sums stay in registers, and one
-bag for each block, so that threads can share them. 8-bit tables are read by the operator for quantized embeddings.
-`test_a_row_sum_equals_the_plain_product` in tests/nn/test_row_sums.py compares them with F.linear.
+With one row, each weight is used once, so the time is that of reading the weights. `torch.embedding_bag` computes
+weighted sums of the rows of a table; on x86, FBGEMM compiles it at run time and prefetches, which reads memory faster
+than products written for many rows. A row of the table has about BLOCK outputs, so that the sums stay in registers.
+Each block of outputs is one bag, so that threads can share the work. 8-bit tables use the operator for quantized
+embeddings.
+`test_a_row_sum_equals_the_plain_product` in tests/nn/test_row_sums.py compares the sums with F.linear.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from torch import Tensor
 from minillm.nn.kernels.quantized import QuantizedWeight
 
 BLOCK = 384
-"""Outputs in a block, about."""
+"""Approximate number of outputs in a block."""
 
 
 class RowSum:
     """x W^T + b in the dtype of W for one row x (1, I)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """`weight` (O, I), copied."""
+        """`weight` (O, I) is copied; `bias` (O)."""
         self.dtype, self.bias = weight.dtype, bias
         self.num_blocks = num_blocks(weight.size(0))
         self.table = _blocks(weight, self.num_blocks)
@@ -39,7 +40,7 @@ class RowSum:
 
 
 class QuantizedRowSum:
-    """x W^T + b in fp32 for a few rows x (N, I), and W of 8 bits."""
+    """x W^T + b in fp32 for a few rows x (N, I) and an 8-bit W."""
 
     dtype = torch.float32
 
@@ -48,10 +49,10 @@ class QuantizedRowSum:
         outputs, self.inputs = weight.values.shape
         self.num_blocks, self.group = num_blocks(outputs), weight.group
         table = _blocks(weight.values, self.num_blocks) ^ -128  # two's complement to unsigned: q + 128
-        # Each row of the table ends with its own scale and zero in fp32; here (q + 128) * 1 - 128.
+        # The operator expects an fp32 scale and offset at the end of each row; these give (q + 128) * 1 - 128 = q.
         grid = torch.tensor([1.0, -128.0]).view(torch.uint8).expand(len(table), -1)
         self.table = torch.cat((table.view(torch.uint8), grid), 1)
-        # (blocks, groups, outputs in a block): each group of inputs is a bag of its own, scaled afterwards.
+        # (blocks, groups, outputs in a block): each group of inputs is a bag, scaled after the sum.
         self.scale = weight.scale.unflatten(0, (self.num_blocks, -1)).transpose(1, 2).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class QuantizedRowSum:
         return y if self.bias is None else y.add_(self.bias)
 
     def _rows(self, number: int) -> tuple[Tensor, Tensor]:
-        """As `_bags`, for `number` rows in turn for each block, which is read from memory once."""
+        """As `_bags`, for `number` rows. A block serves all rows before the next one, so memory is read once."""
         ids, _ = _bags(self.num_blocks, self.inputs, self.group)
         ids = ids.view(self.num_blocks, 1, -1).repeat(1, number, 1).view(-1)
         return ids, torch.arange(0, len(ids), self.group, dtype=torch.int32)
@@ -85,11 +86,11 @@ def num_blocks(outputs: int) -> int:
 
 
 def _blocks(weight: Tensor, number: int) -> Tensor:
-    """(O, I) -> (number * I, O / number): the transposed blocks below one another."""
+    """(O, I) -> (number * I, O / number): the transposed blocks, stacked."""
     return weight.unflatten(0, (number, -1)).transpose(1, 2).flatten(0, 1).contiguous()
 
 
 @cache
 def _bags(blocks: int, inputs: int, group: int) -> tuple[Tensor, Tensor]:
-    """Table rows of all bags, and where each bag starts; the layers of a model share them."""
+    """The table rows of all bags, and the index at which each bag starts. Layers of the same shape share them."""
     return torch.arange(blocks * inputs, dtype=torch.int32), torch.arange(0, blocks * inputs, group, dtype=torch.int32)
