@@ -57,6 +57,19 @@ def test_packed_products_equal_those_of_the_values_that_the_bits_stand_for(bits,
         assert (y.float() - expected).norm() < 0.006 * expected.norm(), "the rounding of bf16"
 
 
+@pytest.mark.parametrize("inputs", [1, 8, 24, 40, 77])
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("one_row", one_row_forms(8))
+def test_rows_of_any_length_are_multiplied_by_8_bits(inputs, rows, one_row):
+    """torch's packed product crashes, or reads other memory, unless the length is a multiple of 16."""
+    quantized, x = quantize_int8(weight_of(48, inputs)), weight_of(rows, inputs, 1).bfloat16().float()
+    if not can_pack(quantized):
+        pytest.skip("this build of torch has no sums of quantized rows")
+    y = QuantizedProduct(quantized, None, one_row=one_row)(x)
+    expected = torch.nn.functional.linear(x, quantized.dequantize())
+    assert (y.float() - expected).norm() < 0.006 * expected.norm()
+
+
 @pytest.mark.parametrize("bits", QUANTIZERS)
 def test_each_value_is_the_nearest_of_its_grid(bits):
     weight = weight_of(16, 64)

@@ -84,11 +84,11 @@ class QuantizedProduct:
         wide: torch.dtype = torch.bfloat16,
         one_row: OneRow = "same",
     ) -> None:
-        """`wide` is the dtype in which many rows are multiplied; `one_row` is for 8 bits with a scale for each row."""
+        """`wide` is the dtype in which many rows are multiplied; `one_row` is for weights that `INT8` can multiply."""
         self.source, self.wide, self.group = weight, wide, weight.group
         self.bias = None if bias is None else bias.to(torch.bfloat16)
-        self.grouped = weight.zero is None and weight.scale.size(1) > 1
-        summed = self.grouped or (one_row == "sum" and weight.zero is None)
+        self.only_sums = weight.bits == 8 and not fits_int8(weight)
+        summed = self.only_sums or (one_row == "sum" and weight.bits == 8)
         self.sum = QuantizedRowSum(weight, bias) if summed else None
         self.packed, self.scales = weight.values, weight.scale.flatten().bfloat16()
         if weight.zero is not None:
@@ -96,9 +96,9 @@ class QuantizedProduct:
             self.scales = torch.stack((weight.scale, weight.zero), -1).transpose(0, 1).contiguous().bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.size(0) >= (SUMMED_ROWS if self.grouped else WIDE_ROWS):
+        if x.size(0) >= (SUMMED_ROWS if self.only_sums else WIDE_ROWS):
             y = F.linear(x.to(self.wide), self.source.dequantize(self.wide)).bfloat16()
-        elif self.sum is not None and (self.grouped or x.size(0) == 1):
+        elif self.sum is not None and (self.only_sums or x.size(0) == 1):
             return self.sum(x)
         elif self.source.zero is None:
             y = INT8(x.to(torch.bfloat16), self.packed, self.scales)
@@ -123,9 +123,14 @@ def one_row_forms(bits: int = 16) -> list[OneRow]:
     return ["same", "sum"] if bits > 8 or INT8_BAGS is not None else ["same"]
 
 
+def fits_int8(weight: QuantizedWeight) -> bool:
+    """Whether `INT8` can multiply by an 8-bit weight: it reads rows in blocks of 16 values, even beyond their end."""
+    return INT8 is not None and weight.scale.size(1) == 1 and weight.values.size(1) % 16 == 0
+
+
 def can_pack(weight: QuantizedWeight) -> bool:
     """Whether torch has a packed product for a weight of this shape."""
     outputs, inputs = weight.values.shape
     if weight.bits == 8:
-        return (INT8 if weight.scale.size(1) == 1 else INT8_BAGS) is not None
+        return fits_int8(weight) or INT8_BAGS is not None
     return INT4 is not None and weight.group in (32, 64, 128, 256) and outputs % 16 == 0 and inputs % weight.group == 0
