@@ -16,7 +16,7 @@ def quantize(
     /,
     *,
     bits: Literal[8, 4] = 8,
-    group: int = 32,
+    group: int | None = None,
     method: Literal["rtn", "gptq"] | None = None,
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
     json: bool = False,
@@ -28,7 +28,7 @@ def quantize(
         run: Run folder.
         out: Run folder to create.
         bits: Bits per weight. With 4, the vocabulary head still has 8.
-        group: Number of inputs that share a scale: 32, 64, 128 or 256.
+        group: Number of inputs that share a scale: 32, 64, 128 or 256. Default: 32.
         method: rtn rounds to the nearest value; gptq also compensates the rounding errors on a text. Default: rtn
             with 8 bits, gptq with 4.
         data: Text for gptq and for the loss. Default: the text that the run was trained on.

@@ -46,13 +46,19 @@ def test_weights_rounded_at_loading_equal_those_of_a_run_rounded_to_the_nearest(
     assert evaluate(rounded).loss == evaluate(kept).loss != evaluate(run_of(family)).loss
 
 
-def test_bits_that_the_weights_cannot_have_are_refused(run_of, config, tmp_path):
+def test_bits_and_groups_that_the_weights_cannot_have_are_refused(run_of, config, tmp_path):
     made = quantize_run(run_of("llama"), tmp_path / "small", bits=8)
     assert load_run(made.folder, quantize=8).quantized.keys() == load_run(made.folder).quantized.keys()
     with pytest.raises(ValueError, match="already has weights of 8 bits; quantize the run that it was made from"):
         load_run(made.folder, quantize=4)
+    narrow = train(override(config, {"model.d_ff": 24}), tmp_path / "narrow")
     with pytest.raises(ValueError, match=r"need inputs in groups of 32.*quantize to 8 bits instead"):
-        load_run(train(override(config, {"model.d_ff": 24}), tmp_path / "narrow"), quantize=4)
+        load_run(narrow, quantize=4)
+    with pytest.raises(ValueError, match=r"no weight .* groups of 32; give --group a divisor"):
+        quantize_run(narrow, tmp_path / "narrow-4", bits=4, method="rtn")
+    with pytest.raises(ValueError, match=r"no weight .* groups of 1000; give --group a divisor"):
+        quantize_run(narrow, tmp_path / "narrow-8", bits=8, group=1000)
+    assert load_run(quantize_run(narrow, tmp_path / "rows", bits=8).folder).quantized
 
 
 def test_gptq_without_a_text_is_refused(run_of, exported, tmp_path):
