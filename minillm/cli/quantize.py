@@ -21,8 +21,8 @@ def quantize(
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
     json: bool = False,
 ) -> None:
-    """Make a run with 8-bit or 4-bit weights, which takes less memory and generates faster. Prints size, loss and speed
-    before and after.
+    """Make a run with 8-bit or 4-bit weights, which is smaller on disk and generates faster. Prints size, loss and
+    speed before and after.
 
     Args:
         run: Run folder.

@@ -28,7 +28,8 @@ ROUNDS, WIDE = 4, 64
 MAX_SLOWDOWN = 3.0
 """A form is not chosen if it reads a prompt this many times slower than another."""
 UNPACKING_GAIN = 1.5
-"""Quantized weights are dequantized at loading only if that is this many times faster, because it takes more memory."""
+"""Quantized weights are dequantized at loading only if that is this many times faster: a measurement on a
+busy machine is not exact."""
 COPIED_BYTES = 4 << 30
 """Largest second copy of the weights: row sums and CUDA graphs, which need one, are not used by larger models."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

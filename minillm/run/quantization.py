@@ -107,7 +107,7 @@ def _require_groups(loaded: LoadedRun, bits: int, group: int) -> None:
     if not any(number % group == 0 for number in inputs):
         raise ValueError(
             f"{loaded.folder} has no weight whose inputs can be divided into groups of {group}; give --group a divisor "
-            f"of {' or '.join(map(str, sorted(inputs)))}{', or --bits 8' if bits == 4 else ''}"
+            f"of {' or '.join(map(str, sorted(inputs)))}"
         )
 
 

@@ -44,7 +44,7 @@ def test_a_step_of_fixed_shapes_equals_a_step(shape):
     decoder = fast(make_model(shape))
     tokens = torch.randint(23, (2, 8), generator=torch.Generator().manual_seed(0))
     caches = [decoder.start(tokens[:, :3], max_len=8)[0] for _ in range(2)]
-    caches[0].memory[..., 3:, :] = torch.nan  # what is not written yet may be anything
+    caches[0].memory[..., 3:, :] = torch.nan  # columns that are not written yet may hold anything
     static = StaticStep(decoder, caches[0])
     for position in range(3, 8):
         token = tokens[:, position : position + 1]
@@ -68,7 +68,7 @@ def test_texts_are_those_of_the_model(shape):
 
 
 class OnCPU(TorchDispatchMode):
-    """Names of the operators whose results are on the CPU."""
+    """Collects the names of operators whose results are on the CPU."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ class OnCPU(TorchDispatchMode):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
-def test_steps_make_no_tensor_on_another_device_than_the_models(shape):
+def test_steps_create_no_tensor_on_another_device(shape):
     decoder = fast(make_model(shape).to("meta"))
     tokens = torch.zeros(2, 5, dtype=torch.long, device="meta")
     cache, logits = decoder.start(tokens, max_len=12)
@@ -116,7 +116,7 @@ def test_ngram_embeddings_are_not_recorded():
     assert not supports_graphs(ModelConfig(position="alibi"))
 
 
-def test_a_recording_that_fails_is_said_in_one_line_and_the_model_decodes(monkeypatch):
+def test_a_recording_that_fails_is_reported_in_one_line_and_the_model_decodes(monkeypatch):
     def broken(*given):
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 

@@ -45,5 +45,5 @@ def test_quantized_row_sums_equal_the_product_of_the_values_that_the_bits_stand_
 @pytest.mark.parametrize(
     ("outputs", "blocks"), [(1, 1), (384, 1), (576, 2), (3072, 8), (49152, 128), (50257, 29), (7919, 1)]
 )
-def test_blocks_are_equal_and_about_as_long_as_they_are_read_fastest(outputs, blocks):
+def test_blocks_are_equal_and_near_the_fastest_size(outputs, blocks):
     assert num_blocks(outputs) == blocks
