@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
-from minillm import SampleConfig, evaluate, finetune_config, load_config, sample_beside, train
+from minillm import evaluate, finetune_config, load_config, sample_beside, train
 
 BASE = {"model.max_seq_len": 96, "model.num_layers": 3, "tokenizer.vocab_size": 1024, "train.steps": 600}
 DPO = {"train.steps": 250, "train.global_batch": 16, "data.seq_len": 95, "eval.every": 125, "optim.lr": 1e-4}
@@ -43,9 +43,9 @@ def main(source: Path, seed: int) -> dict[str, float]:
     better, worse = (tfidf[0].predict([pair[side] for pair in data]) for side in ("chosen", "rejected"))
     accuracy = evaluate(reward, out / "test.jsonl").figures()["pair_accuracy"]
     found = {"reward_pair_accuracy": accuracy, "tfidf_pair_accuracy": (better > worse).mean()}
-    prompts, sampling = [pair["start"] for pair in data[:500]], SampleConfig(max_new_tokens=24, seed=seed)
+    prompts = [pair["start"] for pair in data[:500]]
     for name in ("before", "ppo", "grpo", "dpo"):
-        written, found[f"kl_{name}"] = sample_beside(out / name, base, prompts, sampling)
+        written, found[f"kl_{name}"] = sample_beside(out / name, base, prompts, max_new_tokens=24, seed=seed)
         found[f"judge_{name}"] = tfidf[1].predict(written).mean()
         print(*(f"{name}: {text}" for text in written[:8]), sep="\n")
     return found

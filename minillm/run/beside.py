@@ -22,20 +22,36 @@ class Sampled(NamedTuple):
     """Completions of prompts, one of each."""
 
     texts: list[str]
-    """With their prompts."""
+    """Each prompt followed by its completion."""
     kl: float
-    """Mean over the completions of log π(completion) - log reference(completion), which estimates KL(π || reference)
-    without bias (k1)."""
+    """Mean over the completions of log π(completion) - log reference(completion), in nats: an unbiased estimate of
+    KL(π || reference) (k1; Schulman 2020)."""
 
 
 @torch.inference_mode()
 def sample_beside(
-    run: LoadedRun | Path | str, reference: LoadedRun | Path | str, prompts: Sequence[str], config: SampleConfig
+    run: LoadedRun | Path | str,
+    reference: LoadedRun | Path | str,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    seed: int,
 ) -> Sampled:
-    """Complete each prompt with the model of `run` at temperature 1 and compare its log-probabilities with another's.
+    """Complete each prompt with the model of `run` and compare its log-probabilities with those of `reference`.
 
-    Of `config`, max_new_tokens and seed are used. ValueError if the runs have different tokenizers.
+    The estimate is unbiased only for completions at temperature 1 without top-k or top-p, so these are not arguments.
+
+    Args:
+        run: a GPT.
+        reference: a GPT with the same tokenizer.
+        prompts: at least one; an empty prompt starts a document.
+        max_new_tokens: maximum length of a completion in tokens.
+        seed: of the random numbers; each prompt has its own.
+    Raises:
+        ValueError: there are no prompts, or the runs have different tokenizers.
     """
+    if not prompts:
+        raise ValueError("the divergence is a mean over completions; give at least one prompt")
     policy, other = loaded_run(run), loaded_run(reference)
     tokenizer = policy.tokenizer
     if other.tokenizer.hash != tokenizer.hash:
@@ -45,7 +61,7 @@ def sample_beside(
     allowed[list(tokenizer.eos_ids)] = True
     forbidden = tuple(torch.nonzero(~allowed).flatten().tolist())
     ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt).tolist()] or [tokenizer.eos_id] for prompt in prompts]
-    sampling = SampleConfig(temperature=1.0, max_new_tokens=config.max_new_tokens, seed=config.seed)
+    sampling = SampleConfig(temperature=1.0, max_new_tokens=max_new_tokens, seed=seed)
     options: dict[str, Any] = {"end_ids": tokenizer.eos_ids, "forbidden": forbidden, "samples": range(len(ids))}
     found = write(policy.model, ids, sampling, **options)
     rows = [
