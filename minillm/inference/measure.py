@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minillm.inference.idle import is_idle
 from minillm.inference.products import Plan, dense
 from minillm.nn.kernels.linear import Form, Product, QuantizedProduct, can_pack, forms, one_row_forms
 from minillm.nn.kernels.quantized import QuantizedWeight
@@ -50,21 +51,24 @@ def choose_plan(
         quantized: quantized weights by name.
         dtype: fp32 or bf16; auto: the faster one.
         only_plain: whether only F.linear is possible, as in a model without a fast decoder.
-        cache: file in which earlier choices are kept; None: measure.
+        cache: file in which earlier choices are kept; None: measure. A choice that was measured while the machine was
+            busy is used only until it is idle.
     """
     names = measured_names(weights)
     shapes = [list(weights[name].shape) for name in names]
     bits = sorted({(quantized[name].bits, quantized[name].group) for name in names if name in quantized})
     possible: list[Form] = ["plain"] if only_plain else forms()
-    key = json.dumps(["cold", machine(), torch.get_num_threads(), dtype, possible, one_row_forms(8), bits, shapes])
+    about = [machine(), torch.get_num_threads(), dtype, possible, one_row_forms(8), bits, shapes]
+    keys = [json.dumps([state, *about]) for state in (["idle"] if is_idle() else ["idle", "busy"])]
     known = {} if cache is None else _read(cache)
-    with suppress(KeyError, TypeError, ValueError):
-        return _plan_of(known[key])
+    for key in keys:
+        with suppress(KeyError, TypeError, ValueError):
+            return _plan_of(known[key])
     plan = _measure(weights, quantized, names, dtype, possible)
     if cache is not None:
         with suppress(OSError):  # a cache that cannot be written costs a measurement next time
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_text(cache, json.dumps(known | {key: asdict(plan) | {"dtype": name_of(plan.dtype)}}, indent=1))
+            write_text(cache, json.dumps(known | {keys[-1]: asdict(plan) | {"dtype": name_of(plan.dtype)}}, indent=1))
     return plan
 
 

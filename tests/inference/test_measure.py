@@ -13,10 +13,24 @@ from minillm.nn.kernels.quantized import quantize_int8
 WEIGHTS = {f"decoder.blocks.{i}.weight": torch.randn(64, 32) for i in range(3)} | {"heads.lm": torch.randn(100, 32)}
 
 
-def test_a_choice_is_measured_once_and_kept_for_the_same_machine_shapes_and_dtype(tmp_path, monkeypatch):
-    file, measured = tmp_path / "folder" / "plans.json", []
-    real = measure._measure
+def noted(monkeypatch):
+    """A list to which each measurement adds its dtype."""
+    measured, real = [], measure._measure
     monkeypatch.setattr(measure, "_measure", lambda *given: measured.append(given[3]) or real(*given))
+    return measured
+
+
+def test_a_choice_of_a_busy_machine_is_measured_again_once_it_is_idle(tmp_path, monkeypatch):
+    measured = noted(monkeypatch)
+    for idle, times in ((False, 1), (False, 1), (True, 2), (True, 2), (False, 2)):
+        monkeypatch.setattr(measure, "is_idle", lambda idle=idle: idle)
+        choose_plan(WEIGHTS, {}, dtype="fp32", cache=tmp_path / "plans.json")
+        assert len(measured) == times
+
+
+def test_a_choice_is_measured_once_and_kept_for_the_same_machine_shapes_and_dtype(tmp_path, monkeypatch):
+    file, measured = tmp_path / "folder" / "plans.json", noted(monkeypatch)
+    monkeypatch.setattr(measure, "is_idle", lambda: True)
     plan = choose_plan(WEIGHTS, {}, cache=file)
     assert choose_plan(WEIGHTS, {}, cache=file) == plan and measured == ["auto"]
     assert choose_plan(WEIGHTS, {}, dtype="fp32", cache=file).dtype == torch.float32
