@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         sample,
         train,
     )
+    from minillm.run.beside import Sampled, sample_beside
     from minillm.tokenizers.base import Tokenizer
     from minillm.tokenizers.config import TokenizerConfig
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -104,6 +105,7 @@ _ROOMS = {
         "sample",
         "train",
     ),
+    "run.beside": ("Sampled", "sample_beside"),
     "tokenizers.base": ("Tokenizer",),
     "tokenizers.config": ("TokenizerConfig",),
     "tokenizers.load": ("build_tokenizer", "load_tokenizer"),

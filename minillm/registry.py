@@ -83,7 +83,11 @@ DATASETS: dict[str, DatasetSpec] = {
         describe=f"{_LABELS}:describe_questions",
     ),
     "chat": DatasetSpec(f"{_DATA}.chat:prepare_chat", f"{_DATA}.chat:read_chat", describe=f"{_SHOW}:describe_chat"),
-    "prompts": DatasetSpec(f"{_DATA}.prompts:prepare_prompt_data", f"{_DATA}.prompts:read_prompt_data"),
+    "prompts": DatasetSpec(
+        f"{_DATA}.prompts:prepare_prompt_data",
+        f"{_DATA}.prompts:read_prompt_data",
+        describe=f"{_LABELS}:describe_prompts",
+    ),
     "labeled": DatasetSpec(
         f"{_DATA}.labeled:prepare_labeled",
         f"{_DATA}.labeled:read_labeled",
@@ -94,6 +98,7 @@ DATASETS: dict[str, DatasetSpec] = {
         f"{_DATA}.preferences:prepare_preferences",
         f"{_DATA}.preferences:read_preferences",
         inputs=f"{_DATA}.preferences:read_scored",
+        describe=f"{_LABELS}:describe_preferences",
     ),
     "images": DatasetSpec(
         f"{_DATA}.images:prepare_images", f"{_DATA}.images:read_images", inputs=f"{_DATA}.images:read_inputs"

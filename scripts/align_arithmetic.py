@@ -14,7 +14,8 @@ from pathlib import Path
 from minillm import evaluate, finetune_config, load_config, train
 
 SIZES = {"test": 500, "choice": 100, "sft": 20_000, "grpo": 20_000}
-GRPO = {"objective.max_new_tokens": 6, "objective.eval_samples": 8, "train.steps": 400, "eval.every": 40}
+GRPO = {"objective.max_new_tokens": 6, "objective.eval_samples": 8, "train.steps": 500, "eval.every": 50}
+GRPO |= {"optim.lr": 1e-3, "schedule.name": "linear", "schedule.warmup_steps": 20, "schedule.final_ratio": 0.0}
 
 
 def record(a: int, b: int) -> str:
@@ -38,12 +39,11 @@ def main(seed: int) -> dict[str, float]:
     same = {"data.validation": files["choice"], "data.cache": out, "train.seed": seed, "save.keep": 99}
     sft = train(load_config("arithmetic", same | {"data.source": files["sft"]}), out / "sft")
     speed, seconds = 300 / (time.perf_counter() - began), 0.0  # steps per second
-    candidates = sorted(sft.glob("step-*"))
-    start = next(run for run in candidates if evaluate(run, files["choice"], objective="grpo").value >= 0.3)
-    odd, found, same["data.source"] = {"objective.rewards": [f"{__file__}:shuffled"]}, {}, files["grpo"]
+    able = (run for run in sorted(sft.glob("step-*")) if evaluate(run, files["choice"], objective="grpo").value >= 0.3)
+    start, odd, found = next(able), {"objective.rewards": [f"{__file__}:shuffled"]}, {}
     for name, changes in {"grpo": GRPO, "continued_sft": {}, "shuffled_reward": GRPO | odd}.items():
         last, recipe = time.perf_counter(), "grpo" if changes else "arithmetic"
-        settings = same | {"train.steps": max(1, round(speed * seconds))} | changes
+        settings = same | {"data.source": files["grpo"], "train.steps": max(1, round(speed * seconds))} | changes
         run = train(finetune_config(start, settings, config=recipe), out / name, init_from=start)
         seconds = seconds or time.perf_counter() - last
         found[f"{name}_exact"] = evaluate(run, files["test"], objective="grpo").value

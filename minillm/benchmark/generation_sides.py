@@ -104,7 +104,8 @@ def minillm(run: str, job: dict[str, Any], **options: Any) -> Ready:
     drafts = 0 if options else SampleConfig.num_draft_tokens
     config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"], num_draft_tokens=drafts)
     slots = SLOTS if len(job["prompts"]) > 1 else None
-    parts = (loaded.decoder, loaded.tokenizer, job["prompts"], config)
+    decoder = loaded.decoder if slots is None else loaded.batch_decoder
+    parts = (decoder, loaded.tokenizer, job["prompts"], config)
     return _ready(job, lambda: [found.ids for found in complete(*parts, slots=slots)])
 
 

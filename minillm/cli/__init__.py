@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # so that a terminal without UTF-8 does not stop a run
     try:
         with raise_on_signals():
-            code = build_app()(sys.argv[1:] if arguments is None else list(arguments))
+            given = sys.argv[1:] if arguments is None else list(arguments)
+            code = build_app(given[:1])(given)
             sys.stdout.flush()
         return code or 0
     except CycloptsError as error:
@@ -80,8 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _mistake(f"out of memory: {reason}; use smaller settings or a smaller model")
 
 
-def build_app() -> App:
-    """The parser. A command's module is imported when the command is called; parsing never imports torch."""
+def build_app(explained: Collection[str] = ()) -> App:
+    """The parser. A command's module is imported when the command is called; parsing never imports torch.
+
+    The help of commands in `explained` begins with their docstrings, that of others with their summaries.
+    """
     # Help is as wide as the terminal; in a pipe it has one line per flag, for grep.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     app = App(
@@ -91,7 +95,7 @@ def build_app() -> App:
         help_format="plaintext",
         help_formatter=PlainFormatter(max_width=width),
         console=Console(width=width),
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative=(), show_default=lambda value: None if value is False else value),
         result_action="return_value",
         exit_on_error=False,
         print_error=False,
@@ -99,7 +103,8 @@ def build_app() -> App:
     )
     for name, summary in COMMANDS.items():
         function = f"{name}_" if keyword.iskeyword(name) else name
-        app.command(f"minillm.cli.{function}:{function}", name=name, help=summary)
+        about = None if name in explained else summary
+        app.command(f"minillm.cli.{function}:{function}", name=name, help=about)
     return app
 
 

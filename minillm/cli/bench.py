@@ -26,7 +26,8 @@ def bench(
     process, and they take turns. Their outputs are compared before they are timed.
 
     Args:
-        works: What to measure: any of train, decode, prefill, batch, data. Default: all.
+        works: What to measure: train, decode (one text), prefill (reading a prompt), batch (many uneven
+            prompts), data (reading a text for training). Default: all.
         run: Run to generate with. Default: a new model of 13.8 M parameters.
         peers: Any of transformers, ctranslate2, xllamacpp, separated by commas, or none. Default: the installed ones.
         minutes: Time limit for all measurements together.

@@ -6,48 +6,64 @@ import json as jsonlib
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from minillm.cli.flags import overrides, with_flags
-from minillm.cli.output import open_run
+from cyclopts import Parameter
+
+from minillm.cli.flags import Dtype, Quantize, overrides, with_flags
+from minillm.cli.output import open_run, spin_while_idle
 from minillm.config import override
 from minillm.generation.printable import printable
 
 if TYPE_CHECKING:
     from minillm.generation.assistant import Assistant
 
-FLAGS = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed")
+FLAGS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed")
 HELP = "/reset clears the conversation, /save FILE appends it to FILE as JSON Lines, /quit or Ctrl-D exits"
 
 
 @with_flags("sample", prefix=False, only=[f"sample.{name}" for name in FLAGS])
-def chat(run: Path | None = None, /, *, system: str | None = None, json: bool = False, **given: str) -> None:
+def chat(
+    run: Path | None = None,
+    /,
+    *,
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="TEXT")] = None,
+    system: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="TEXT")] = None,
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    json: bool = False,
+    **given: str,
+) -> None:
     """Hold a conversation with a model that was fine-tuned on conversations. Defaults come from the run's [sample]
-    section. With --prompt: answer once. If the conversation becomes longer than the context, its oldest turns are
-    left out.
+    section. If the conversation becomes longer than the context, its oldest turns are left out.
+
+    Commands in the conversation: /reset clears it, /save FILE appends it to FILE as JSON Lines, /quit or Ctrl-D exits.
 
     Args:
         run: Run folder. Default: the latest under runs/.
+        prompt: Answer this message and exit. Default: a conversation in the terminal.
         system: System message, which comes before the conversation.
         json: With --prompt: print one JSON object instead of the text.
     """
+    spin_while_idle()
     from minillm.generation.assistant import Assistant
 
-    keys = overrides(given)
-    if json and "sample.prompt" not in keys:
+    if json and prompt is None:
         raise ValueError("--json is for a single answer; give --prompt too")
-    loaded = open_run(run)
-    settings = override(loaded.config, keys).sample
+    loaded = open_run(run, dtype=dtype, quantize=quantize)
+    loaded.require_writer()
+    settings = override(loaded.config, overrides(given)).sample
     assistant = Assistant(loaded.decoder, loaded.tokenizer, settings, system=system)
-    if "sample.prompt" not in keys:
+    print(loaded.describe_decoder(), file=sys.stderr)
+    if prompt is None:
         print(HELP, file=sys.stderr)
         converse(assistant)
     elif json:
-        text = "".join(assistant.reply(settings.prompt or ""))
+        text = "".join(assistant.reply(prompt))
         about = {"run": str(loaded.folder), "messages": assistant.messages}
         print(jsonlib.dumps(about | {"text": text, "finish_reason": assistant.finish_reason}))
     else:
-        answer(assistant, settings.prompt or "")
+        answer(assistant, prompt)
 
 
 def converse(assistant: Assistant) -> None:

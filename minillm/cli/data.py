@@ -1,27 +1,30 @@
 """`minillm data`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from minillm.cli.eval import FIELDS
+from cyclopts import Parameter
+
+from minillm.cli.eval import INPUT_FIELDS, TARGET_FIELDS
 from minillm.cli.flags import overrides, with_flags
 from minillm.cli.output import show
 from minillm.config import RunConfig, override
 from minillm.data.config import DataConfig
-from minillm.registry import DATASETS, load, objective_spec
+from minillm.registry import DATASETS, OBJECTIVES, load, objective_spec
 
 TASK_FIELDS = {"data.input_field", "data.target_field"}
+FIELDS = (*INPUT_FIELDS, *TARGET_FIELDS, "data.label_separator", "data.tag_scheme")
 MAX_TASKS = 20
 """Maximum number of tasks shown; the largest come first."""
 
 
-@with_flags("data", prefix=False, only=("data.field", "data.tag_scheme", "data.label_separator", *FIELDS[1:]))
+@with_flags("data", prefix=False, only=FIELDS)
 @with_flags("tokenizer")
 def data(
     source: str = DataConfig().source,
     /,
     *,
-    objective: str | None = None,
+    objective: Annotated[str | None, Parameter(metavar="NAME")] = None,
     run: Path | None = None,
     json: bool = False,
     **given: str,
@@ -32,17 +35,14 @@ def data(
     Args:
         source: Text file, folder, glob, .jsonl(.gz), .json, .csv, .tsv, .parquet, hf:NAME or builtin:NAME, where NAME
             is python-docs, python-stdlib or python-tasks.
-        objective: Show the data as this objective reads it, such as chat for conversations.
+        objective: Show the data as this objective reads it, such as classify, tag, extract, chat, seq2seq, reward, dpo
+            or grpo. Default: as plain text.
         run: Use the tokenizer and the chat template of this run.
         json: Print one JSON object instead of lines.
     """
     keys = overrides(given)
-    fields: dict[str, Any] = {key[5:]: value for key, value in keys.items() if key.startswith("data.")}
-    config = DataConfig(source=source, **fields)
-    wanted = {key: keys[key] for key in keys if key.startswith("tokenizer.")}
-    if run is not None and wanted:
-        raise ValueError(f"--{next(iter(wanted))} has no effect: --run brings its own tokenizer")
-    settings = override(RunConfig(), wanted).tokenizer
+    if run is not None and (wanted := [key for key in keys if key.startswith("tokenizer.")]):
+        raise ValueError(f"--{wanted[0]} has no effect: --run brings its own tokenizer")
 
     from minillm.data.sources.builtin_tasks import NAME as TASKS
     from minillm.tokenizers.load import build_tokenizer, load_tokenizer
@@ -54,13 +54,15 @@ def data(
     describe = DATASETS[kind].describe
     if describe is None:
         raise ValueError(f"the data of objective {objective} cannot be shown; minillm train prints how it reads them")
+    reader = objective or next(name for name, row in OBJECTIVES.items() if row.dataset == kind)
+    config = override(RunConfig(), {"objective.name": reader, "data.source": source} | keys)
     if run is None:
-        tokenizer: Any = lambda texts, _: build_tokenizer(settings, texts)  # noqa: E731
+        tokenizer: Any = lambda texts, _: build_tokenizer(config.tokenizer, texts)  # noqa: E731
     else:
         from minillm.run import find_run
 
         tokenizer = load_tokenizer(find_run(run))
-    found = load(describe)(config, tokenizer, progress=True)
+    found = load(describe)(config.data, tokenizer, progress=True)
     shown: dict[str, object] = {"source": found.source, "documents" if kind == "text" else "examples": found.documents}
     shown |= {"bytes": found.bytes, "tokens": found.tokens, "bytes_per_token": found.bytes_per_token} | found.figures
     if found.tasks is not None:

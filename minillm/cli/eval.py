@@ -6,23 +6,30 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from minillm.cli.flags import overrides, with_flags
+from minillm.cli.flags import Quantize, overrides, with_flags
 from minillm.cli.output import open_run, show
 
-FIELDS = (
-    *("data.field", "data.label_field", "data.pair_field", "data.input_field", "data.target_field"),
-    *("data.words_field", "data.tags_field", "data.question_field", "data.context_field", "data.answers_field"),
+INPUT_FIELDS = (
+    *("data.field", "data.pair_field", "data.words_field", "data.question_field", "data.context_field"),
+    *("data.prompt_field", "data.chosen_field", "data.rejected_field"),
 )
+"""Keys that name the fields of inputs."""
+TARGET_FIELDS = (
+    *("data.label_field", "data.tags_field", "data.answers_field", "data.margin_field"),
+    *("data.input_field", "data.target_field"),
+)
+"""Keys that name other fields: those of targets, and of text-to-text examples."""
 
 
-@with_flags("data", prefix=False, only=FIELDS)
+@with_flags("data", prefix=False, only=(*INPUT_FIELDS, *TARGET_FIELDS))
 def eval(
     run: Path | None = None,
     /,
     *,
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
-    objective: str | None = None,
+    objective: Annotated[str | None, Parameter(metavar="NAME")] = None,
     harness: Annotated[str | None, Parameter(metavar="TASKS")] = None,
+    quantize: Quantize = None,
     json: bool = False,
     **given: str,
 ) -> None:
@@ -46,7 +53,7 @@ def eval(
         raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
     from minillm.run import evaluate, score_harness
 
-    loaded = open_run(run)
+    loaded = open_run(run, quantize=quantize)
     if harness is not None:
         show(score_harness(loaded, [task.strip() for task in harness.split(",") if task.strip()]), json=json)
         return

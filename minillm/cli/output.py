@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minillm.generation.printable import printable
+from minillm.inference.idle import is_idle
 
 if TYPE_CHECKING:
     from minillm.run import LoadedRun
@@ -36,8 +37,7 @@ def spin_while_idle() -> None:
     long. While other processes need the cores, spinning would slow all of them down. torch's library reads the variable
     when it is loaded, so this comes before the first import of torch; a user's setting is kept.
     """
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.inf
-    if busy < (os.cpu_count() or 1) / 2 and os.environ.get("OMP_WAIT_POLICY", "passive") == "passive":
+    if is_idle() and os.environ.get("OMP_WAIT_POLICY", "passive") == "passive":
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from minillm.cli.eval import FIELDS
-from minillm.cli.flags import overrides, with_flags
+from minillm.cli.eval import INPUT_FIELDS
+from minillm.cli.flags import Quantize, overrides, with_flags
 from minillm.cli.output import open_run
 from minillm.generation.printable import printable
 
@@ -16,12 +16,13 @@ INPUTS = ("text", "pair", "question", "words", "prompt", "chosen", "rejected", "
 """Keys of a result that repeat its input."""
 
 
-@with_flags("data", prefix=False, only=FIELDS)
+@with_flags("data", prefix=False, only=INPUT_FIELDS)
 def predict(
     run: Path,
     /,
     *texts: str,
     data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
+    quantize: Quantize = None,
     json: bool = False,
     **given: str,
 ) -> None:
@@ -29,8 +30,8 @@ def predict(
 
     Args:
         run: Run folder.
-        texts: Texts (two for each prediction if the model reads pairs), image files, or rows of numbers, such as
-            "3.5, 2".
+        texts: Texts (two for each prediction if the model reads pairs, or a question and its context), image files, or
+            rows of numbers, such as "3.5, 2".
         data: Predict for each example of this file or other source instead; labels in it are not read.
         json: Print one JSON object for each input.
     """
@@ -39,7 +40,7 @@ def predict(
         raise ValueError(f"--{next(iter(fields)).replace('_', '-')} names a field of --data; give --data too")
     from minillm.run import predict as predict_inputs
 
-    for result in predict_inputs(open_run(run), texts, source=data, fields=fields):
+    for result in predict_inputs(open_run(run, quantize=quantize), texts, source=data, fields=fields):
         print(jsonlib.dumps(result) if json else printable(shown_result(result)))
 
 

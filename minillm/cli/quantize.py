@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from minillm.cli.output import show
 
@@ -14,19 +16,19 @@ def quantize(
     /,
     *,
     bits: Literal[8, 4] = 8,
-    group: int = 32,
+    group: int | None = None,
     method: Literal["rtn", "gptq"] | None = None,
-    data: str | None = None,
+    data: Annotated[str | None, Parameter(metavar="SOURCE")] = None,
     json: bool = False,
 ) -> None:
-    """Make a run with 8-bit or 4-bit weights, which takes less memory and generates faster. Prints size, loss and speed
-    before and after.
+    """Make a run with 8-bit or 4-bit weights, which is smaller on disk and generates faster. Prints size, loss and
+    speed before and after.
 
     Args:
         run: Run folder.
         out: Run folder to create.
         bits: Bits per weight. With 4, the vocabulary head still has 8.
-        group: With 4 bits, number of inputs that share a scale: 32, 64, 128 or 256.
+        group: Number of inputs that share a scale: 32, 64, 128 or 256. Default: 32.
         method: rtn rounds to the nearest value; gptq also compensates the rounding errors on a text. Default: rtn
             with 8 bits, gptq with 4.
         data: Text for gptq and for the loss. Default: the text that the run was trained on.

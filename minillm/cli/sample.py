@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from minillm.cli.flags import overrides, with_flags
+from minillm.cli.flags import Dtype, Quantize, overrides, with_flags
 from minillm.cli.output import spin_while_idle
 from minillm.config import override
 from minillm.generation.config import BeamConfig
@@ -36,8 +36,8 @@ def sample(
     length_penalty: float | None = None,
     prompts: Path | None = None,
     draft: Path | None = None,
-    dtype: Literal["auto", "fp32", "bf16"] = "auto",
-    quantize: Literal[8, 4] | None = None,
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
     json: bool = False,
     **given: str,
 ) -> None:
@@ -52,8 +52,6 @@ def sample(
         prompts: Text file with one prompt per line; prints one JSON object per completion.
         draft: Run folder of a smaller model with the same tokenizer. It drafts tokens, which the larger model verifies
             several at a time; the text is the same as without it.
-        quantize: Round the weights to 8 or 4 bits in memory, without writing a new run folder.
-        dtype: Precision of the weights. auto: the faster one, as measured on this machine.
         json: Print one JSON object instead of the text.
     """
     spin_while_idle()
@@ -67,7 +65,7 @@ def sample(
     prompt = settings.prompt or ""
     shown_prompt = prompt if loaded.model.writes == "continuation" else ""
     loaded.tokenizer.encode(prompt)  # refused, if it is, before any of it is printed
-    print(loaded.describe(), loaded.describe_decoder(), sep="\n", file=sys.stderr)
+    say_what_runs(loaded)
     if draft is not None and "sample.num_draft_tokens" not in keys:
         settings = replace(settings, num_draft_tokens=NUM_DRAFT_TOKENS)
 
@@ -91,6 +89,13 @@ def sample(
         print(jsonlib.dumps(about | {"completions": [facts(completion) for completion in completions]}))
     else:
         print_completions(completions, shown_prompt)
+
+
+def say_what_runs(loaded: LoadedRun) -> None:
+    """Describe the run on stderr, and name the command for conversations if it was made for them."""
+    print(loaded.describe(), loaded.describe_decoder(), sep="\n", file=sys.stderr)
+    if loaded.tokenizer.chat_template is not None:
+        print(f"the prompt is continued as plain text; for an answer: {loaded.next_command()}", file=sys.stderr)
 
 
 def beam_settings(settings: SampleConfig, num_beams: int, num_best: int, length_penalty: float | None) -> BeamConfig:

@@ -222,7 +222,7 @@ class HarnessLM(TemplateLM):
         def stops(row: int, token: int) -> bool:
             return streams[row].push(self.ids.decode_bytes([token]))
 
-        options: Any = {"prefix": self.prefix, "eos_id": self.ids.eos_id, "allowed": self.allowed, "on_token": stops}
+        options: Any = {"prefix": self.prefix, "eos_id": self.ids.eos_ids, "allowed": self.allowed, "on_token": stops}
         completions = generate(self.model, prompts, config, **options)
         # Cut at stop strings as HFLM does, which matters if they overlap or if the last character is incomplete.
         texts = [self.ids.decode(completion.ids) for completion in completions]

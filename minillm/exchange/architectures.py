@@ -13,6 +13,7 @@ from minillm.exchange import modernbert_weights as modernbert
 from minillm.exchange import roberta_weights as roberta
 from minillm.exchange import t5_weights as t5
 from minillm.exchange.crosscheck import Outputs, decoder_outputs, encoder_decoder_outputs, encoder_outputs
+from minillm.exchange.task_heads import CLASSES
 from minillm.exchange.task_heads import NAMES as TASK_NAMES
 from minillm.exchange.weight_map import WeightMap, weights_from_hf, weights_to_hf
 from minillm.nn.config import ModelConfig
@@ -49,6 +50,10 @@ class Family(NamedTuple):
     """Their table of positions, if the position of a text's first token is the padding id + 1."""
 
 
+def _heads(config: ModelConfig) -> set[str]:
+    return {spec.name for spec in config.head_specs}
+
+
 _ENCODER: dict[str, Any] = dict(
     family="bert", auto_class="AutoModelForMaskedLM", pipeline="fill-mask", outputs=encoder_outputs
 )
@@ -82,7 +87,7 @@ FAMILIES = {
         roberta.roberta_config_from_hf,
         roberta.roberta_config_to_hf,
         roberta.roberta_map,
-        fits=lambda config: config.num_token_types == 1 and {*config.heads} <= {"lm", "pooler"},
+        fits=lambda config: config.num_token_types == 1 and _heads(config) <= {"lm", "pooler", *CLASSES},
         shifted_positions=roberta.POSITIONS,
         **_ENCODER,
     ),
@@ -92,8 +97,8 @@ FAMILIES = {
         roberta.distilbert_config_from_hf,
         roberta.distilbert_config_to_hf,
         roberta.distilbert_map,
-        fits=lambda config: config.num_token_types == 0 and {*config.heads} <= {"lm"},
-        head_names=("vocab_",),
+        fits=lambda config: config.num_token_types == 0 and _heads(config) <= {"lm", *CLASSES},
+        head_names=("vocab_", *TASK_NAMES),
         **_ENCODER,
     ),
     "bert": Family(("bert",), "bert.", bert.config_from_hf, bert.config_to_hf, bert.bert_map, **_ENCODER),

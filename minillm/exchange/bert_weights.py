@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from minillm.exchange.hf_config import CLASSIC_PARTS, HFConfig, require_settings
-from minillm.exchange.task_heads import BERT, CLASSES, head_of, task_head, task_rows
+from minillm.exchange.task_heads import BERT, CLASSES, TaskNames, head_of, task_head, task_rows
 from minillm.exchange.weight_map import Rule, WeightMap
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
@@ -46,12 +46,12 @@ def _part_rows(part: str) -> tuple[Rule, ...]:
     return tuple(Rule(f"{hf}.{part}", f"{ours}.{part}") for hf, ours in names.items())
 
 
-def bert_map(config: ModelConfig) -> WeightMap:
+def bert_map(config: ModelConfig, task_names: TaskNames = BERT) -> WeightMap:
     """The table for a model. Without a pair head, a file's pooler and pair head are ignored."""
     pooled = next((head for head in ("pair", "pooler") if head in config.heads), None)
     present = {} if pooled is None else {_POOLER: f"heads.{pooled}.pooler"}
     present |= {_PAIR: "heads.pair.proj"} if "pair" in config.heads else {}
-    task = task_rows(config.heads, BERT)
+    task = task_rows(config.heads, task_names)
     used = {*present, *(row.hf.rpartition(".")[0] for row in task)}
     segments = int(config.num_token_types > 0)
     word = f"{_EMBEDDINGS}.word_embeddings.weight"
@@ -107,11 +107,16 @@ def config_from_hf(config: Mapping[str, Any], names: Collection[str] | None = No
     settings = CONFIG.read(config, "is_decoder", "add_cross_attention")
     if (positions := settings["position_embedding_type"]) != "absolute":
         raise ValueError(f"position_embedding_type is {positions!r}; only 'absolute' can be imported")
-    if (dropout := config.get("classifier_dropout")) not in (None, settings["hidden_dropout_prob"]):
-        raise ValueError(f"classifier_dropout is {dropout}; only null or hidden_dropout_prob can be imported")
-    task = head_of(config)
+    task = imported_head(config, settings)
     heads = (task,) if task else ("lm", "pair") if names is None else _heads_of(names)
     return preset("bert-base", heads=heads, **CONFIG.to_ours(settings))
+
+
+def imported_head(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """As `head_of`; ValueError for a dropout before the head that differs from that of the layers."""
+    if (dropout := config.get("classifier_dropout")) not in (None, settings["hidden_dropout_prob"]):
+        raise ValueError(f"classifier_dropout is {dropout}; only null or hidden_dropout_prob can be imported")
+    return head_of(config)
 
 
 def _heads_of(names: Collection[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """RoBERTa (Liu et al. 2019) and DistilBERT (Sanh et al. 2019) under Hugging Face's names, from the table of BERT.
 
 RoBERTa has one segment, and its positions begin after the id of the padding token; architectures.py shifts its table.
-DistilBERT has no segments, and a vocabulary head like BERT's.
+DistilBERT has no segments, and a vocabulary head like BERT's. The task heads of both are like BERT's, except that the
+class head of DistilBERT has a ReLU instead of tanh.
 """
 
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from minillm.exchange import bert_weights as bert
 from minillm.exchange.hf_config import CLASSIC_PARTS, HFConfig, require_settings
+from minillm.exchange.task_heads import CLASSES, ROBERTA, head_of, task_head
 from minillm.exchange.weight_map import WeightMap
 from minillm.models.presets import preset
 from minillm.nn.config import ModelConfig
@@ -41,7 +43,7 @@ _DISTILBERT = {
 def roberta_map(config: ModelConfig) -> WeightMap:
     pooler = () if "pooler" in config.heads else (r"roberta\.pooler\.dense\.(weight|bias)",)
     ignored = (r"roberta\.embeddings\.position_ids", *pooler)
-    return replace(bert.bert_map(config).renamed(_ROBERTA), ignored=ignored)
+    return replace(bert.bert_map(config, ROBERTA).renamed(_ROBERTA), ignored=ignored)
 
 
 def distilbert_map(config: ModelConfig) -> WeightMap:
@@ -72,13 +74,15 @@ def roberta_config_from_hf(config: Mapping[str, Any], names: Collection[str]) ->
     values = _ROBERTA_CONFIG.to_ours(settings)
     values["max_seq_len"] -= settings["pad_token_id"] + 1
     present = {"lm": "lm_head.dense.weight" in names, "pooler": "roberta.pooler.dense.weight" in names}
-    heads = ("lm",) if present["lm"] else ("pooler",) * present["pooler"]
+    task = bert.imported_head(config, settings)
+    heads = (task,) if task else ("lm",) if present["lm"] else ("pooler",) * present["pooler"]
     return preset("bert-base", heads=heads, **values)
 
 
 def roberta_config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The dictionary of a RobertaConfig; ValueError listing what RoBERTa cannot hold."""
-    name = "RobertaForMaskedLM" if "lm" in config.heads else "RobertaModel"
+    task = task_head(config.heads)
+    name = f"Roberta{CLASSES[task]}" if task else "RobertaForMaskedLM" if "lm" in config.heads else "RobertaModel"
     _require(config, name, num_token_types=1, **{"activation": "gelu"} if "lm" in config.heads else {})
     settings = {"architectures": [name], "model_type": "roberta", "position_embedding_type": "absolute"}
     return settings | _ROBERTA_CONFIG.to_hf(config)
@@ -86,7 +90,13 @@ def roberta_config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def distilbert_config_from_hf(config: Mapping[str, Any], names: Collection[str]) -> ModelConfig:
     """Our config from a DistilBertConfig's dictionary. `sinusoidal_pos_embds` only says how the table began."""
-    heads = ("lm",) if "vocab_transform.weight" in names else ()
+    task = head_of(config)
+    if task and task.startswith("class"):
+        raise ValueError(
+            "DistilBertForSequenceClassification has a ReLU between the layers of its head, which minillm does not "
+            "support; to import the encoder alone, save it as a DistilBertModel"
+        )
+    heads = (task,) if task else ("lm",) if "vocab_transform.weight" in names else ()
     return preset(
         "bert-base", heads=heads, num_token_types=0, **_DISTILBERT_CONFIG.to_ours(_DISTILBERT_CONFIG.read(config))
     )
@@ -94,7 +104,13 @@ def distilbert_config_from_hf(config: Mapping[str, Any], names: Collection[str])
 
 def distilbert_config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The dictionary of a DistilBertConfig; ValueError listing what DistilBERT cannot hold."""
-    name = "DistilBertForMaskedLM" if "lm" in config.heads else "DistilBertModel"
+    task = task_head(config.heads)
+    if task == "class":
+        raise ValueError(
+            "model.num_token_types is 0, as in a DistilBERT, whose class head has a ReLU where this model has tanh; "
+            "only encoders with token types can be exported with a class head"
+        )
+    name = f"DistilBert{CLASSES[task]}" if task else f"DistilBert{'ForMaskedLM' if 'lm' in config.heads else 'Model'}"
     _require(config, name, num_token_types=0, norm_eps=1e-12)
     settings = {"architectures": [name], "model_type": "distilbert", "sinusoidal_pos_embds": False}
     return settings | _DISTILBERT_CONFIG.to_hf(config)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from minillm.exchange.weight_map import Rule
 from minillm.nn.config import HeadSpec
 
-POOLER = "bert.pooler.dense"
 NAMES = ("score.", "classifier.", "qa_outputs.")
 """Beginnings of the names of their heads' weights."""
 CLASSES = {"class": "ForSequenceClassification", "tag": "ForTokenClassification", "span": "ForQuestionAnswering"}
@@ -23,15 +22,12 @@ class TaskNames(NamedTuple):
     of_class: str = "classifier"
     of_tag: str = "classifier"
     class_bias: bool = True
-    pooled: bool = True
-    """Whether the class head has BERT's pooler."""
+    pooler: str | None = "bert.pooler.dense"
+    """Name of the class head's first layer, whose activation is tanh; None: the head has one layer."""
 
 
-BERT, GPT2, LLAMA = (
-    TaskNames(),
-    TaskNames("score", "classifier", False, False),
-    TaskNames("score", "score", False, False),
-)
+BERT, GPT2, LLAMA = TaskNames(), TaskNames("score", "classifier", False, None), TaskNames("score", "score", False, None)
+ROBERTA = TaskNames("classifier.out_proj", pooler="classifier.dense")
 
 
 def task_head(heads: Collection[str]) -> str | None:
@@ -70,8 +66,8 @@ def task_rows(heads: Collection[str], names: TaskNames) -> tuple[Rule, ...]:
     layer = {"class": names.of_class, "tag": names.of_tag, "span": "qa_outputs"}[name]
     parts = ("weight", "bias") if name != "class" or names.class_bias else ("weight",)
     rows = [Rule(f"{layer}.{part}", f"heads.{name}.proj.{part}") for part in parts]
-    if name == "class" and names.pooled:
-        rows += [Rule(f"{POOLER}.{part}", f"heads.class.pooler.{part}") for part in parts]
+    if name == "class" and names.pooler:
+        rows += [Rule(f"{names.pooler}.{part}", f"heads.class.pooler.{part}") for part in parts]
     return tuple(rows)
 
 

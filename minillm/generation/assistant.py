@@ -33,7 +33,8 @@ class Assistant:
         `config` says how tokens are chosen; each answer uses another seed, and its `prompt` is not used.
         """
         if model.writes != "continuation":
-            raise ValueError(f"a {model.config.family} model cannot hold a conversation; only a gpt can")
+            family = model.config.family
+            raise ValueError(f"a {family} model cannot hold a conversation; only a gpt with a vocabulary head can")
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.template = ChatTemplate(tokenizer)
         self.system = system

@@ -17,6 +17,10 @@ from minillm.generation.config import SampleConfig
 
 BLOCK = 256
 """Uniform numbers drawn at a time for each row."""
+NUCLEUS = (256, 4096)
+"""Top-p first sorts only this many of the largest logits. If they do not suffice, it sorts the whole vocabulary."""
+ROUNDING = 1e-5
+"""Bound on the rounding error of a sum of probabilities."""
 
 
 def forbid(allowed: Tensor | None, vocab_size: int, device: torch.device) -> Tensor | None:
@@ -50,11 +54,32 @@ def keep_top_k(logits: Tensor, *, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, *, p: float) -> Tensor:
-    """Keep the smallest set of most likely tokens with total probability p (nucleus, Holtzman et al. 2020)."""
+    """Keep the smallest set of most likely tokens with total probability p (nucleus, Holtzman et al. 2020).
+
+    Of equal logits, those with the smallest ids are kept.
+    """
+    if logits.device.type == "cpu":  # on an accelerator, sorting is fast and waiting for this result is not
+        for k in NUCLEUS:
+            if k < logits.size(-1) and (few := _top_p_of_largest(logits, p, k)) is not None:
+                return few
     ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities  # (B, V) mass of more likely tokens
     return logits.masked_fill(torch.empty_like(ids, dtype=torch.bool).scatter_(-1, ids, before >= p), -math.inf)
+
+
+def _top_p_of_largest(logits: Tensor, p: float, k: int) -> Tensor | None:
+    """`keep_top_p` by sorting only the `k` largest logits; None if others might be kept, or if rounding decides."""
+    ids = logits.topk(k).indices.sort(-1).values  # (B, k) ascending, so that the stable sort keeps ties in order
+    ordered, order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, order)
+    probabilities = logits.softmax(-1).gather(-1, ids)
+    before = probabilities.cumsum(-1) - probabilities  # (B, k)
+    dropped = before >= p
+    smallest = ordered.masked_fill(dropped, math.inf).amin(-1)  # (B,) of those that are kept
+    if ((before - p).abs() <= ROUNDING).any() or (smallest <= ordered[:, -1]).any():
+        return None
+    return torch.full_like(logits, -math.inf).scatter_(-1, ids, ordered.masked_fill(dropped, -math.inf))
 
 
 def keep_min_p(logits: Tensor, *, min_p: float) -> Tensor:

@@ -8,6 +8,7 @@ logits for every setting that `supports` accepts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minillm.inference.cache import FlatCache
-from minillm.inference.layer import FastLayer, FastNorm
+from minillm.inference.layer import CacheView, FastLayer, FastNorm
 from minillm.inference.products import Products
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
@@ -57,6 +58,7 @@ class FastDecoder(nn.Module):
         self.layers = [FastLayer(block, model.config, products) for block in model.decoder.blocks.values()]
         self.final_norm = FastNorm(model.decoder.final_norm, torch.float32)
         self.head = products.of(model.heads["lm"].get_submodule("proj"))
+        self.train(model.training)  # generation restores this mode, and the model shares the embedding
 
     @property
     def draft_cost(self) -> float:
@@ -68,16 +70,16 @@ class FastDecoder(nn.Module):
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[FlatCache, Tensor]:
         """As `GPT.start`."""
-        cache = FlatCache(self.config, tokens.size(0), max_len)
+        cache = FlatCache(self.config, tokens.size(0), max_len, tokens.device)
         if self.config.position == "rotary":
-            cache.rotations = rotations(self.position, max_len)
+            cache.rotations = rotations(self.position, max_len).to(tokens.device)
         hidden = self._read(tokens, cache, key_valid, prefix_length)
-        return cache, self._logits(hidden[:, -1])
+        return cache, self.predict(hidden[:, -1])
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, cache: FlatCache) -> Tensor:
         """As `GPT.step`."""
-        return self._logits(self._read(tokens, cache).flatten(0, 1)).unflatten(0, tokens.shape)
+        return self.predict(self._read(tokens, cache).flatten(0, 1)).unflatten(0, tokens.shape)
 
     def _read(
         self, tokens: Tensor, cache: FlatCache, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
@@ -89,19 +91,25 @@ class FastDecoder(nn.Module):
         cache.require(length)
         positions = cache.place(batch, length, key_valid)  # (T) or (B, T)
         x = self.embed(tokens, positions, cache=cache).flatten(0, 1)  # (B T, D)
-        mask = AttentionMask(True, cache.key_valid, prefix_length).dense(start, length, start + length, x.device)
-        if length == 1 and cache.key_valid is None:
-            mask = None
-        elif mask is not None and cache.key_valid is not None:
+        mask = None
+        if length > 1 or cache.key_valid is not None:
+            mask = AttentionMask(True, cache.key_valid, prefix_length).dense(start, length, start + length, x.device)
+        if mask is not None and cache.key_valid is not None:
             mask = mask | ~mask.any(-1, keepdim=True)  # padding attends to anything; nothing reads it
         angles = None if cache.rotations is None else cache.angles(positions)
-        keys = cache.views(length)
-        for layer, view in zip(self.layers, keys, strict=True):
-            x = layer(x, view, angles, mask, batch)
+        x = self.through_layers(x, cache.views(length), angles, mask, batch)
         cache.length += length
         return x.unflatten(0, (batch, length))
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def through_layers(
+        self, x: Tensor, views: Sequence[CacheView], angles: Tensor | None, mask: Tensor | None, batch: int
+    ) -> Tensor:
+        """Rows x (B T, D) after all layers (B T, D); arguments as in `FastLayer`, with a view for each layer."""
+        for layer, view in zip(self.layers, views, strict=True):
+            x = layer(x, view, angles, mask, batch)
+        return x
+
+    def predict(self, hidden: Tensor) -> Tensor:
         """(N, V) from hidden states (N, D)."""
         c, x = self.config, self.final_norm(hidden)
         logits = self.head(x if c.head_scale is None else x * c.head_scale)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillm.inference.cache import LayerView
 from minillm.inference.products import Products
 from minillm.nn.config import ModelConfig
+
+
+class CacheView(Protocol):
+    """A layer's part of the cache; see LayerView."""
+
+    @property
+    def keys(self) -> Tensor: ...
+
+    @property
+    def values(self) -> Tensor: ...
+
+    def write(self, new: Tensor) -> None: ...
 
 
 class FastNorm:
@@ -25,7 +36,7 @@ class FastNorm:
         if self.rms:
             # x / sqrt(mean(x^2) + eps) = x sqrt(D) / sqrt(|x|^2 + D eps)
             self.weight = self.weight * math.sqrt(self.width)
-            self.floor = torch.tensor(math.sqrt(self.width * self.eps))
+            self.floor = torch.tensor(math.sqrt(self.width * self.eps), device=self.weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
@@ -56,20 +67,19 @@ class FastLayer:
         self.gated = ffn.gate is not None
         self.up = products.fused((ffn.gate, ffn.up)) if self.gated else products.of(ffn.up)
         self.down, self.activation = products.of(ffn.down), ffn.activation
-        self.ff_width = config.ff_width
 
-    def __call__(self, x: Tensor, cache: LayerView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
+    def __call__(self, x: Tensor, cache: CacheView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
         """x (N, D) -> (N, D). `angles` (B|1, T, 1, K/2) complex; `mask` (B|1, 1, T, S) bool."""
         x = x + self.out(self._attend(self.qkv(self.attention_norm(x)), cache, angles, mask, batch))
         hidden = self.up(self.ffn_norm(x))  # (N, F) or (N, 2 F)
         if self.gated:
-            gate, up = hidden.split(self.ff_width, 1)
-            hidden = self.activation(gate) * up
+            gate, up = hidden.chunk(2, 1)
+            hidden = self.activation(gate).mul_(up)
         else:
             hidden = self.activation(hidden)
         return x.add_(self.down(hidden))
 
-    def _attend(self, qkv: Tensor, cache: LayerView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
+    def _attend(self, qkv: Tensor, cache: CacheView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
         """qkv (N, (H + 2 G) K) -> (N, H K)."""
         heads, groups, width = self.heads, self.groups, self.width
         num_rows = qkv.size(0)
@@ -79,9 +89,8 @@ class FastLayer:
             turned.narrow(2, 0, heads).copy_(self.q_norm(turned.narrow(2, 0, heads)))
             turned.narrow(2, heads, groups).copy_(self.k_norm(turned.narrow(2, heads, groups)))
         if angles is not None:
-            torch.view_as_complex(turned.unflatten(3, (-1, 2))).mul_(angles)
-        new = split.narrow(2, heads, 2 * groups).unflatten(2, (2, groups))  # (B, T, 2, G, K)
-        cache.new.copy_(new.permute(2, 0, 3, 1, 4))
+            turned.view(torch.complex64).mul_(angles)
+        cache.write(split.narrow(2, heads, 2 * groups))
         q = split.narrow(2, 0, heads).transpose(1, 2)  # (B, H, T, K)
         causal = mask is None and num_rows > batch
         y = F.scaled_dot_product_attention(

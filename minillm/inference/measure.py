@@ -1,4 +1,4 @@
-"""Chooses how a model's products are computed, by measuring this machine with its weights for a fraction of a second.
+"""Chooses how a model's products are computed, by timing them with its weights on this machine for about a second.
 
 Processor features do not predict this: oneDNN's blocked layout is twice as fast as F.linear on one processor and as
 fast on another, and bf16 products of several rows are tens of times slower than fp32 on processors without them.
@@ -16,17 +16,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minillm.inference.products import Plan
-from minillm.nn.kernels.linear import DenseProduct, Form, Product, QuantizedProduct, can_pack, forms
+from minillm.inference.idle import is_idle
+from minillm.inference.products import Plan, dense
+from minillm.nn.kernels.linear import Form, Product, QuantizedProduct, can_pack, forms, one_row_forms
 from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.storage import write_text
 
 MEASURED_BYTES = 64 << 20
-"""Of fp32 weights in one measurement: more than the caches of most processors, as in a model."""
-ROUNDS, WIDE = 5, 64
+"""Size of the fp32 weights in one measurement: more than most processors can cache, as in a model."""
+ROUNDS, WIDE = 4, 64
 """Repetitions, of which the fastest counts; rows that stand for reading a prompt."""
 MAX_SLOWDOWN = 3.0
 """A form is not chosen if it reads a prompt this many times slower than another."""
+UNPACKING_GAIN = 1.5
+"""Quantized weights are dequantized at loading only if that is this many times faster: a measurement on a
+busy machine is not exact."""
+COPIED_BYTES = 4 << 30
+"""Largest second copy of the weights: row sums and CUDA graphs, which need one, are not used by larger models."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,20 +51,24 @@ def choose_plan(
         quantized: quantized weights by name.
         dtype: fp32 or bf16; auto: the faster one.
         only_plain: whether only F.linear is possible, as in a model without a fast decoder.
-        cache: file in which earlier choices are kept; None: measure.
+        cache: file in which earlier choices are kept; None: measure. A choice that was measured while the machine was
+            busy is used only until it is idle.
     """
     names = measured_names(weights)
     shapes = [list(weights[name].shape) for name in names]
-    bits = sorted({quantized[name].bits for name in names if name in quantized})
-    key = json.dumps([machine(), torch.get_num_threads(), dtype, only_plain, bits, shapes])
+    bits = sorted({(quantized[name].bits, quantized[name].group) for name in names if name in quantized})
+    possible: list[Form] = ["plain"] if only_plain else forms()
+    about = [machine(), torch.get_num_threads(), dtype, possible, one_row_forms(8), bits, shapes]
+    keys = [json.dumps([state, *about]) for state in (["idle"] if is_idle() else ["idle", "busy"])]
     known = {} if cache is None else _read(cache)
-    with suppress(KeyError, TypeError, ValueError):
-        return _plan_of(known[key])
-    plan = _measure(weights, quantized, names, dtype, ["plain"] if only_plain else forms())
+    for key in keys:
+        with suppress(KeyError, TypeError, ValueError):
+            return _plan_of(known[key])
+    plan = _measure(weights, quantized, names, dtype, possible)
     if cache is not None:
         with suppress(OSError):  # a cache that cannot be written costs a measurement next time
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_text(cache, json.dumps(known | {key: asdict(plan) | {"dtype": name_of(plan.dtype)}}, indent=1))
+            write_text(cache, json.dumps(known | {keys[-1]: asdict(plan) | {"dtype": name_of(plan.dtype)}}, indent=1))
     return plan
 
 
@@ -72,26 +82,57 @@ def _measure(
     dtypes = list(DTYPES.values()) if dtype == "auto" else [DTYPES[dtype]]
     plans = [Plan(form, one) for one in dtypes for form in possible if form != "transposed" or one == torch.float32]
     plans += [replace(plan, min_rows=2) for plan in plans if plan.form == "onednn"]
+    num_weights = sum(weight.numel() for weight in weights.values())
+    if len(possible) > 1:
+        wide_form = "onednn" if "onednn" in possible else "plain"
+        copied = [one for one in dtypes if num_weights * one.itemsize <= COPIED_BYTES]
+        plans += [Plan(wide_form, one, one_row="sum") for one in copied]
     timed: list[tuple[float, float, Plan]] = []
+    rest, inputs = num_weights - sum(weights[name].numel() for name in names), [weights[name].size(1) for name in names]
     for plan in plans:
-        products = [_dense(weights[name], plan) for name in names]
-        inputs = [weights[name].size(1) for name in names]
-        wide = seconds(lambda products=products, inputs=inputs: _run(products[:4], inputs, WIDE), rounds=2)
-        timed.append((seconds(lambda products=products, inputs=inputs: _run(products, inputs, 1)), wide, plan))
-        two = seconds(lambda products=products, inputs=inputs: _run(products, inputs, 2))
-        timed[-1] = (*timed[-1][:2], replace(plan, draft_cost=round(max(0.0, two / timed[-1][0] - 1), 3)))
+        products = [dense(weights[name], None, plan) for name in names]
+        wide = seconds(lambda products=products: _run(products[:4], inputs, WIDE), rounds=2)
+        timed.append((row_seconds(products, inputs, 1, rest * plan.dtype.itemsize), wide, plan))
     widest = min(wide for _, wide, _ in timed)
     best, _, plan = min((one for one in timed if one[1] <= MAX_SLOWDOWN * widest), key=lambda one: one[0])
     small = [quantized[name] for name in names if name in quantized and can_pack(quantized[name])]
-    if not small:
-        return plan
-    packed = [QuantizedProduct(weight, None, wide=plan.dtype) for weight in small]
-    inputs = [weight.values.size(1) for weight in small]
-    one, two = (seconds(lambda rows=rows: _run(packed, inputs, rows)) for rows in (1, 2))
-    share = len(small) / len(names)
-    if one > best * share:
-        return replace(plan, packed=False)
+    if small:
+        return _packed(plan, quantized, small, best * len(small) / len(names))
+    products = [dense(weights[name], None, plan) for name in names]
+    one, two = (row_seconds(products, inputs, rows, rest * plan.dtype.itemsize) for rows in (1, 2))
     return replace(plan, draft_cost=round(max(0.0, two / one - 1), 3))
+
+
+def _packed(
+    plan: Plan, quantized: Mapping[str, QuantizedWeight], small: Sequence[QuantizedWeight], best: float
+) -> Plan:
+    """The plan for quantized weights. `small` are measured; `best` is the time of their plain products (s)."""
+    eight = {name: weight.values for name, weight in quantized.items() if weight.bits == 8 and can_pack(weight)}
+    eight_measured = [quantized[name] for name in measured_names(eight)] if eight else []
+    rest = sum(weight.values.numel() * weight.bits // 8 for weight in quantized.values())
+    rest -= sum(weight.values.numel() * weight.bits // 8 for weight in small)
+    times = {form: packed_seconds(eight_measured, replace(plan, one_row=form), 1, rest) for form in one_row_forms(8)}
+    packed = replace(plan, one_row=min(times, key=lambda form: times[form]))
+    one, two = (packed_seconds(small, packed, rows, rest) for rows in (1, 2))
+    if one > UNPACKING_GAIN * best:
+        return replace(plan, packed=False)
+    return replace(packed, draft_cost=round(max(0.0, two / one - 1), 3))
+
+
+def packed_seconds(weights: Sequence[QuantizedWeight], plan: Plan, rows: int, rest: int) -> float:
+    """Duration of the packed products of `weights` in seconds; `rest` as in `row_seconds`."""
+    products = [QuantizedProduct(weight, None, wide=plan.dtype, one_row=plan.one_row) for weight in weights]
+    return row_seconds(products, [weight.values.size(1) for weight in weights], rows, rest)
+
+
+def row_seconds(products: Sequence[Product], inputs: Sequence[int], rows: int, rest: int) -> float:
+    """Duration of the products of a few rows, in seconds. Before each call, `rest` other bytes pass through the caches.
+
+    The rest of the model does so in a real step. Without this, small dtypes would look too fast: the measured part of
+    the weights could stay in a cache that the whole model exceeds.
+    """
+    others = torch.zeros(min(rest, MEASURED_BYTES) // 4)
+    return seconds(lambda: _run(products, inputs, rows), before=lambda: others.add_(1))
 
 
 def measured_names(weights: Mapping[str, Tensor]) -> list[str]:
@@ -116,10 +157,10 @@ def machine() -> list[str]:
     return [torch.__version__, torch.backends.cpu.get_cpu_capability(), name]
 
 
-def seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Duration of the fastest of some calls, after one that is not counted."""
+def seconds(run: Callable[[], object], rounds: int = ROUNDS, *, before: Callable[[], object] | None = None) -> float:
+    """Duration of the fastest of `rounds` calls after a warm-up call; `before` precedes each call and is not timed."""
     run()
-    return min(_duration(run) for _ in range(rounds))
+    return min(_duration(run, before) for _ in range(rounds))
 
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -140,10 +181,6 @@ def name_of(dtype: torch.dtype) -> str:
     return next(name for name, known in DTYPES.items() if known == dtype)
 
 
-def _dense(weight: Tensor, plan: Plan) -> Product:
-    return DenseProduct(weight, None, form=plan.form, dtype=plan.dtype, min_rows=plan.min_rows)
-
-
 @torch.inference_mode()
 def _run(products: Sequence[Product], inputs: Sequence[int], rows: int) -> None:
     x = {width: torch.ones(rows, width) for width in set(inputs)}
@@ -151,7 +188,9 @@ def _run(products: Sequence[Product], inputs: Sequence[int], rows: int) -> None:
         product(x[width])
 
 
-def _duration(run: Callable[[], object]) -> float:
+def _duration(run: Callable[[], object], before: Callable[[], object] | None) -> float:
+    if before is not None:
+        before()
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

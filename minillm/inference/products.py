@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minillm.nn.kernels.linear import DenseProduct, Form, Product, QuantizedProduct, can_pack
+from minillm.nn.kernels.linear import DenseProduct, Form, OneRow, Product, QuantizedProduct, can_pack
 from minillm.nn.kernels.quantized import QuantizedWeight, concatenate
 
 
@@ -21,15 +21,17 @@ class Plan:
     """Of plain weights."""
     min_rows: int = 1
     """A product of fewer rows is padded to this many."""
+    one_row: OneRow = "same"
+    """How a single row is multiplied."""
     packed: bool = True
     """Whether quantized weights are multiplied in packed form; else they are dequantized when the model is loaded."""
     draft_cost: float = 0.2
     """Cost of a second row in a step, as a fraction of the step."""
 
     def describe(self) -> str:
-        """Such as `fp32, onednn`."""
+        """Such as `fp32 weights, onednn products`."""
         name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[self.dtype]
-        return f"{name} weights, {self.form} products"
+        return f"{name} weights, {self.form} products" + (", row sums" if self.one_row == "sum" else "")
 
 
 class Products:
@@ -58,9 +60,14 @@ class Products:
         if parts and len(parts) == len(layers) and self.plan.packed:
             whole = concatenate([part.select(rows) for part, rows in zip(parts, indices, strict=True)])
             if can_pack(whole):
-                return QuantizedProduct(whole, bias, wide=self.plan.dtype)
+                return QuantizedProduct(whole, bias, wide=self.plan.dtype, one_row=self.plan.one_row)
         weight = torch.cat([layer.weight.detach()[rows] for layer, rows in zip(layers, indices, strict=True)])
-        return DenseProduct(weight, bias, form=self.plan.form, dtype=self.plan.dtype, min_rows=self.plan.min_rows)
+        return dense(weight, bias, self.plan)
+
+
+def dense(weight: Tensor, bias: Tensor | None, plan: Plan) -> DenseProduct:
+    """The product of a plain weight (O, I) and bias (O) in the form of the plan."""
+    return DenseProduct(weight, bias, form=plan.form, dtype=plan.dtype, min_rows=plan.min_rows, one_row=plan.one_row)
 
 
 def rows_of(layer: nn.Linear, order: Tensor | None) -> Tensor | slice:

@@ -12,11 +12,15 @@ from minillm.nn.kernels.quantized import QuantizedWeight, quantize_int4, quantiz
 
 @torch.no_grad()
 def round_weights(plain: Mapping[str, Tensor], *, bits: int, group: int = 32) -> dict[str, QuantizedWeight]:
-    """Round weights (O, I) to 8 or 4 bits, and replace each by its dequantized values; 8 bits where 4 do not fit."""
+    """Round weights (O, I) to 8 or 4 bits, and replace each by its dequantized values.
+
+    A weight whose rows are no multiple of `group` long is rounded to 8 bits, with one scale for each row.
+    """
     found: dict[str, QuantizedWeight] = {}
     for name, weight in plain.items():
-        four = bits_of(name, bits) == 4 and weight.size(1) % group == 0
-        found[name] = quantize_int4(weight, group) if four else quantize_int8(weight)
+        fits = weight.size(1) % group == 0
+        four = bits_of(name, bits) == 4 and fits
+        found[name] = quantize_int4(weight, group) if four else quantize_int8(weight, group if fits else None)
         weight.copy_(found[name].dequantize())
     return found
 

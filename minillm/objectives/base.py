@@ -38,7 +38,7 @@ class Batch:
     counts: dict[str, int]
     """Targets in each label set, known before any forward pass."""
     num_tokens: int = 0
-    """Tokens that the model reads, without padding, for "tokens/s"."""
+    """Tokens that the model reads, without padding; examples if `Objective.unit` says so. For the speed."""
     examples: Sequence[Any] = ()
     """The examples of the batch, for objectives whose figures need more than the labels."""
 
@@ -101,6 +101,8 @@ class Objective(Protocol):
     """The figure that selects the best checkpoint: "loss", or a figure for which higher is better."""
     prefix_prompts: ClassVar[bool]
     """Whether the decoder attends to the prompt in both directions."""
+    unit: ClassVar[str]
+    """What `Batch.num_tokens` counts: "tokens", or "examples" if the model does not read text."""
 
     def examples(self, tokens: Any, data: DataConfig, length: int, *, training: bool) -> Examples:
         """The tokenized data set `tokens`, cut into examples of `length` tokens."""
@@ -167,6 +169,7 @@ class CrossEntropyObjective:
     covers_text: ClassVar[bool] = False
     primary: ClassVar[str] = "loss"
     prefix_prompts: ClassVar[bool] = False
+    unit: ClassVar[str] = "tokens"
     unsmoothed: ClassVar[tuple[str, ...]] = ()
     """Label sets without label smoothing and z-loss."""
 

@@ -47,11 +47,11 @@ class Chat(CrossEntropyObjective):
         rows = [np.concatenate([c.ids[:-1] for c in row]) for row in examples]
         targets = [np.concatenate([c.ids[1:] for c in row]) for row in examples]
         places = [np.flatnonzero(np.concatenate([c.is_target[1:] for c in row])) for row in examples]
-        tokens, valid = pad(rows, self.pad_id)
+        tokens, valid = pad(rows, self.pad_id, round_below=self.max_len)
         inputs = {"tokens": tokens, "predict_at": pad(places, 0)[0]}
         if any(len(row) > 1 for row in examples):
             documents = [np.repeat(np.arange(len(row)), [len(c.ids) - 1 for c in row]) for row in examples]
-            inputs["document_ids"] = pad(documents, max(map(len, examples)))[0]
+            inputs["document_ids"] = pad(documents, max(map(len, examples)), round_below=self.max_len)[0]
         labels, _ = pad([target[at] for target, at in zip(targets, places, strict=True)], IGNORE_INDEX)
         return Batch(inputs, {"lm": labels}, {"lm": sum(map(len, places))}, int(valid.sum()))
 

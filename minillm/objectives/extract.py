@@ -102,7 +102,7 @@ class Extract(CrossEntropyObjective):
             np.concatenate([layout.before, asked, layout.between, part, layout.after]).astype(np.int64)
             for asked, part in zip(questions, parts, strict=True)
         ]
-        tokens, valid = pad(rows, self.pad_id)
+        tokens, valid = pad(rows, self.pad_id, round_below=layout.max_len)
         inputs = {"tokens": tokens} | ({} if valid.all() else {"key_valid": valid})
         if self.token_types:
             firsts = torch.tensor([[self.first(window)] for window in windows])

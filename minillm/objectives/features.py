@@ -64,6 +64,7 @@ class FeatureObjective(CrossEntropyObjective):
     background: int = 0
 
     primary: ClassVar[str] = "accuracy"
+    unit: ClassVar[str] = "examples"
 
     @property
     def heads(self) -> tuple[str, ...]:

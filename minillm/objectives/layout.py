@@ -42,10 +42,16 @@ def shift_right(labels: Tensor, start_id: int) -> Tensor:
     return shifted.masked_fill(shifted == IGNORE_INDEX, start_id)
 
 
-def pad(rows: Sequence[np.ndarray], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows as one int64 (B, T), T at least 1, padded with `fill` at the end; and (B, T) bool, False for padding."""
+def pad(rows: Sequence[np.ndarray], fill: int, *, round_below: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows as one int64 (B, T), T at least 1, padded with `fill` at the end; and (B, T) bool, False for padding.
+
+    T is rounded up to a multiple of 8 unless that exceeds `round_below`. On CPUs, torch keeps a compiled matrix product
+    for each shape; if each batch had another length, they would take half a gigabyte.
+    """
     lengths = np.array([len(row) for row in rows])
-    valid = np.arange(max(1, lengths.max())) < lengths[:, None]  # (B, T)
+    longest = max(1, lengths.max())
+    rounded = -(-longest // 8) * 8
+    valid = np.arange(rounded if rounded <= round_below else longest) < lengths[:, None]  # (B, T)
     padded = np.full(valid.shape, fill, np.int64)
     padded[valid] = np.concatenate(rows)
     return torch.from_numpy(padded), torch.from_numpy(valid)

@@ -39,8 +39,8 @@ class Policy:
     config: Any
     """GRPOConfig or PPOConfig."""
     pad_id: int
-    end_id: int
-    """Ends a completion: EOS, or the end of a turn in the chat template."""
+    end_ids: tuple[int, ...]
+    """Ids that end a completion: first the end of a turn, if there is a chat template, then the tokenizer's EOS ids."""
     forbidden: tuple[int, ...]
     """Ids that are never sampled."""
     estimate: Callable[[Sequence[Trajectory], Any], list[dict[str, np.ndarray]]]
@@ -52,6 +52,7 @@ class Policy:
     covers_text: ClassVar[bool] = False
     primary: ClassVar[str] = "reward"
     prefix_prompts: ClassVar[bool] = False
+    unit: ClassVar[str] = "tokens"
 
     @property
     def targets(self) -> dict[str, str]:
@@ -112,9 +113,12 @@ class Policy:
         return logits.log_softmax(-1)
 
     def read(self, output: Output, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        """(B, T) each: "log_prob" of the completions' tokens and, with a value head, "value" of the states before."""
-        log_probs = self.log_distribution(output)
-        found = {"log_prob": log_probs.gather(-1, labels["ids"].clamp(min=0)[..., None])[..., 0]}
+        """(B, T) each: "log_prob" of the completions' tokens, 0 for padding; "entropy" of their distributions; with a
+        value head, "value" of the states before them.
+        """
+        log_probs, padding = self.log_distribution(output), labels["ids"] == IGNORE_INDEX
+        log_prob = log_probs.gather(-1, labels["ids"].clamp(min=0)[..., None])[..., 0]
+        found = {"log_prob": log_prob.masked_fill(padding, 0.0)}  # id 0 may be forbidden, and -inf times 0 is NaN
         with torch.no_grad():
             found["entropy"] = torch.special.entr(log_probs.exp()).sum(-1)
         if "value" in self.heads:
@@ -182,7 +186,7 @@ class Policy:
 
     @property
     def stop_id(self) -> int | None:
-        return self.end_id
+        return self.end_ids[0]
 
     def describe_cuts(self, tokens: Any) -> list[str]:
         return []
@@ -216,8 +220,9 @@ def _build(config: Any, setup: Setup, estimate: Callable[..., Any], heads: tuple
         )
     size = model.vocab_size or tokenizer.vocab_size
     template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer)
-    end_id = tokenizer.eos_id if template is None else template.stop_id
+    end_ids = tuple(dict.fromkeys((*(() if template is None else (template.stop_id,)), *tokenizer.eos_ids)))
     written = np.zeros(size, bool)
     written[: tokenizer.vocab_size] = np.asarray(tokenizer.num_bytes) > 0
-    written[end_id] = True
-    return Policy(config, tokenizer.pad_id, end_id, tuple(np.flatnonzero(~written).tolist()), estimate, heads, template)
+    written[list(end_ids)] = True
+    forbidden = tuple(np.flatnonzero(~written).tolist())
+    return Policy(config, tokenizer.pad_id, end_ids, forbidden, estimate, heads, template)

@@ -71,7 +71,7 @@ class Reward(CrossEntropyObjective):
 
     def inputs(self, rows: Sequence[Any]) -> dict[str, Tensor]:
         """The arguments of the model for rows of ids."""
-        tokens, valid = pad(rows, self.pad_id)
+        tokens, valid = pad(rows, self.pad_id, round_below=self.layout.max_len)
         return {"tokens": tokens} if valid.all() else {"tokens": tokens, "key_valid": valid}
 
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:

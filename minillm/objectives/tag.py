@@ -75,7 +75,7 @@ class Tag(CrossEntropyObjective):
         """tokens, and key_valid if any row is padded, both (B, T)."""
         texts = [np.concatenate([np.empty(0, np.int64), *row.ids])[: self.room] for row in rows]
         whole = [np.concatenate([self.layout.before, text, self.layout.after]).astype(np.int64) for text in texts]
-        tokens, valid = pad(whole, self.pad_id)
+        tokens, valid = pad(whole, self.pad_id, round_below=self.layout.max_len)
         return {"tokens": tokens} if valid.all() else {"tokens": tokens, "key_valid": valid}
 
     def first_tokens(self, row: TaggedIds) -> np.ndarray:

@@ -71,12 +71,12 @@ class Classify(CrossEntropyObjective):
     def inputs(self, examples: Sequence[LabeledIds]) -> dict[str, Tensor]:
         """tokens, key_valid if any row is padded, and token_types, all (B, T)."""
         rows, types = zip(*map(self.layout.row, examples), strict=True)
-        tokens, valid = pad(rows, self.pad_id)
+        tokens, valid = pad(rows, self.pad_id, round_below=self.layout.max_len)
         inputs = {"tokens": tokens}
         if not valid.all():
             inputs["key_valid"] = valid
         if self.token_types:
-            inputs["token_types"] = pad(types, 0)[0]
+            inputs["token_types"] = pad(types, 0, round_below=self.layout.max_len)[0]
         return inputs
 
     def collate(self, examples: Sequence[LabeledIds], rng: RowRNG) -> Batch:

@@ -20,9 +20,9 @@ from minillm.data.prefetch import SourceError
 from minillm.evaluation.evaluator import RunParts
 from minillm.generation.adapters import evaluating
 from minillm.generation.config import SampleConfig
-from minillm.generation.generate import Completion, generate
 from minillm.objectives.base import Batch
 from minillm.objectives.policy import Trajectory
+from minillm.rl.completions import Written, write
 from minillm.rl.frozen import Reference
 from minillm.rl.rewards import Judged, RewardError, Rewards
 
@@ -99,9 +99,9 @@ class RolloutSource:
         rows = [
             Trajectory(
                 row.ids,
-                np.array([*c.ids, *([self.parts.objective.end_id] if c.finish_reason == "eos" else [])], np.int64),
+                c.whole,
                 group=(first + i) // size,
-                truncated=c.finish_reason == "length",
+                truncated=c.truncated,
                 reward=totals[i],
                 figures=terms[i],
             )
@@ -178,15 +178,13 @@ class RolloutSource:
 
 
 def complete_ids(
-    parts: RunParts, prompts: Sequence[PromptIds], sampling: SampleConfig, *, samples: Sequence[int] | None = None
-) -> list[Completion]:
+    parts: RunParts, prompts: Sequence[PromptIds], sampling: SampleConfig, *, samples: Sequence[int]
+) -> list[Written]:
     """One completion of each prompt from the distribution of the objective; `samples` are as in `generate`."""
-    vocab_size = parts.model.config.vocab_size
-    allowed = torch.ones(vocab_size, dtype=torch.bool)
-    allowed[list(parts.objective.forbidden)] = False
-    ids = [prompt.ids.tolist() for prompt in prompts]
+    ids, objective = [prompt.ids.tolist() for prompt in prompts], parts.objective
+    options: dict[str, Any] = {"end_ids": objective.end_ids, "forbidden": objective.forbidden, "samples": samples}
     with parts.compute.autocast():
-        return generate(parts.model, ids, sampling, eos_id=parts.objective.end_id, allowed=allowed, samples=samples)
+        return write(parts.model, ids, sampling, **options)
 
 
 _IDS = ("prompt", "completion")

@@ -63,7 +63,7 @@ class RewardEvaluator:
             completions = complete_ids(parts, rows, sampling, samples=samples)
             texts = [parts.tokenizer.decode(completion.ids) for completion in completions]
             judged += [Judged(row.text, text, row.fields, row.where) for row, text in zip(rows, texts, strict=True)]
-            figures += [{"length": len(c.ids), "truncated": float(c.finish_reason == "length")} for c in completions]
+            figures += [{"length": len(c.ids), "truncated": float(c.truncated)} for c in completions]
         totals, terms, problem = list[float](), list[dict[str, float]](), list[str]()
         try:
             totals, terms = self.rewards(judged) if judged else ([], [])

@@ -10,7 +10,8 @@ import torch
 
 from minillm.data.cache import cache_folder
 from minillm.inference.decoder import FastDecoder, supports
-from minillm.inference.measure import choose_plan, linear_names, linear_weights, seconds
+from minillm.inference.graph import GraphDecoder, supports_graphs
+from minillm.inference.measure import COPIED_BYTES, choose_plan, linear_names, linear_weights, seconds
 from minillm.inference.products import Plan, Products
 from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.training import precision
@@ -28,8 +29,8 @@ SLOTS = 64
 @torch.inference_mode()
 def step_seconds(decoder: Any) -> float:
     """Duration of one decoding step."""
-    cache, _ = decoder.start(torch.tensor([[0]]), max_len=8)
-    token = torch.tensor([[0]])
+    token = torch.zeros(1, 1, dtype=torch.long, device=next(decoder.parameters()).device)
+    cache, _ = decoder.start(token, max_len=8)
     return seconds(lambda: decoder.step(token, cache))
 
 
@@ -48,7 +49,7 @@ def make_decoder(
     """
     if compute.device.type != "cpu":
         chosen = compute if dtype == "auto" else replace(compute, dtype=precision.choose_dtype(dtype, compute.device))
-        return precision.for_decoding(model, chosen), f"decoding: {chosen.precision}"
+        return _on_accelerator(model, chosen)
     fast = model.writes == "continuation" and supports(model.config)
     plan = _plan(model, quantized, dtype, only_plain=not fast, cache=cache)
     if fast:
@@ -59,6 +60,19 @@ def make_decoder(
         return decoder, f"decoding: {plan.describe()}"
     chosen = replace(compute, dtype=plan.dtype)
     return precision.for_decoding(model, chosen), f"decoding: {chosen.precision} weights"
+
+
+def _on_accelerator(model: Any, compute: precision.Compute) -> tuple[Any, str]:
+    """As `make_decoder`, for an accelerator: with CUDA graphs if the device and the model support them."""
+    plain, line = precision.for_decoding(model, compute), f"decoding: {compute.precision}"
+    small = sum(p.numel() * p.element_size() for p in plain.parameters()) <= COPIED_BYTES
+    recordable = compute.device.type == "cuda" and model.writes == "continuation" and supports_graphs(model.config)
+    if not (recordable and small):
+        return plain, line
+    try:
+        return GraphDecoder(model, plain, compute.dtype), f"{line}, CUDA graphs"
+    except Exception as error:  # drivers and versions of torch fail in many ways; the plain model works without graphs
+        return plain, f"{line}; CUDA graphs are off: {str(error).partition(chr(10))[0] or type(error).__name__}"
 
 
 def _plan(

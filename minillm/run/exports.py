@@ -3,11 +3,13 @@
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from minillm.exchange.folder_out import Export, write_folder, write_gguf_file
 from minillm.exchange.gguf_out import Dtype
 from minillm.exchange.model_card import About
+from minillm.generation.config import SampleConfig
 from minillm.run.folder import read_about
 from minillm.run.inference import LoadedRun
 from minillm.storage import move_into_place, temporary_for
@@ -39,7 +41,7 @@ def export_model(
     if dtype is not None and not is_gguf:
         raise ValueError(f"--dtype is for .gguf files, and {out} is a folder, whose weights are in fp32; leave it out")
     about = about_model(loaded, license, language)
-    parts = (loaded.model, loaded.tokenizer, about, config.embed, config.sample, vars(config.objective))
+    parts = (loaded.model, loaded.tokenizer, about, config.embed, _generation(loaded), vars(config.objective))
     export = Export(loaded.folder.name, config.model, *parts)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(out)
@@ -58,6 +60,17 @@ def export_model(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
     return out
+
+
+def _generation(loaded: LoadedRun) -> SampleConfig:
+    """The generation settings to export.
+
+    The maximum length is exported only if it was imported with the model: in generation_config.json it overrides the
+    `max_length` of callers such as lm-evaluation-harness, so it would shorten their texts silently.
+    """
+    is_published = "imported_from" in read_about(loaded.folder)
+    sample = loaded.config.sample
+    return sample if is_published else replace(sample, max_new_tokens=SampleConfig.max_new_tokens)
 
 
 def about_model(loaded: LoadedRun, license: str | None, language: str | None) -> About:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minillm.config import RunConfig, override
 from minillm.generation.embed import Text, embed_texts
+from minillm.inference.graph import GraphDecoder
 from minillm.inference.measure import linear_weights
 from minillm.inference.rounding import round_weights
 from minillm.nn.kernels.quantized import QuantizedWeight
@@ -55,6 +56,11 @@ class LoadedRun:
     def decoder(self) -> Any:
         """The model in the form that generates fastest on this machine."""
         return self._decoder[0]
+
+    @property
+    def batch_decoder(self) -> Any:
+        """The decoder for batches in which new texts replace those that ended; CUDA graphs do not support that."""
+        return self.decoder.plain if isinstance(self.decoder, GraphDecoder) else self.decoder
 
     def describe_decoder(self) -> str:
         """One line with the dtype and form of its products."""
@@ -121,11 +127,11 @@ def load_run(
     """Load the best checkpoint of a run folder, or a given checkpoint folder; None: the latest run under runs/.
 
     `device` is as train.device; it need not be the one that the run was trained on. `dtype` is that of decoding; auto:
-    the faster one. `quantize` rounds the weights to 8 or 4 bits; a run that is quantized keeps its own.
+    the faster one. `quantize` rounds the weights to 8 or 4 bits.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
-        ValueError: the checkpoint is damaged, or the tokenizer is not the run's.
+        ValueError: the checkpoint is damaged, the tokenizer is not the run's, or the weights cannot have these bits.
     """
     run = None if run is None else Path(run)
     folder, checkpoint = find_run(run), find_checkpoint(run)
@@ -133,10 +139,26 @@ def load_run(
     config, model = load_whole(checkpoint)
     compute = _compute(config, device)
     quantized = checkpoint.quantized_weights()
-    if quantize is not None and not quantized:
-        quantized = round_weights(linear_weights(model), bits=quantize)
+    if quantize is not None:
+        quantized = _rounded(model, quantized, quantize, folder)
     model = model.to(compute.device).eval()
     return LoadedRun(folder, checkpoint, config, tokenizer, model, compute, quantized, dtype)
+
+
+def _rounded(
+    model: Any, saved: Mapping[str, QuantizedWeight], bits: int, folder: Path
+) -> Mapping[str, QuantizedWeight]:
+    """The saved weights of a quantized run, else those of `model`, rounded; ValueError if none has this many bits."""
+    quantized = saved or round_weights(linear_weights(model), bits=bits)
+    found = min(weight.bits for weight in quantized.values())
+    if found == bits:
+        return quantized
+    if saved:
+        raise ValueError(f"{folder} already has weights of {found} bits; quantize the run that it was made from")
+    raise ValueError(
+        f"{folder} has no weight that can have {bits} bits: such weights need inputs in groups of 32, and output heads "
+        f"keep {found} bits; quantize to {found} bits instead"
+    )
 
 
 def _compute(config: RunConfig, device: str) -> precision.Compute:

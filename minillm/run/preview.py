@@ -34,6 +34,7 @@ def next_command(model: Any, tokenizer: Tokenizer, folder: Path) -> str:
         return f"minillm sample {run}"
     if "lm" in model.heads:
         return f'minillm fill {run} "A text with a [MASK]"'
-    if set(model.heads) & {"class", "tag", "span"}:
-        return f"minillm predict {run}"
+    if set(model.heads) & {"class", "tag", "span", "value"}:
+        texts = ' "A question" "Its context"' if "span" in model.heads else ' "A text"'
+        return f"minillm predict {run}{texts if tokenizer.vocab_size else ''}"  # no vocabulary: images or numbers
     return f'minillm embed {run} "A text" "Another text"'

@@ -28,6 +28,8 @@ from minillm.run.inference import LoadedRun, load_run
 from minillm.training.checkpoint import save_checkpoint, weights
 
 Method = Literal["rtn", "gptq"]
+GROUP = 32
+"""Inputs that share a scale, by default."""
 CALIBRATION_TOKENS = 8_192
 """Tokens of the text on which GPTQ measures the inputs of each layer."""
 EVALUATION_TOKENS = 16_384
@@ -55,7 +57,7 @@ def quantize_run(
     out: Path | str,
     *,
     bits: Literal[4, 8] = 8,
-    group: int = 32,
+    group: int | None = None,
     method: Method | None = None,
     data: Path | str | None = None,
 ) -> Quantized:
@@ -66,16 +68,20 @@ def quantize_run(
 
     Args:
         bits: of each weight in a block.
-        group: inputs that share a scale with 4 bits.
+        group: inputs that share a scale; None: 32, or with 8 bits all inputs of a row where 32 is no divisor.
         method: rtn rounds to the nearest value; gptq compensates errors, see inference/gptq.py. None: gptq for 4 bits.
         data: text for GPTQ, whose validation split serves the comparison; None: the run's own.
     Raises:
-        ValueError: the folder exists, the run is already quantized, or GPTQ has no text.
+        ValueError: the folder exists, no weight has groups of this size, the run is already quantized, or GPTQ has no
+            text.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run, device="cpu")
     method = method or ("gptq" if bits == 4 else "rtn")
     if loaded.quantized:
         raise ValueError(f"{loaded.folder} is already quantized; use the run that it was made from")
+    if group is not None or bits == 4:
+        _require_groups(loaded, bits, GROUP if group is None else group)
+    group = GROUP if group is None else group
     if method == "gptq" and bits == 8:
         raise ValueError("method gptq is for 4 bits: with 8, rounding to the nearest value loses nothing measurable")
     texts = _corpus(loaded, data)
@@ -91,6 +97,18 @@ def quantize_run(
     made = Quantized(Path(out), method, left, before, after)
     _write(made, loaded, tensors, {"bits": bits, "group": group})
     return made
+
+
+def _require_groups(loaded: LoadedRun, bits: int, group: int) -> None:
+    """ValueError if no weight that gets `bits` has rows of whole groups."""
+    if group < 1:
+        raise ValueError(f"a group has at least one input, not {group}; give --group 32, 64, 128 or 256")
+    inputs = {layer.in_features for layer, name in linear_names(loaded.model).items() if bits_of(name, bits) == bits}
+    if not any(number % group == 0 for number in inputs):
+        raise ValueError(
+            f"{loaded.folder} has no weight whose inputs can be divided into groups of {group}; give --group a divisor "
+            f"of {' or '.join(map(str, sorted(inputs)))}"
+        )
 
 
 def _quantized(

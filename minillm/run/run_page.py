@@ -47,7 +47,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
     return {
         "name": str(folder),
         "about": _about(config, about, lines),
-        "curves": _curves(lines),
+        "curves": _curves(lines, "examples" if (about.get("text") or {}).get("unit") else "tokens"),
         "samples": _samples(folder),
         "cost": _cost(config.model),
         "time": _time(about, lines, folder),
@@ -79,8 +79,8 @@ def _about(config: RunConfig, about: dict[str, Any], lines: list[dict[str, Any]]
     return {key: value for key, value in found.items() if value}
 
 
-def _curves(lines: list[dict[str, Any]]) -> dict[str, list[list[float | None]]]:
-    """Name of each figure in metrics.jsonl -> [step, value] points; and the speed between two lines."""
+def _curves(lines: list[dict[str, Any]], unit: str) -> dict[str, list[list[float | None]]]:
+    """Name of each figure in metrics.jsonl -> [step, value] points; and the speed, in `unit` per second."""
     curves: dict[str, list[list[float | None]]] = {}
     for line in lines:
         for key, value in line.items():
@@ -92,7 +92,7 @@ def _curves(lines: list[dict[str, Any]]) -> dict[str, list[list[float | None]]]:
         if (seconds := now["seconds"] - before["seconds"]) > 0:
             speeds.append([now["step"], (now["tokens"] - before["tokens"]) / seconds])
     if speeds:
-        curves["tokens per second"] = speeds
+        curves[f"{unit} per second"] = speeds
     return {name: points[:: 1 + len(points) // MAX_POINTS] for name, points in curves.items()}
 
 

@@ -155,7 +155,8 @@ class _Session:
         finally:
             trainer.source.close()
         if self.runtime.is_main and outcome.state.step:
-            plot_curve(self.folder / METRICS, self.folder / CURVE, title=self.folder.name)
+            loss = "loss (nats per token)" if objective.unit == "tokens" else "loss"
+            plot_curve(self.folder / METRICS, self.folder / CURVE, title=self.folder.name, loss=loss)
         if outcome.reason == "interrupted":
             command = f"minillm train --resume --out {shlex.quote(str(self.folder))}"
             self.say(f"stopped at step {outcome.state.step}, all saved; continue with: {command}")

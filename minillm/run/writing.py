@@ -37,7 +37,7 @@ def sample(
     if draft is not None:
         options["draft"] = make_draft(loaded, loaded_run(draft))
     if prompts is not None:
-        return complete(loaded.decoder, loaded.tokenizer, prompts, config, slots=SLOTS, **options)
+        return complete(loaded.batch_decoder, loaded.tokenizer, prompts, config, slots=SLOTS, **options)
     return complete(loaded.decoder, loaded.tokenizer, [config.prompt or ""], config, **options)
 
 

@@ -16,6 +16,14 @@ class OptimConfig:
     """adamw for all parameters, or muon (Jordan et al. 2024) for hidden matrices and AdamW for the rest."""
     lr: float = setting(1e-3, above=0)
     """Peak learning rate of AdamW."""
+    embedding_lr: float | None = setting(None, above=0)
+    """Peak learning rate of AdamW for embeddings (tokens, n-grams, positions, T5's position biases, token types, class
+    token) and for a vocabulary head that is tied to the tokens; None: `lr`."""
+    head_lr: float | None = setting(None, above=0)
+    """Peak learning rate of AdamW for the matrices of output heads; None: `lr`. With muon, AdamW trains only the
+    vocabulary head's."""
+    vector_lr: float | None = setting(None, above=0)
+    """Peak learning rate of AdamW for norms and biases; None: `lr`."""
     muon_lr: float = setting(0.02, above=0, only=_MUON)
     """Peak learning rate of Muon."""
     beta1: float = setting(0.9, at_least=0, below=1)

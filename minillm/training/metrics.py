@@ -61,8 +61,8 @@ def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
             yield values
 
 
-def plot_curve(metrics: Path, picture: Path, *, title: str) -> None:
-    """Plot training and validation loss over steps as a PNG file."""
+def plot_curve(metrics: Path, picture: Path, *, title: str, loss: str = "loss (nats per token)") -> None:
+    """Plot training and validation loss over steps as a PNG file; `loss` is the label of its axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed once per run
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def plot_curve(metrics: Path, picture: Path, *, title: str) -> None:
     validation = [(x["step"], x["val_loss"]) for x in lines if x.get("val_loss") is not None]
     figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes = figure.add_subplot(xlabel="step", ylabel=loss, title=title)
     if train:
         axes.plot(*zip(*train, strict=True), color="#9db4c8", linewidth=1, label="training")
     if validation:

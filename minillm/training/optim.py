@@ -78,21 +78,20 @@ class Optimizer:
         """Put every trainable parameter into exactly one group.
 
         Parameters with two or more dimensions decay; norms and biases do not. With `muon`, Muon trains the matrices of
-        linear layers; AdamW trains embeddings and the vocabulary head.
+        linear layers; AdamW trains embeddings and the vocabulary head. ValueError if a learning rate has no effect.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         hidden = hidden_matrices(model) if config.name == "muon" else []
         taken = set(hidden)
-        rest = [p for p in self.names if p not in taken]
-        groups = [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        rest = {p: name for p, name in self.names.items() if p not in taken}
+        rates = adamw_rates(model, rest, config)
+        by_settings: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
+        for p in sorted(rest, key=lambda p: p.ndim < 2):  # matrices first
+            by_settings[rates[p], config.weight_decay if p.ndim >= 2 else 0.0].append(p)
         device = next(iter(self.names)).device.type
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                [g for g in groups if g["params"]],
-                lr=config.lr,
+                [{"params": ps, "lr": lr, "weight_decay": decay} for (lr, decay), ps in by_settings.items()],
                 betas=(config.beta1, config.beta2),
                 eps=config.eps,
                 fused=device in ("cpu", "cuda", "mps"),
@@ -155,8 +154,43 @@ STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum"
 """State of a parameter in each optimizer."""
 
 
+UNUSED = {
+    "embedding_lr": "the run trains no embeddings",
+    "head_lr": "AdamW trains no matrix of an output head; a tied vocabulary head uses optim.embedding_lr, and Muon "
+    "trains other heads at optim.muon_lr",
+    "vector_lr": "the run trains no norms and no biases",
+}
+"""Setting -> the reason, if no parameter uses it."""
+
+
+def adamw_rates(model: nn.Module, params: dict[Tensor, str], config: OptimConfig) -> dict[Tensor, float]:
+    """The peak learning rate of each parameter in `params`, AdamW's parameters and their names.
+
+    ValueError if `config` sets a learning rate that none of them uses.
+    """
+    embeddings = _embeddings(model)
+
+    def key(p: Tensor, name: str) -> str:
+        if p.ndim < 2:
+            return "vector_lr"
+        if id(p) in embeddings:
+            return "embedding_lr"
+        return "head_lr" if name.startswith("heads.") else "lr"
+
+    keys = {p: key(p, name) for p, name in params.items()}
+    for name, reason in UNUSED.items():
+        if getattr(config, name) is not None and name not in keys.values():
+            raise ValueError(f"optim.{name} has no effect: {reason}; leave it out")
+    return {p: config.lr if getattr(config, name) is None else getattr(config, name) for p, name in keys.items()}
+
+
+def _embeddings(model: nn.Module) -> set[int]:
+    """`id` of the weights of all embeddings, including one that is tied to the vocabulary head."""
+    return {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+
+
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Weights of linear layers inside the network: all but embeddings and the vocabulary head."""
-    outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    outside = _embeddings(model)
     linears = (m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and VOCABULARY not in name)
     return [w for w in linears if id(w) not in outside and isinstance(w, nn.Parameter) and w.requires_grad]

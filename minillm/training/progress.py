@@ -20,27 +20,27 @@ def _print(text: str) -> None:
 
 
 class Progress:
-    """Shows steps, loss, tokens per second and the time left."""
+    """Shows steps, loss, speed and the time left."""
 
-    def __init__(self, *, total: int, start: int, silent: bool = False) -> None:
-        """`total` and `start` are steps."""
-        self.total, self.silent = total, silent
+    def __init__(self, *, total: int, start: int, unit: str = "tokens", silent: bool = False) -> None:
+        """`total` and `start` are steps; `unit` is what the speed counts."""
+        self.total, self.unit, self.silent = total, unit, silent
         self._bar: tqdm | None = None
         if not silent and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1)
         self._printed = time.perf_counter()
 
-    def update(self, step: int, *, loss: float, tokens_per_second: float, seconds_left: float) -> None:
-        """Show a finished step."""
+    def update(self, step: int, *, loss: float, speed: float, seconds_left: float) -> None:
+        """Show a finished step; `speed` is in units per second."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} {self.unit}/s", refresh=False)
             return
         now = time.perf_counter()
         if not self.silent and now - self._printed >= PLAIN_INTERVAL:
             self._printed = now
             self.write(
-                f"step {step}/{self.total}: loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s, "
+                f"step {step}/{self.total}: loss {loss:.3f}, {speed:,.0f} {self.unit}/s, "
                 f"{tqdm.format_interval(seconds_left)} left"
             )
 

@@ -94,7 +94,8 @@ class Trainer:
         """
         main = self.runtime.is_main
         self.log = MetricsLog(self.folder / "metrics.jsonl", resume_step=self.state.step) if main else None
-        self.progress = Progress(total=self.recipe.train.steps, start=self.state.step, silent=not main)
+        unit = self.take_step.objective.unit
+        self.progress = Progress(total=self.recipe.train.steps, start=self.state.step, unit=unit, silent=not main)
         self.model.train()
         try:
             with StopRequest() as stop, kept_memory(self.compute.device):
@@ -203,7 +204,7 @@ class Trainer:
             )
         left = (self.recipe.train.steps - state.step) * state.seconds / state.step
         speed = state.tokens / max(state.seconds, 1e-9)
-        self.progress.update(state.step, loss=result.loss, tokens_per_second=speed, seconds_left=left)
+        self.progress.update(state.step, loss=result.loss, speed=speed, seconds_left=left)
         self.watch.give_up(state.step, self._saved_step, self.folder)
 
     def _is_due(self, every: int) -> bool:

@@ -78,17 +78,22 @@ def train(text: Path, folder: Path) -> Results:
 def decode(text: Path, folder: Path) -> Results:
     """Tokens per second of GPT-2 124 M for one row and for 64."""
     from minillm import ModelConfig, SampleConfig, build_model, generate, preset
+    from minillm.inference.graph import GraphDecoder
+    from minillm.run.decoding import make_decoder
+    from minillm.training.precision import Compute
 
-    results: Results = []
     config: ModelConfig = preset("gpt2", vocab_size=50304)
     model = build_model(config)
     model.init_weights(torch.Generator().manual_seed(0))
-    model = model.to("cuda", torch.bfloat16).eval()
+    compute = Compute(torch.device("cuda"), torch.bfloat16, compile=False)
+    decoder, line = make_decoder(model.to("cuda").eval(), compute, {})
+    results: Results = [{"work": "decode", "side": "minillm", "note": line}]
+    greedy = SampleConfig(temperature=0.0, max_new_tokens=NEW, num_draft_tokens=0)
     sides: dict[str, Callable[[torch.Tensor], object]] = {
-        "minillm": lambda rows: generate(
-            model, rows.tolist(), SampleConfig(temperature=0.0, max_new_tokens=NEW, num_draft_tokens=0)
-        )
+        "minillm": lambda rows: generate(decoder, rows.tolist(), greedy)
     }
+    if isinstance(decoder, GraphDecoder):
+        sides["minillm without CUDA graphs"] = lambda rows: generate(decoder.plain, rows.tolist(), greedy)
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -113,7 +118,7 @@ def decode(text: Path, folder: Path) -> Results:
             ratio = value / speeds.get("transformers", value)
             work = f"decode GPT-2 124 M, batch {batch}"
             results.append({"work": work, "side": side, "dtype": "bf16", "value": value, "unit": "tokens/s"})
-            results[-1] |= {"ratio": ratio} if side == "minillm" else {}
+            results[-1] |= {"ratio": ratio} if side.startswith("minillm") else {}
     return results
 
 

@@ -65,6 +65,9 @@ class FakeRun:
     def describe(self) -> str:
         return "runs/fake: step 7"
 
+    def next_command(self) -> str:
+        return "minillm chat runs/fake"
+
     def describe_decoder(self) -> str:
         return "decoding: fp32 weights"
 

@@ -74,3 +74,15 @@ def test_a_mistake_does_not_end_the_conversation(chat):
     assert (done.code, done.out) == (0, " …\nba\n")
     for words in ("there is no command /sav", "name a file: /save FILE", "there is no answer to save", "No such file"):
         assert words in done.err
+
+
+def test_the_weights_are_rounded_as_for_sample(chat, fake_run):
+    done = chat("--prompt", "abc", "--quantize", 4, "--dtype", "fp32")
+    assert done.code == 0 and fake_run.asked["options"] == {"dtype": "fp32", "quantize": 4}
+    assert done.err == "runs/fake: step 7\ndecoding: fp32 weights\n" and fake_run.asked["writer"]
+
+
+def test_the_help_explains_a_conversation(chat):
+    lines = chat("--help").out
+    assert "--prompt TEXT: Answer this message and exit." in lines
+    assert all(word in lines for word in ("/reset clears it", "/save FILE", "oldest turns are left out"))

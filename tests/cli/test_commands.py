@@ -40,6 +40,13 @@ def test_a_single_sample_streams_after_its_prompt(command, fake_run):
     assert fake_run.asked["sample"] == fake_run.config.sample
 
 
+def test_a_chat_model_continues_a_text_and_the_command_for_answers_is_named(command, fake_run):
+    fake_run.tokenizer.chat_template = "{{ messages }}"
+    outcome = command("sample")
+    assert (outcome.code, outcome.out) == (0, "Once upon a time\n")
+    assert "the prompt is continued as plain text; for an answer: minillm chat runs/fake\n" in outcome.err
+
+
 def test_sampling_flags_refine_the_runs_own_section(command, fake_run):
     flags = ["--prompt", "-x", "--max-new-tokens", 3, "--temperature", 0, "--top-p", 0.9, "--stop", "a", "--stop", "b"]
     assert command("sample", "some/run", *flags).code == 0
@@ -119,11 +126,31 @@ def test_eval_prints_its_four_figures(command, fake_run):
         "objective": None,
         "fields": {},
         "thorough": True,
+        "options": {"quantize": None},
     }
     printed = command("eval")
     lines = printed.out.splitlines()
     assert printed.err.splitlines() == ["runs/fake: step 7", "note: a row was left out"]
     assert lines[0].split() == ["loss", "1.5000"] and lines[3].split() == ["targets", "1,000"]
+
+
+def test_eval_and_predict_round_the_weights_as_sample_does(command, fake_run, monkeypatch):
+    from minillm import run
+
+    monkeypatch.setattr(run, "predict", lambda *_, **__: [])
+    for arguments in (["eval"], ["predict", "runs/x", "a text"]):
+        assert command(*arguments, "--quantize", 8).code == 0
+        assert fake_run.asked.pop("options") == {"quantize": 8}
+        assert command(*arguments, "--quantize", 5).code == 2
+
+
+def test_eval_names_the_fields_of_preferences_too(command, fake_run):
+    assert command("eval", "--data", "my.jsonl", "--chosen-field", "better", "--data.rejected_field", "worse").code == 0
+    assert fake_run.asked["fields"] == {"chosen_field": "better", "rejected_field": "worse"}
+
+
+def test_predict_has_no_flags_for_labels_which_it_does_not_read(command):
+    assert command("predict", "runs/x", "--data", "my.csv", "--label-field", "y").code == 2
 
 
 def test_an_infinite_perplexity_is_null_in_json(capsys):
@@ -174,6 +201,14 @@ def test_data_reads_the_named_field(command, tmp_path: Path, flag: str):
     (tmp_path / "my.jsonl").write_text('{"body": "abc"}\n{"body": "de"}\n', encoding="utf-8")
     found = json.loads(command("data", "my.jsonl", flag, "body", "--tokenizer.kind", "char", "--json").out)
     assert (found["documents"], found["bytes"]) == (2, 5)
+
+
+def test_data_refuses_flags_that_its_objective_does_not_read(command, tmp_path: Path):
+    (tmp_path / "my.jsonl").write_text('{"text": "abc", "label": "x"}\n', encoding="utf-8")
+    for objective, flag in ((None, "label_field"), ("classify", "words_field"), ("chat", "field")):
+        chosen = [] if objective is None else ["--objective", objective]
+        done = command("data", "my.jsonl", *chosen, f"--{flag}", "other")
+        assert done.code == 2 and f"data.{flag} has no effect with objective.name {objective or 'clm'}" in done.err
 
 
 def test_data_shows_text_to_text_examples_and_what_is_left_out(command, tmp_path: Path):

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from minillm import RunConfig, SampleConfig, generate, load_run, override, preset, save_config, train
 from minillm.distributed.runtime import Runtime
+from minillm.inference.graph import GraphDecoder, supports_graphs
 from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.run.build import build_objective, build_source, prepare_corpus, run_parts
@@ -104,6 +106,30 @@ def test_a_batch_is_decoded_as_its_prompts_alone_and_as_on_the_cpu(finished: Pat
     together = [completion.ids for completion in generate(on_gpu, prompts, greedy)]
     assert together == [generate(on_gpu, [prompt], greedy)[0].ids for prompt in prompts]
     assert together == [completion.ids for completion in generate(on_cpu, prompts, greedy)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+@torch.inference_mode()
+def test_a_recorded_step_equals_the_model(name: str):
+    model: Any = build_model(SHAPES[name])
+    model.init_weights(torch.Generator().manual_seed(1))
+    model.to("cuda").eval()
+    decoder = GraphDecoder(model, model, torch.float32)
+    tokens = torch.randint(31, (3, 20), generator=torch.Generator().manual_seed(2)).to("cuda")
+    (ours, first), (theirs, expected) = (one.start(tokens[:, :4], max_len=20) for one in (decoder, model))
+    assert torch.allclose(first, expected, rtol=1e-4, atol=1e-4)
+    for token in tokens[:, 4:].split(1, 1):
+        logits, expected = decoder.step(token, ours), model.step(token, theirs)
+        assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert decoder.recorded is not None and decoder.recorded.graph is not None
+
+
+def test_a_run_decodes_with_recorded_steps(finished: Path):
+    loaded = load_run(finished, device="cuda", dtype="fp32")
+    greedy = SampleConfig(temperature=0.0, max_new_tokens=24)
+    assert generate(loaded.decoder, [[5, 6, 7]], greedy) == generate(loaded.model, [[5, 6, 7]], greedy)
+    if supports_graphs(loaded.model.config):
+        assert loaded.describe_decoder().endswith("CUDA graphs")
 
 
 def test_too_large_a_micro_batch_is_halved_and_the_losses_stay(config: RunConfig, tmp_path: Path):

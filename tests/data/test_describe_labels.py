@@ -25,6 +25,31 @@ from minillm.cli import main
             {"question": "what", "context": "so it is", "answers": "it"},
             {"without an answer": 0, "sample": "what | so [[it]] is"},
         ),
+        (
+            "dpo",
+            {"prompt": "so it", "chosen": " is", "rejected": " was"},
+            {
+                "better answer longer": "0 (0.0%)",
+                "tokens": 12,
+                "longest tokens": 9,
+                "sample": "so it[[ is]] rather than:  was",
+            },
+        ),
+        (
+            "reward",
+            {"prompt": [{"role": "user", "content": "so?"}], "chosen": "so it is", "rejected": "no"},
+            {
+                "conversations": 1,
+                "better answer longer": "1 (100.0%)",
+                "longest tokens": 15,
+                "sample": "<|eos|><|user|>so?<|assistant|>[[so it is<|eos|>]] rather than: no<|eos|>",
+            },
+        ),
+        (
+            "grpo",
+            {"prompt": "11+11=", "answer": "22"},
+            {"other fields": {"answer": 1}, "sample": "11+11= | answer: 22"},
+        ),
     ],
 )
 def test_the_command_shows_what_was_understood(
@@ -35,4 +60,4 @@ def test_the_command_shows_what_was_understood(
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["examples"] == 1 and {key: found[key] for key in expected} == expected
-    assert found["longest tokens"] == found["tokens"] > 4
+    assert found["longest tokens"] == expected.get("longest tokens", found["tokens"]) > 4

@@ -59,6 +59,12 @@ def test_gradients_are_those_of_one_process_however_uneven_the_targets(measured:
     assert measured["gradients"][objective]["loss"] <= 1e-6
 
 
+@pytest.mark.parametrize("task", ["one label", "several labels", "a number", "entities", "answers"])
+def test_figures_of_a_task_are_those_of_one_process(measured: dict[str, Any], task: str):
+    together, alone = measured["evaluations"][task]
+    assert together == pytest.approx(alone, rel=1e-6) and len(alone) > 3
+
+
 def test_a_stop_request_on_one_rank_stops_all_at_the_same_step(measured: dict[str, Any]):
     assert measured["stop"]["steps"] == [6, 18, 2]
     assert measured["stop"]["saved"] == ["step-000003"]

@@ -40,6 +40,8 @@ from minillm.training.step import StepFunction
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 tiny: Any = importlib.import_module("conftest")  # the trainer of the training tests
 
+tasks: Any = importlib.import_module("task_evaluations")  # next to this file
+
 CPU = Compute(torch.device("cpu"), torch.float32, compile=False)
 
 
@@ -58,7 +60,7 @@ def train(folder: Path, runtime: Runtime, rule: str) -> Any:
         runtime=runtime,
         model=tiny.tiny_lora(bias=False) if rule == "lora" else None,
         shape={"dropout": 0.0, "bias": False},
-        optim={"name": "adamw" if rule == "lora" else rule},
+        optim={"name": "muon", "embedding_lr": 3e-3, "vector_lr": 2e-3} if rule == "muon" else {},
         train={"steps": 5},
         eval={"every": 2, "batch": 2},
         save={"every": 2},
@@ -232,6 +234,7 @@ def main(root: Path) -> None:
         result["gradients"][name] = compare_gradients(runtime, tiny_t5, objective, written_batches(objective))
     preferred = DPO(pad_id=tiny.PAD, layout=AnswerLayout(before=(), after=(tiny.EOS,), max_len=12))
     result["gradients"]["dpo"] = compare_gradients(runtime, tiny.tiny_lora, preferred, pair_batches(preferred))
+    result["evaluations"] = tasks.compare_evaluations(runtime)
     result["stop"] = stop_on_one_rank(root, runtime)
     result["broadcast"] = runtime.broadcast({"from": runtime.rank})
     result["sum"] = runtime.sum([2**53 - 2, 0.5, runtime.rank])

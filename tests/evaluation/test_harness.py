@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -43,8 +44,7 @@ SETTINGS: dict[str, object] = {
     "train.micro_batch": 8,
     "eval.every": 300,
     "save.every": 300,
-    # another limit would be in generation_config.json, where it precedes the limits of tasks
-    "sample.max_new_tokens": SampleConfig().max_new_tokens,
+    "sample.max_new_tokens": 3,  # fewer than the tasks ask for
 }
 RATE = {"aggregation": "mean", "higher_is_better": True}
 TASKS: dict[str, dict[str, Any]] = {
@@ -187,6 +187,7 @@ def test_the_same_text_is_written_as_with_the_exported_folder(both: Both, option
     said = {key: one for key, one in options.items() if one is not None}
     wanted = both.theirs.generate_until(asked(*[(context, said) for context in contexts]), disable_tqdm=True)
     assert both.ours.generate_until(requests) == wanted and any(wanted)
+    assert max(len(both.ours.tok_encode(text)) for text in wanted) > 3, "the limit of the request, not of the run"
 
 
 def test_a_tokenizer_that_begins_every_text_with_a_token_does_so_here(both: Both, tmp_path: Path):
@@ -207,6 +208,15 @@ def test_a_tokenizer_that_begins_every_text_with_a_token_does_so_here(both: Both
     assert ours.loglikelihood_rolling(texts) == pytest.approx(theirs.loglikelihood_rolling(texts), rel=1e-5)
     requests = asked((TEXT[:9], {"max_gen_toks": 9}), (TEXT, {"max_gen_toks": 9}))
     assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
+
+
+def test_a_text_ends_at_each_id_that_ends_texts(both: Both):
+    requests = asked(*[(TEXT[:n], {"max_gen_toks": 40}) for n in (7, 21, 33)])
+    tokenizer = copy.copy(both.loaded.tokenizer)
+    tokenizer.more_eos_ids = tuple(tokenizer.encode(";").tolist())
+    found = HarnessLM(both.loaded.model, tokenizer).generate_until(requests)
+    whole = both.ours.generate_until(requests)
+    assert found == [text.split(";")[0] for text in whole] != whole
 
 
 def test_a_context_of_whitespace_counts_as_empty(both: Both):

@@ -63,6 +63,55 @@ def test_top_p_keeps_the_smallest_set_of_likeliest_tokens_that_reaches_p(row, p)
     assert mass - probabilities[order[number - 1]] < p + 1e-6
 
 
+def sort_everything(logits, *, p):
+    """Top-p as it is defined."""
+    ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    return logits.masked_fill(torch.empty_like(ids, dtype=torch.bool).scatter_(-1, ids, before >= p), -math.inf)
+
+
+def difficult_logits(vocab_size):
+    """(8, V): rows that are decided by few tokens, by many, and by ties."""
+    random = torch.Generator().manual_seed(vocab_size)
+    normal = torch.randn(4, vocab_size, generator=random)
+    peak = torch.zeros(vocab_size).index_fill_(0, torch.tensor(vocab_size // 2), 80.0)
+    forbidden = (
+        normal[3]
+        .masked_fill(torch.rand(vocab_size, generator=random) < 0.9, -math.inf)
+        .index_fill_(0, torch.tensor([0]), 1.0)
+    )
+    rows = [normal[0] * 3, normal[1] * 0.01, (normal[2] * 2).round(), peak, torch.zeros(vocab_size)]
+    rows += [torch.linspace(5, 0, vocab_size), forbidden, (torch.arange(vocab_size) % 3).float() * 9]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 5, 300, 5000])
+@pytest.mark.parametrize("p", [1e-9, 0.1, 0.3, 0.77, 0.95, 0.999, 0.9999999])
+def test_top_p_keeps_the_tokens_that_sorting_the_whole_vocabulary_keeps(vocab_size, p):
+    logits = difficult_logits(vocab_size)
+    assert torch.equal(keep_top_p(logits, p=p), sort_everything(logits, p=p))
+    for row in logits.split(1):
+        assert torch.equal(keep_top_p(row, p=p), sort_everything(row, p=p))
+
+
+@fast
+@given(rows, st.floats(0.01, 0.99), st.lists(st.integers(1, 5), min_size=1, max_size=3))
+def test_top_p_does_not_depend_on_how_many_tokens_it_sorts_first(row, p, numbers):
+    logits = torch.tensor([row])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("minillm.generation.sampling.NUCLEUS", numbers)
+        few = keep_top_p(logits, p=p)
+    assert torch.equal(few, sort_everything(logits, p=p))
+
+
+def test_top_p_sorts_few_tokens_of_a_large_vocabulary(monkeypatch):
+    sorted_widths, real = [], torch.Tensor.sort
+    monkeypatch.setattr(torch.Tensor, "sort", lambda x, *a, **k: sorted_widths.append(x.size(-1)) or real(x, *a, **k))
+    keep_top_p(difficult_logits(5000)[:1], p=0.9)
+    assert sorted_widths and max(sorted_widths) < 5000
+
+
 @fast
 @given(rows, st.floats(0.01, 1.0))
 def test_min_p_keeps_tokens_at_least_that_fraction_as_likely_as_the_likeliest(row, min_p):

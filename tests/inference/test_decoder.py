@@ -88,12 +88,13 @@ def test_prefixes_drafts_and_beams_are_those_of_the_model(shape):
         assert [row.ids for row in one] == [row.ids for row in other]
 
 
+@pytest.mark.parametrize("one_row", ["same", "sum"])
 @pytest.mark.parametrize("form", ["transposed", "onednn"])
-def test_every_form_writes_the_same_greedy_text(form):
+def test_every_form_writes_the_same_greedy_text(form, one_row):
     model, config = make_model("qwen2"), SampleConfig(temperature=0, max_new_tokens=20)
     expected = generate(model, RAGGED, config)
     for rows in (1, 2):
-        quick = fast(model, Plan(form, min_rows=rows))
+        quick = fast(model, Plan(form, min_rows=rows, one_row=one_row))
         assert generate(quick, RAGGED, config) == expected
         assert generate(quick, [[1, 2]], config) == generate(model, [[1, 2]], config)
 
@@ -116,3 +117,9 @@ def test_what_it_does_not_compute_it_refuses(more):
     assert not supports(model.config)
     with pytest.raises(ValueError, match="parts that the fast decoder lacks"):
         fast(model)
+
+
+def test_generating_leaves_the_model_in_evaluation_mode():
+    model = make_model(dropout=0.5)
+    generate(fast(model), [[1, 2]], SampleConfig(max_new_tokens=2))
+    assert not any(module.training for module in model.modules())

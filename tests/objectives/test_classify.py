@@ -228,7 +228,7 @@ def test_another_file_with_other_fields_is_measured(
 
 def test_a_classifier_neither_writes_text_nor_fills_gaps(classifier: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["sample", str(classifier), "--prompt", "7 and"]) == 2
-    assert f"minillm predict {classifier}" in capsys.readouterr().err
+    assert f'minillm predict {classifier} "A text"\n' in capsys.readouterr().err
     assert main(["fill", str(classifier), "7 [MASK]"]) == 2
     assert f"predicts no tokens; instead: minillm predict {classifier}" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from minillm.models.build import build_model
 from minillm.nn.config import ModelConfig
 from minillm.nn.output import Output
 from minillm.objectives.advantages import Trajectory, group_estimate, value_estimate
+from minillm.objectives.base import IGNORE_INDEX
 from minillm.objectives.policy import Policy
 from minillm.objectives.policy_config import GRPOConfig, PPOConfig
 
@@ -24,11 +26,11 @@ PAD = 6
 
 
 def policy(**settings: Any) -> Policy:
-    return Policy(GRPOConfig(**settings), PAD, 4, FORBIDDEN, group_estimate)
+    return Policy(GRPOConfig(**settings), PAD, (4,), FORBIDDEN, group_estimate)
 
 
 def actor_critic(**settings: Any) -> Policy:
-    return Policy(PPOConfig(**settings), PAD, 4, FORBIDDEN, value_estimate, ("lm", "value"))
+    return Policy(PPOConfig(**settings), PAD, (4,), FORBIDDEN, value_estimate, ("lm", "value"))
 
 
 def sampled_rows(*names: str, lengths: tuple[int, ...] = (3, 1, 4, 2)) -> list[Trajectory]:
@@ -225,8 +227,8 @@ def exact_gradient(theta: Tensor, completions: list[tuple[int, ...]], kl: float,
 
 def two_tokens(settings: dict[str, Any], *, value: bool = False) -> Policy:
     if value:
-        return Policy(PPOConfig(**settings), 0, 0, (), value_estimate, ("lm", "value"))
-    return Policy(GRPOConfig(**settings), 0, 0, (), group_estimate)
+        return Policy(PPOConfig(**settings), 0, (0,), (), value_estimate, ("lm", "value"))
+    return Policy(GRPOConfig(**settings), 0, (0,), (), group_estimate)
 
 
 RLOO = {"advantage": "rloo", "scale_by_std": False, "length_divisor": "constant", "max_new_tokens": 1}
@@ -342,6 +344,26 @@ def test_what_a_batch_reads_does_not_depend_on_its_shape_and_padding(make: Make,
             if "value" in objective.heads:
                 values = alone.logits["value"][0, len(row.prompt) - 1 :, 0]
                 torch.testing.assert_close(read["value"][i, : len(values)], values, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+@pytest.mark.parametrize("names", [("advantage",), ("advantage", "old")])
+def test_padding_has_no_effect_where_the_first_id_is_never_sampled(names: tuple[str, ...], kl: float):
+    """Padding is read as id 0, whose log-probability is -inf in tokenizers that begin with a special token."""
+    objective = replace(policy(kl=kl), forbidden=(0, 5, 6))
+    rows = sampled_rows(*names, *(("reference",) if kl else ()))
+    for row in rows:
+        row.completion[row.completion == 0] = 1
+    batch = objective.collate(rows, np.random.default_rng)
+    output = random_output(batch.labels, batch.inputs["tokens"].size(1))
+    found = objective.loss(output, batch.labels, training=True)["policy"]
+    found.loss.backward()
+    padding = batch.labels["ids"] == IGNORE_INDEX
+    gradient = output.logits["lm"].grad
+    assert gradient is not None and padding.any()
+    assert torch.isfinite(found.loss) and torch.isfinite(gradient).all()
+    assert all(torch.isfinite(figure).all() for figure in found.figures.values())
+    assert (gradient[padding] == 0).all() and (gradient[~padding] != 0).any()
 
 
 def test_dropout_is_refused():

@@ -65,7 +65,7 @@ def trl_loss(log_probs: Tensor, labels: dict[str, Tensor], config: GRPOConfig) -
 @pytest.mark.parametrize("kl", [0.0, 0.2])
 def test_loss_and_gradient_are_those_of_trl(divisor: str, kl: float):
     config = GRPOConfig(length_divisor=divisor, kl=kl, max_new_tokens=9)  # type: ignore[arg-type]
-    objective, rng = Policy(config, 0, 0, (), group_estimate), np.random.default_rng(0)
+    objective, rng = Policy(config, 0, (0,), (), group_estimate), np.random.default_rng(0)
     rows = [
         Trajectory(
             rng.integers(0, 7, 2),

@@ -44,6 +44,11 @@ def test_the_first_sub_word_carries_the_tag_and_no_other_token_does():
     assert batch.counts == {"tag": 4} and batch.num_tokens == 11 and not batch.inputs["key_valid"][1, 3:].any()
 
 
+def test_rows_are_padded_to_a_multiple_of_8_which_the_targets_share():
+    batch = Tag(PAD, **SETTINGS).collate([SHORT], lambda _: pytest.fail("nothing is drawn"))
+    assert batch.inputs["tokens"].shape == batch.labels["tag"].shape == (1, 8) and batch.num_tokens == 3
+
+
 def test_lost_words_are_counted_and_said():
     tokens: Any = SimpleNamespace(rows=[LONG, SHORT])
     assert Tag(PAD, **SETTINGS).describe_cuts(tokens) == [

@@ -54,9 +54,14 @@ def tiny_parts(
     eval: dict[str, Any] | None = None,
     save: dict[str, Any] | None = None,
     runtime: Runtime | None = None,
+    also_end: str = "",
 ) -> dict[str, Any]:
-    """The arguments of a trainer with 6 prompts a rollout, 4 completions each and micro-batches of 7 rows."""
+    """The arguments of a trainer with 6 prompts a rollout, 4 completions each and micro-batches of 7 rows.
+
+    The characters `also_end` end a text, besides EOS.
+    """
     tokenizer = CharTokenizer.train(["0123456789+="])
+    tokenizer.more_eos_ids = tuple(tokenizer.encode(also_end).tolist())
     settings = {"max_new_tokens": MAX_NEW, "num_generations": 4, "num_updates": 3, "kl": 0.1, **(objective or {})}
     config = PPOConfig(**settings) if ppo else GRPOConfig(**settings)
     shape = ModelConfig(

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -119,6 +119,28 @@ def test_a_reward_that_fails_on_one_rank_stops_both(make_parts: Any, tmp_path: P
 
 def dislikes_line_three(prompts: list[str], **_: Any) -> list[float]:
     return [math.nan if prompt == "1+10=" else 0.0 for prompt in prompts]
+
+
+def test_a_completion_ends_at_any_id_that_ends_a_text_and_keeps_it(make_policy: Make, tmp_path: Path):
+    settings = {"objective": {"kl": 0.0}, "train": {"global_batch": 80}}
+    plain, trainer = (make_policy(tmp_path / f"run{more}", also_end=more, **settings) for more in ("", "+="))
+    first, source = (cast(Any, made.source) for made in (plain, trainer))
+    ends, found = set(source.parts.tokenizer.eos_ids), source._roll_out(0)
+    assert len(ends) == 3
+    last = {int(row.completion[-1]) for row in found if not row.truncated}
+    assert last == ends, "each of them ends some completion, and is the last of its ids"
+    assert not any(ends & set(row.completion[:-1].tolist()) for row in found)
+    assert all(row.truncated == (row.completion[-1] not in ends) for row in found)
+    assert all(len(row.tokens["old"]) == len(row.completion) for row in found), "each id has a log-probability"
+    starts = [sorted((*row.prompt, row.completion[0]) for row in rows) for rows in (found, first._roll_out(0))]
+    assert starts[0] == starts[1], "the random numbers are the same as with one id"
+
+
+def test_the_evaluator_ends_a_text_there_too_and_does_not_show_the_id(make_policy: Make, tmp_path: Path):
+    judged, figures = make_policy(tmp_path, also_end="+=").evaluator._completions(8, 1.0)  # type: ignore[attr-defined]
+    assert not any(set("+=") & set(row.completion) for row in judged)
+    assert {line["truncated"] for line in figures} == {0.0, 1.0}
+    assert all(line["truncated"] == (line["length"] == 4) for line in figures)
 
 
 def test_each_rollout_and_each_seed_has_its_own_random_numbers(make_policy: Make, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from minillm.cli import main
 from minillm.run import predict as run_predict
+from minillm.run.run_page import facts_of
 
 QUICK = ["--train.device", "cpu"]
 
@@ -42,13 +44,17 @@ SHAPES = {
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_images_are_learned_resumed_evaluated_and_predicted(
-    family: str, bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    family: str, bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("minillm.training.progress.PLAIN_INTERVAL", 0.0)
     start = ["train", "mlp-digits", "--data", str(bars), *SHAPES[family], *QUICK, "--out", str(tmp_path / "run")]
     start += ["--train.global-batch", "16", "--objective.turn", "0", "--objective.shift", "0"]
     assert main([*start, "--train.steps", "100", "--save.every", "50", "--optim.lr", "0.005"]) == 0
     said = capsys.readouterr().err
     assert "images of 8 x 8 pixels to train on" in said and "whole validation data" in said
+    assert re.search(r"step 7/100: loss [\d.]+, [\d,]+ examples/s, ", said) and "tokens/s" not in said
+    curves = facts_of(tmp_path / "run")["curves"]
+    assert "examples per second" in curves and "tokens per second" not in curves
     assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["accuracy"] == 1.0 and "no tokenizer" in captured.err
@@ -92,7 +98,7 @@ def on_numbers(flats: Path, out: Path, objective: str, label: str) -> list[str]:
 
 def test_linear_regression_finds_the_line(flats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(on_numbers(flats, tmp_path / "run", "regress_numbers", "price")) == 0
-    capsys.readouterr()
+    assert f"more with: minillm predict {tmp_path / 'run'}\n" in capsys.readouterr().err
     assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["r2"] > 0.9999 and found["rmse"] < 1000 and found["mean_loss"] == pytest.approx(1, abs=0.6)

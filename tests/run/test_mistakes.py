@@ -34,6 +34,7 @@ PROSE = "".join(f"{n} and {n}.\n" for n in range(99))
         ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 3}, ["tokenizer.vocab_size"]),
         ({"model.vocab_size": 100}, ["model.vocab_size 100", "362"]),
         ({"train.precision": "fp16"}, ["train.precision fp16"]),
+        ({"optim.head_lr": 1e-3}, ["optim.head_lr has no effect", "tied", "optim.embedding_lr"]),
         ({"train.device": "mps"}, ["train.device"]),
     ],
     ids=str,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+import torch
 
 from minillm import load_run, predict
 from minillm.cli import main
+from minillm.data.datasets.labeled import LabeledTokens, read_inputs
+from minillm.generation.adapters import padded
 
 SHORT = ["--train.precision", "fp32", "--train.device", "cpu", "--optim.lr", "1e-2", "--train.global_batch", "16"]
 
@@ -38,12 +42,36 @@ def test_a_gpt_learns_labels_and_predicts_them(decoder: Path, capsys: pytest.Cap
     assert predict(decoder, ["so it 3"])[0]["probabilities"] == pytest.approx(first["probabilities"], abs=1e-5)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_gpt_reads_its_rightmost_real_token_in_a_batch_padded_on_either_side(
+    decoder: Path, side: Literal["left", "right"]
+):
+    loaded = load_run(decoder)
+    texts = ["so it 3", "7 and 91 and 92 and 93", "7", "so it is, so it is"]
+    objective: Any = loaded.objective
+    rows = LabeledTokens(read_inputs(texts, None, loaded.config.data), loaded.tokenizer).rows
+    ids = [objective.layout.row(row)[0].tolist() for row in rows]
+    tokens, valid = padded(ids, side=side, device=torch.device("cpu"))
+    with torch.no_grad():
+        shares = loaded.model(tokens, key_valid=valid).logits["class"].softmax(-1).tolist()
+    for text, together, found in zip(texts, shares, predict(decoder, texts), strict=True):
+        (alone,) = predict(decoder, [text])
+        by_label = dict(zip(objective.labels, together, strict=True))
+        assert found["probabilities"] == pytest.approx(by_label, abs=1e-5)
+        assert found["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+
+
 def test_the_command_prints_lines_or_json_for_texts_and_files(
     decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["predict", str(decoder), "so it\n3", "7 and"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["so it 3", "  label: so"] and lines[2].startswith("  probabilities: so 0.") and len(lines) == 6
+    assert main(["predict", str(decoder), "so it 3", "--quantize", "8", "--json"]) == 0
+    printed = capsys.readouterr()
+    (plain,), rounded = predict(decoder, ["so it 3"]), json.loads(printed.out)["probabilities"]["so"]
+    assert "weights of 8 bits" in printed.err and rounded == pytest.approx(plain["probabilities"]["so"], abs=0.02)
+    assert rounded != plain["probabilities"]["so"]
     table = tmp_path / "new.csv"
     table.write_text("body,other\nso it 5,x\n7 and 9,y\n", encoding="utf-8")
     assert main(["predict", str(decoder), "--data", str(table), "--field", "body", "--json"]) == 0

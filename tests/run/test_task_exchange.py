@@ -50,6 +50,10 @@ def in_fp32(run: Path) -> LoadedRun:
         ("bert", "tag", TAGGED, "BertForTokenClassification", ["so 7 it"]),
         ("gpt2", "tag", TAGGED, "GPT2ForTokenClassification", ["so 7 it"]),
         ("bert", "extract", ASKED, "BertForQuestionAnswering", ["what", "so 7 it is"]),
+        ("roberta", "classify", LABELED, "RobertaForSequenceClassification", ["7 and 7"]),
+        ("roberta", "tag", TAGGED, "RobertaForTokenClassification", ["so 7 it"]),
+        ("roberta", "extract", ASKED, "RobertaForQuestionAnswering", ["what", "so 7 it is"]),
+        ("distilbert", "tag", TAGGED, "DistilBertForTokenClassification", ["so 7 it"]),
     ],
 )
 def test_a_fine_tuned_run_goes_to_transformers_and_back(
@@ -72,6 +76,40 @@ def test_a_fine_tuned_run_goes_to_transformers_and_back(
         assert [e["start"] for e in before["entities"]] == [e["start"] for e in after["entities"]]
     else:
         assert before["score"] == pytest.approx(after["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("base", ["bert", "roberta", "gpt2"])
+def test_pairs_are_read_from_their_field_to_the_export(
+    tuned, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pairs = [{"text": f"{n} and", "other": f"make {n + n % 2}", "label": "no" if n % 2 else "yes"} for n in range(20)]
+    run = tuned(base, "classify", pairs, "--data.pair_field", "other")
+    capsys.readouterr()
+    assert main(["eval", str(run), "--data", str(tmp_path / "data.jsonl"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["targets"] == 20 and {"accuracy", "macro_f1", "matthews"} <= figures.keys()
+
+    (found,), (first, swapped) = predict(run, ["7 and", "make 8"]), predict(run, ["7 and", "make 8", "make 8", "7 and"])
+    assert found["probabilities"] == pytest.approx(first["probabilities"], abs=1e-5)
+    assert first["probabilities"] != swapped["probabilities"], "the order matters"
+    assert (first["text"], first["pair"]) == ("7 and", "make 8")
+    of_file = predict(run, source=tmp_path / "data.jsonl")
+    assert [(one["text"], one["pair"]) for one in of_file] == [(one["text"], one["other"]) for one in pairs]
+    assert main(["predict", str(run), "7 and"]) == 2
+    assert "this run reads pairs of texts, so give two texts for each; there are 1" in capsys.readouterr().err
+
+    assert main(["export", str(run), str(tmp_path / "hf")]) == 0
+    theirs: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf").eval()
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    inputs = tokenizer("7 and", "make 8", return_tensors="pt")
+    if base == "gpt2":  # it reads A SEP B, for which transformers has no layout
+        own = load_run(run).tokenizer
+        first_ids, second_ids = (own.encode(text).tolist() for text in ("7 and", "make 8"))
+        inputs = {"input_ids": torch.tensor([[*first_ids, own.sep_id, *second_ids]])}
+    with torch.no_grad():
+        shares = theirs(**inputs).logits[0].softmax(-1).tolist()
+    expected = {theirs.config.id2label[i]: share for i, share in enumerate(shares)}
+    assert first["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_pipeline_of_transformers_predicts_the_same(tuned, tmp_path: Path):

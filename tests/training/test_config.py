@@ -26,6 +26,9 @@ OWNERS: dict[str, type] = {
 WRONG: dict[str, list[Any]] = {
     "optim.name": ["sgd"],
     "optim.lr": [0.0, -1.0, math.nan, math.inf],
+    "optim.embedding_lr": [0.0, -1e-3, math.inf],
+    "optim.head_lr": [0.0, math.nan],
+    "optim.vector_lr": [0.0, -1.0],
     "optim.muon_lr": [0.0, math.nan],
     "optim.beta1": [-0.1, 1.0, math.nan],
     "optim.beta2": [-0.1, 1.0],

@@ -170,6 +170,75 @@ def test_state_is_restored_by_name_and_the_next_step_is_the_same(rule: Any):
     assert all(torch.equal(v, two.state_dict()[k]) for k, v in one.state_dict().items())
 
 
+RATES: dict[str, float] = {"lr": 1e-2, "embedding_lr": 2e-2, "head_lr": 3e-2, "vector_lr": 5e-2}
+
+
+def rate_of(name: str, p: Tensor) -> str:
+    """The setting of each of AdamW's parameters, by names alone."""
+    if p.ndim < 2:
+        return "vector_lr"
+    tables = ("embed.", "decoder.position.", "encoder.position.")
+    return "embedding_lr" if name.startswith(tables) else "head_lr" if name.startswith("heads.") else "lr"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-small", "gpt-nano", "t5-mini"])
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_every_group_moves_at_its_own_rate_and_the_schedule_scales_all(name: str, rule: Any):
+    model = build_model(preset(name, **{**SMALL, "tie_embeddings": name == "gpt2"}))
+    model.init_weights(torch.Generator().manual_seed(0))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    rates = {key: rate for key, rate in RATES.items() if (key, name) != ("head_lr", "gpt2")}
+    # the first step of Adam moves every entry by the learning rate itself
+    optimizer = Optimizer(model, OptimConfig(name=rule, weight_decay=0.0, eps=1e-20, **rates))
+    fill_gradients(model, 0)
+    optimizer.step(0.25)
+    hidden = {id(p) for p in hidden_matrices(model)} if rule == "muon" else set()
+    moved = {n: (p - before[n]).abs() for n, p in model.named_parameters() if id(p) not in hidden}
+    for n, distance in moved.items():
+        expected = torch.full_like(distance, 0.25 * RATES[rate_of(n, distance)])
+        torch.testing.assert_close(distance, expected, rtol=1e-3, atol=1e-7, msg=n)
+    assert {rate_of(n, p) for n, p in moved.items()} == set(rates) - ({"lr"} if rule == "muon" else set())
+
+
+def test_without_rates_of_their_own_all_are_trained_at_lr_in_the_groups_of_older_versions():
+    (adamw,) = Optimizer(model_of("gpt-nano"), OptimConfig()).optimizers
+    assert [(group["lr"], group["weight_decay"]) for group in adamw.param_groups] == [(1e-3, 0.1), (1e-3, 0.0)]
+
+
+def test_separate_groups_update_like_a_single_one():
+    one, other = model_of("gpt-nano"), model_of("gpt-nano")
+    apart = torch.nextafter(torch.tensor(1e-3, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)).item()
+    optimizers = [Optimizer(one, OptimConfig()), Optimizer(other, OptimConfig(embedding_lr=apart, head_lr=apart))]
+    assert [len(optimizer.optimizers[0].param_groups) for optimizer in optimizers] == [2, 3]
+    for step in range(3):
+        for model, optimizer in zip((one, other), optimizers, strict=True):
+            fill_gradients(model, step)
+            optimizer.step(0.5)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_state_that_was_saved_without_rates_is_continued_with_them():
+    saved = stepped("muon").state_dict()
+    resumed = Optimizer(model_of("gpt-nano"), OptimConfig(name="muon", embedding_lr=0.1, head_lr=0.2))
+    resumed.load_state_dict(saved)
+    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "rule"),
+    [
+        ("head_lr", lambda: model_of("gpt2"), "adamw"),
+        ("head_lr", lambda: model_of("gpt2"), "muon"),
+        ("head_lr", lambda: build_model(preset("vit-digits")), "muon"),
+        ("embedding_lr", lambda: nn.Linear(3, 2), "adamw"),
+        ("vector_lr", lambda: nn.Linear(3, 2, bias=False), "adamw"),
+    ],
+)
+def test_a_rate_that_no_parameter_uses_raises(key: str, model: Callable[[], nn.Module], rule: Any):
+    with pytest.raises(ValueError, match=rf"^optim\.{key} has no effect: "):
+        Optimizer(model(), OptimConfig(name=rule, **{key: 1e-2}))
+
+
 def stepped(rule: Any, name: str = "gpt-nano") -> Optimizer:
     model = model_of(name)
     optimizer = Optimizer(model, OptimConfig(name=rule))

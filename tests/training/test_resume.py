@@ -45,12 +45,16 @@ def stop_after(trainer: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert (outcome.reason, outcome.state.step) == ("interrupted", step)
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "optim",
+    [{"name": "adamw"}, {"name": "muon"}, {"name": "muon", "embedding_lr": 3e-3, "vector_lr": 2e-3}],
+    ids=["adamw", "muon", "rates"],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_interrupting_twice_does_not_change_the_result(
-    make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, dtype: torch.dtype
+    make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: dict[str, Any], dtype: torch.dtype
 ):
-    settings: dict[str, Any] = {"optim": {"name": rule}, "dtype": dtype, "save": {"every": 5, "keep": 2}}
+    settings: dict[str, Any] = {"optim": optim, "dtype": dtype, "save": {"every": 5, "keep": 2}}
     whole = make_trainer(tmp_path / "whole", **settings)
     whole.fit()
     stopped = tmp_path / "stopped"

@@ -109,7 +109,7 @@ def prepare_preferences(
     return prepare_examples(
         config,
         tokenizer,
-        read=lambda source: _read(source, config),
+        read=lambda source: read_source(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
         tokenize=PreferenceTokens,
     )
@@ -119,7 +119,7 @@ def read_preferences(
     source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False
 ) -> PreferenceTokens:
     """All pairs of `source`, not split, to evaluate a trained model on."""
-    read = _read(source, config)
+    read = read_source(source, config)
     return PreferenceTokens(read.content, tokenizer, read.notes)
 
 
@@ -157,7 +157,7 @@ def _encode(example: Preference, tokenizer: Tokenizer) -> PreferenceIds:
     return PreferenceIds(prompt, chosen, rejected, example.margin, True, example.where, asked)
 
 
-def _read(source: str, config: DataConfig) -> Source:
+def read_source(source: str, config: DataConfig) -> Source:
     """The pairs of a source in the order of their hashes."""
     tally = Tally("pairs")
     examples = list(islice(_examples(source, config, tally), config.max_documents))

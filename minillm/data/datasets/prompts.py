@@ -79,7 +79,7 @@ def prepare_prompt_data(
     return prepare_examples(
         config,
         tokenizer,
-        read=lambda source: _read(source, config),
+        read=lambda source: read_source(source, config),
         split=lambda examples: split_examples(examples, config.validation_fraction, lambda _: ""),
         tokenize=Prompts,
     )
@@ -87,11 +87,11 @@ def prepare_prompt_data(
 
 def read_prompt_data(source: str, config: DataConfig, tokenizer: Tokenizer, *, progress: bool = False) -> Prompts:
     """All prompts of `source`, not split, to evaluate a trained model on."""
-    read = _read(source, config)
+    read = read_source(source, config)
     return Prompts(read.content, tokenizer, read.notes)
 
 
-def _read(source: str, config: DataConfig) -> Source:
+def read_source(source: str, config: DataConfig) -> Source:
     """The prompts of a source in the order of their hashes."""
     tally = Tally("prompts")
     examples = list(islice(_examples(source, config, tally), config.max_documents))

@@ -1,7 +1,7 @@
 """Weights of 8 or 4 bits, and their plain form: W = (q - 8) * scale + zero for 4 bits, W = q * scale for 8.
 
-8 bits: one scale for each output (row). 4 bits: one scale and one zero for each group of consecutive inputs of a row
-(Dettmers and Zettlemoyer 2023). Scales and zeros are bf16 values, because torch's packed products take only those.
+Each group of consecutive inputs of a row has a scale and, for 4 bits, a zero (Dettmers and Zettlemoyer 2023). With 8
+bits, a whole row may be one group. Scales and zeros are bf16 values, because torch's packed products take only those.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class QuantizedWeight(NamedTuple):
     values: Tensor
     """(O, I) int8 for 8 bits; uint8 from 0 to 15 for 4 bits."""
     scale: Tensor
-    """(O, 1) for 8 bits, (O, I / group) for 4 bits; fp32 with bf16 values."""
+    """(O, I / group), fp32 with bf16 values."""
     zero: Tensor | None = None
     """(O, I / group) for 4 bits, as `scale`."""
 
@@ -42,16 +42,19 @@ class QuantizedWeight(NamedTuple):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The plain weight (O, I)."""
+        # 8-bit values are exact in bf16, so a product with a bf16 scale is rounded once, as if it came from fp32.
+        exact = torch.bfloat16 if dtype == torch.bfloat16 and self.zero is None else torch.float32
+        groups = self.values.to(exact).unflatten(1, (-1, self.group))  # (O, I / group, group)
         if self.zero is None:
-            return (self.values.float() * self.scale).to(dtype)
-        groups = self.values.unflatten(1, (-1, self.group)).float() - 8  # (O, I / group, group)
-        return (groups * self.scale[..., None] + self.zero[..., None]).flatten(1).to(dtype)
+            return groups.mul_(self.scale[..., None].to(exact)).flatten(1).to(dtype)
+        return groups.sub_(8).mul_(self.scale[..., None]).add_(self.zero[..., None]).flatten(1).to(dtype)
 
 
-def quantize_int8(weight: Tensor) -> QuantizedWeight:
-    """Round a weight (O, I) to the nearest of 255 values, for each row on its own scale."""
-    scale = as_bf16(weight.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127)
-    return QuantizedWeight((weight / scale).round().clamp(-127, 127).to(torch.int8), scale)
+def quantize_int8(weight: Tensor, group: int | None = None) -> QuantizedWeight:
+    """Round a weight (O, I) to the nearest of 255 values. `group` inputs of a row share a scale; None: all do."""
+    groups = weight.unflatten(1, (-1, group or weight.size(1)))  # (O, I / group, group)
+    scale = as_bf16(groups.abs().amax(-1).clamp(min=1e-8) / 127)
+    return QuantizedWeight((groups / scale[..., None]).round().clamp(-127, 127).to(torch.int8).flatten(1), scale)
 
 
 def int4_grid(weight: Tensor) -> tuple[Tensor, Tensor]:
