@@ -2,6 +2,7 @@
 
 import importlib.util
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +13,11 @@ from minillm.benchmark.result_table import BenchmarkRow, rows
 from minillm.benchmark.shapes import SHAPES
 from minillm.benchmark.turns import Side, agreement, take_turns
 from minillm.models.profile import profile
-from minillm.run import export_model, find_run, load_run
+from minillm.run import find_run
 
 WORKS = ("train", "decode", "prefill", "batch", "data")
 PEERS = ("transformers", "ctranslate2", "xllamacpp")
 """Packages that minillm is compared with, if they are installed."""
-PREPARING = 0.3
-"""Share of a work's time for starting its sides."""
 
 
 class Result(NamedTuple):
@@ -38,7 +37,10 @@ def run_benchmark(
     minutes: float = 10.0,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Measure `works` beside `peers` (None: those installed) in at most about `minutes`.
+    """Measure `works` beside `peers` (None: those installed) in at most `minutes`.
+
+    Works share the time that is left equally, and so do the comparisons of a work. Each side has at least two turns.
+    Once `minutes` have passed, no side starts and no turn begins; the rows of sides without a turn say so.
 
     Args:
         works: names from WORKS.
@@ -55,52 +57,74 @@ def run_benchmark(
     for work in works:
         if work not in WORKS:
             raise ValueError(f"{work!r} cannot be measured; choose from: {', '.join(WORKS)}")
+    began = time.monotonic()
+    deadline = began + 60 * minutes
     machine, found, agreed = measure_machine(), [], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if set(works) - {"train"}:
             run = generation_sides.make_run(folder / "run") if run is None else find_run(Path(run))
-        for work in works:
+        for i, work in enumerate(works):
             say(f"{work}: preparing")
+            share = _share(deadline, len(works) - i)
             plans = _plan(work, machine, peers, run, folder)
-            for title, sides, limits, tolerance in plans:
-                say(f"{title}: {', '.join(f'{side.name} {side.dtype}'.strip() for side in sides)}")
-                seconds = minutes * 60 / len(works) / len(plans) * (1 - PREPARING)
-                results = take_turns(sides, seconds=seconds)
-                found += rows(title, results, limits)
-                agreed[title] = agreement(results, tolerance=tolerance)
+            for j, plan in enumerate(plans):
+                say(f"{plan.title}: {', '.join(f'{side.name} {side.dtype}'.strip() for side in plan.sides)}")
+                results = take_turns(plan.sides, until=_share(share, len(plans) - j), deadline=deadline)
+                found += rows(plan.title, results, plan.limits)
+                agreed[plan.compared or plan.title] = agreement(results, tolerance=plan.tolerance)
+    say(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
     return Result(machine, found, agreed)
 
 
-Plan = tuple[str, list[Side], list[float | None], float]
-"""Title, sides, their limits, and the tolerance of their outputs."""
+def _share(deadline: float, number: int) -> float:
+    """When the first of `number` equal parts of the time until `deadline` ends."""
+    now = time.monotonic()
+    return now + max(0.0, deadline - now) / number
+
+
+class Plan(NamedTuple):
+    """A comparison."""
+
+    title: str
+    sides: list[Side]
+    limits: Sequence[float | None]
+    """Of each side, in tokens per second."""
+    tolerance: float = 0.0
+    """Of the outputs."""
+    compared: str = ""
+    """What outputs are compared, if it is not what is timed."""
 
 
 def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | None, folder: Path) -> list[Plan]:
     """The comparisons of a work."""
     if work == "train":
-        plans = []
-        for name, shape in SHAPES.items():
-            sides = training_sides.sides(name, machine, tuple(peers))
-            tolerance = 1e-3 if shape().comparable else 0.05  # without our weights, only the size agrees
-            plans.append(
-                (shape().title, sides, [training_sides.limit(name, machine, side) for side in sides], tolerance)
-            )
-        return plans
+        return [_training(name, machine, peers) for name in SHAPES]
     assert run is not None, "`run_benchmark` makes one"
     run = Path(run)
     if work == "data":
-        exported = folder / "exported"
-        if not exported.exists():
-            export_model(load_run(run, device="cpu"), exported, say=lambda message: None)
-        sides, batches = reading_sides.sides(run, exported), reading_sides.loader_sides(run)
-        return [("tokenize, one thread", sides, [None, None], 0), ("batches of 32 x 256", batches, [None], 0)]
-    parameters = profile(load_run(run, device="cpu").config.model).total
-    sides = generation_sides.sides(work, machine, peers, run, folder)
-    job = generation_sides.make_job(work, run)
-    what = {"decode": f"{job.num_new} tokens, one row", "prefill": f"{len(job.prompts[0])} tokens"}
-    title = f"{work} {parameters / 1e6:.1f} M, {what.get(work, f'{len(job.prompts)} uneven prompts')}"
-    return [(title, sides, [generation_sides.limit(work, machine, side, parameters) for side in sides], 0)]
+        generation_sides.write_exports(run, folder, [generation_sides.EXPORTED])
+        sides = reading_sides.sides(run, folder / generation_sides.EXPORTED)
+        batches = reading_sides.loader_sides(run)
+        return [Plan("tokenize, one thread", sides, [None, None]), Plan("batches of 32 x 256", batches, [None])]
+    parameters = profile(generation_sides.model_config(run)).total
+    plans = []
+    for job in generation_sides.make_jobs(work, run, parameters):
+        sides = generation_sides.sides(work, machine, peers, run, folder, job)
+        limits = [generation_sides.limit(work, machine, side, parameters) for side in sides]
+        what = {"decode": f"{job.num_new} tokens, one row", "prefill": f"{len(job.prompts[0])} tokens"}
+        title = f"{work} {parameters / 1e6:.1f} M, {what.get(work, f'{len(job.prompts)} uneven prompts')}"
+        sampled = job.describe()
+        title += f", {sampled}" if sampled else ""
+        plans.append(Plan(title, sides, limits, compared=f"{title} (their greedy tokens)" if sampled else ""))
+    return plans
+
+
+def _training(name: str, machine: Machine, peers: Sequence[str]) -> Plan:
+    """Training of one shape."""
+    shape, sides = SHAPES[name](), training_sides.sides(name, machine, tuple(peers))
+    tolerance = 1e-3 if shape.comparable else 0.05  # without our weights, only the size agrees
+    return Plan(shape.title, sides, [training_sides.limit(name, machine, side) for side in sides], tolerance)
 
 
 def _installed(peers: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ def fast(tokens):
 def other():
     return Ready(lambda: 10, lambda: [1, 2, 4])
 
+def slow():
+    import time
+    return Ready(lambda: time.sleep(30), lambda: [])
+
 def broken():
     raise ImportError("no such library\\nand more")
 """
@@ -27,8 +32,17 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_sides_take_turns_and_one_that_fails_does_not_stop_the_others(module: str):
     names = [("fast", {"tokens": 100}), ("other", {}), ("broken", {})]
-    results = take_turns([Side(name, "fp32", f"{module}:{name}", options) for name, options in names], seconds=0.1)
+    results = take_turns([Side(name, "fp32", f"{module}:{name}", options) for name, options in names], until=0)
     fast, other, broken = results
     assert len(fast.speeds) == len(other.speeds) >= 2 and min(fast.speeds) > 0 and fast.peak_bytes > 1e7
     assert broken.failure == "ImportError: no such library" and not broken.speeds
     assert agreement(results, tolerance=0) == {"other fp32": "equal for the first 2 of 3"}
+
+
+def test_no_side_starts_and_no_turn_begins_after_the_deadline(module: str):
+    sides = [Side("fast", "fp32", f"{module}:fast", {"tokens": 100})]
+    began = time.monotonic()
+    (late,) = take_turns(sides, until=began + 60, deadline=began)
+    assert late.failure == "no time was left" and not late.output and time.monotonic() - began < 1
+    (cut,) = take_turns([Side("slow", "fp32", f"{module}:slow")], until=0, deadline=time.monotonic() + 1)
+    assert cut.failure == "no time was left" and not cut.speeds and time.monotonic() - began < 10
