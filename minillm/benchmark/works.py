@@ -83,7 +83,7 @@ def _share(deadline: float, number: int) -> float:
     return now + max(0.0, deadline - now) / number
 
 
-class Plan(NamedTuple):
+class Comparison(NamedTuple):
     """A comparison."""
 
     title: str
@@ -96,7 +96,7 @@ class Plan(NamedTuple):
     """What outputs are compared, if it is not what is timed."""
 
 
-def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | None, folder: Path) -> list[Plan]:
+def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | None, folder: Path) -> list[Comparison]:
     """The comparisons of a work."""
     if work == "train":
         return [_training(name, machine, peers) for name in SHAPES]
@@ -106,7 +106,10 @@ def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | N
         generation_sides.write_exports(run, folder, [generation_sides.EXPORTED])
         sides = reading_sides.sides(run, folder / generation_sides.EXPORTED)
         batches = reading_sides.loader_sides(run)
-        return [Plan("tokenize, one thread", sides, [None, None]), Plan("batches of 32 x 256", batches, [None])]
+        return [
+            Comparison("tokenize, one thread", sides, [None, None]),
+            Comparison("batches of 32 x 256", batches, [None]),
+        ]
     parameters = profile(generation_sides.model_config(run)).total
     plans = []
     for job in generation_sides.make_jobs(work, run, parameters):
@@ -116,15 +119,15 @@ def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | N
         title = f"{work} {parameters / 1e6:.1f} M, {what.get(work, f'{len(job.prompts)} uneven prompts')}"
         sampled = job.describe()
         title += f", {sampled}" if sampled else ""
-        plans.append(Plan(title, sides, limits, compared=f"{title} (their greedy tokens)" if sampled else ""))
+        plans.append(Comparison(title, sides, limits, compared=f"{title} (their greedy tokens)" if sampled else ""))
     return plans
 
 
-def _training(name: str, machine: Machine, peers: Sequence[str]) -> Plan:
+def _training(name: str, machine: Machine, peers: Sequence[str]) -> Comparison:
     """Training of one shape."""
     shape, sides = SHAPES[name](), training_sides.sides(name, machine, tuple(peers))
     tolerance = 1e-3 if shape.comparable else 0.05  # without our weights, only the size agrees
-    return Plan(shape.title, sides, [training_sides.limit(name, machine, side) for side in sides], tolerance)
+    return Comparison(shape.title, sides, [training_sides.limit(name, machine, side) for side in sides], tolerance)
 
 
 def _installed(peers: Sequence[str] | None) -> tuple[str, ...]:
