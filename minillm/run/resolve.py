@@ -1,5 +1,6 @@
 """Completes a config with values that depend on tokenizer and data, and rejects contradictions before training."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,20 @@ def resolve(
     for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         for cut in objective.describe_cuts(tokens):
             say(f"{split}: {cut}")
-    return config, objective
+    return replace(config, train=replace(config.train, steps=_steps(config, corpus, objective))), objective
+
+
+def _steps(config: RunConfig, corpus: Corpus, objective: Objective) -> int:
+    """train.steps, from train.epochs if that is given; ValueError if the objective makes its own training data."""
+    if config.train.epochs is None:
+        return config.train.steps
+    if objective_spec(config.objective.name).source:
+        raise ValueError(
+            f"train.epochs has no effect with objective.name {config.objective.name}, which makes its own training "
+            "data; set train.steps instead"
+        )
+    examples = len(objective.examples(corpus.train, config.data, seq_len(config), training=True))
+    return math.ceil(config.train.epochs * examples / config.train.global_batch)
 
 
 def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:

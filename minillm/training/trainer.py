@@ -123,7 +123,8 @@ class Trainer:
             if not self._train_one(stop):
                 return "interrupted"
             if self.state.step == last or self._is_due(self.recipe.eval.every):
-                self._evaluate_and_keep_best()
+                with self.optimizer.averaged():
+                    self._evaluate_and_keep_best()
                 if self.state.step < last and 0 < self.recipe.train.patience <= self.state.stale:
                     return "early"
             if self._is_due(self.recipe.save.every):
@@ -236,13 +237,14 @@ class Trainer:
         step = self.state.step
         if self._saved_step == step:
             return
-        model, optimizer = whole(weights(self.model)), whole(self.optimizer.state_dict())
-        source = self.source.state_dict()
-        if self.runtime.is_main:
-            if self.log is not None:
-                self.log.force_to_disk()
-            state = CheckpointState(self.state, self.take_step.scaler.state_dict(), **self.identity)
-            save_checkpoint(self.folder, step, model=model, optimizer=optimizer, state=state, source=source)
-            remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step, step=step)
+        with self.optimizer.averaged():
+            model, optimizer = whole(weights(self.model)), whole(self.optimizer.state_dict())
+            source = self.source.state_dict()
+            if self.runtime.is_main:
+                if self.log is not None:
+                    self.log.force_to_disk()
+                state = CheckpointState(self.state, self.take_step.scaler.state_dict(), **self.identity)
+                save_checkpoint(self.folder, step, model=model, optimizer=optimizer, state=state, source=source)
+                remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step, step=step)
         self._saved_step = step
         self.runtime.barrier()
