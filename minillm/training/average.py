@@ -1,7 +1,7 @@
-"""An exponential moving average of the weights (Polyak and Juditsky 1992).
+"""The average of the weights over the last part of training (Polyak and Juditsky 1992).
 
-A checkpoint's model.safetensors holds the averaged weights, so evaluation, sampling and export use them; the weights
-that training continues with are in optimizer.safetensors.
+A checkpoint's model.safetensors holds the average, so evaluation, sampling and export use it. The weights that training
+continues with are in optimizer.safetensors.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -14,39 +14,59 @@ import torch
 from torch import Tensor
 
 WEIGHT = "weight"
-"""Name of a weight under training in the optimizer's state."""
+"""Name of a weight under training among the optimizer's tensors."""
 
 
 class WeightAverage:
-    """a <- decay * a + (1 - decay) * w after every step, starting with the first weights."""
+    """Averages weights; after step t, the share of step s is about proportional to (s / t) ** power.
 
-    def __init__(self, params: Mapping[Tensor, str], decay: float) -> None:
-        """`params` are the trained weights w with their names."""
-        self.names, self.decay = params, decay
+    Unlike the window of an exponential moving average, the part of training that this one covers grows with training,
+    so the same setting suits short and long runs (Karras et al. 2024, section 3.1).
+    """
+
+    def __init__(self, params: Mapping[Tensor, str], span: float) -> None:
+        """`params` are the trained weights with their names; `span` is `optim.average`, and 0 switches averaging off.
+
+        The mean age of the weights in the average is `span` * t, which makes the power 1 / `span` - 2.
+        """
+        self.names, self.span = params, span
         self.params = list(params)
-        self.others = [p.detach().clone() for p in self.params]
+        self.others = [p.detach().clone() for p in self.params] if span else []
         """The averages; inside `swapped`, the weights under training."""
         self._inside = False
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Start again with the weights that the model has now."""
-        torch._foreach_copy_(self.others, self.params)
+    def update(self, step: int) -> None:
+        """Include the weights after `step`, which counts from 1."""
+        if self.span:
+            torch._foreach_lerp_(self.others, self.params, 1 - (1 - 1 / step) ** (1 / self.span - 1))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights under training, by `parameter name/weight`."""
+        """The weights under training, by `parameter name/weight`; empty without averaging."""
         weights = self.others if self._inside else self.params
-        return {f"{name}/{WEIGHT}": w for name, w in zip(self.names.values(), weights, strict=True)}
+        return {f"{self.names[p]}/{WEIGHT}": w for p, w in zip(self.params, weights, strict=True)} if self.span else {}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Include the weights of a new step."""
-        torch._foreach_lerp_(self.others, self.params, 1 - self.decay)
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Restore the weights under training, and return the other tensors.
+
+        The model has the checkpoint's weights already: the averages, if it has averages. ValueError if weights are
+        missing.
+        """
+        if self.span:
+            torch._foreach_copy_(self.others, self.params)
+        own = {name: tensor for name, tensor in tensors.items() if name.rpartition("/")[2] == WEIGHT}
+        missing = sorted({f"{name}/{WEIGHT}" for name in self.names.values()} - own.keys()) if own else []
+        if missing:
+            raise ValueError(f"the checkpoint lacks weights under training: {len(missing)}, such as {missing[0]}")
+        for p, name in self.names.items() if own else ():
+            p.copy_(own[f"{name}/{WEIGHT}"])
+        return {name: tensor for name, tensor in tensors.items() if name not in own}
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Within this context, the model has the averaged weights. Contexts may be nested."""
-        if self._inside:
+        if self._inside or not self.span:
             yield
             return
         self._swap()

@@ -36,9 +36,9 @@ class OptimConfig:
     """Decoupled decay of matrices and embeddings; norms and biases never decay (Loshchilov and Hutter 2019)."""
     momentum: float = setting(0.95, at_least=0, below=1, only=_MUON)
     """Muon's Nesterov momentum."""
-    average_decay: float = setting(0.0, at_least=0, below=1, note="0 does not average")
-    """Decay, for each step, of a moving average of the weights, which is evaluated and saved instead of the last
-    weights; it reaches back about 1 / (1 - decay) steps; 0: no average (Polyak and Juditsky 1992)."""
+    average: float = setting(0.0, at_least=0, at_most=0.5, note="0 does not average")
+    """Evaluate and save an average over the last steps instead of the last weights. Its mean age is this fraction of
+    the steps so far; 0.5: the plain mean of all steps; 0: no average (Karras et al. 2024)."""
     clip: float = setting(1.0, at_least=0, note="0 does not clip")
     """Maximum global gradient norm; 0: no clipping (Pascanu et al. 2013)."""
 

@@ -9,12 +9,10 @@ Newton-Schulz iteration runs on all matrices of one shape as a batch, which is s
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from minillm.training.average import WEIGHT, WeightAverage
 from minillm.training.config import OptimConfig
 
 # A quintic with a steep slope at zero: singular values reach 1 +- 0.3 in five rounds (Jordan et al. 2024).
@@ -104,7 +102,6 @@ class Optimizer:
             self.optimizers.append(muon)
         for group in self._groups():
             group["peak_lr"] = group["lr"]
-        self.average = WeightAverage(self.names, config.average_decay) if config.average_decay else None
 
     def _groups(self) -> Iterator[dict]:
         for optimizer in self.optimizers:
@@ -116,55 +113,35 @@ class Optimizer:
             group["lr"] = lr_scale * group["peak_lr"]
         for optimizer in self.optimizers:
             optimizer.step()
-        if self.average is not None:
-            self.average.update()
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """Within this context, the model has the weights to evaluate and save: the averages, if there are any."""
-        return nullcontext() if self.average is None else self.average.swapped()
 
     def zero_grad(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State by `parameter name/state name`, so that it does not depend on the order of parameters.
-
-        With averaging, it includes the weights under training.
-        """
-        state = {
+        """State by `parameter name/state name`, so that it does not depend on the order of parameters."""
+        return {
             f"{self.names[p]}/{key}": value
             for optimizer in self.optimizers
             for p, state in optimizer.state.items()
             for key, value in state.items()
         }
-        return state if self.average is None else state | self.average.state_dict()
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Restore a `state_dict`, which is empty before the first step; ValueError if it is another optimizer's.
-
-        The model has the checkpoint's weights already. If those are averages, training continues with its own weights.
-        """
+        """Restore a `state_dict`, which is empty before the first step; ValueError if it is another optimizer's."""
         by_name = {name: p for p, name in self.names.items()}
         owner = {p: o for o in self.optimizers for g in o.param_groups for p in g["params"]}
-        state = {f"{name}/{key}" for p, name in self.names.items() for key in STATE[type(owner[p])]}
-        weights = {f"{name}/{WEIGHT}" for name in by_name}
-        expected = (state if tensors.keys() - weights else set()) | (weights if tensors.keys() & weights else set())
-        if wrong := sorted(expected ^ tensors.keys()):
+        expected = {f"{name}/{key}" for p, name in self.names.items() for key in STATE[type(owner[p])]}
+        if wrong := sorted(expected ^ tensors.keys()) if tensors else []:
             raise ValueError(
                 f"the checkpoint's optimizer state is not this optimizer's: {len(wrong)} names differ, such as "
                 f"{wrong[0]}; use the optim.name that the run was trained with"
             )
-        if self.average is not None:
-            self.average.start()
         for key, value in tensors.items():
             name, _, state_name = key.rpartition("/")
             p = by_name[name]
             if value.ndim and value.shape != p.shape:
                 raise ValueError(f"optimizer state {key} has shape {list(value.shape)}, {name} has {list(p.shape)}")
-            if state_name == WEIGHT:
-                p.data.copy_(value)
-                continue
             # AdamW's step counter is on the CPU, or on CUDA for its fused kernel; moments are with the parameter
             device = p.device if value.ndim or p.device.type == "cuda" else value.device
             # copied, because tensors read from a file may be backed by it, and the checkpoint will be deleted
@@ -175,6 +152,7 @@ VOCABULARY = "heads.lm"
 """Name of the vocabulary head."""
 STATE = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 """State of a parameter in each optimizer."""
+
 
 UNUSED = {
     "embedding_lr": "the run trains no embeddings",

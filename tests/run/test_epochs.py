@@ -52,5 +52,3 @@ def test_an_objective_that_makes_its_own_data_has_no_epochs(
     flags = ["--init-from", str(run_of("llama")), "--data", str(prompts), "--data.cache", str(tmp_path / "cache")]
     assert main(["train", "grpo", *flags, "--out", str(tmp_path / "run"), "--train.epochs", "2"]) == 2
     assert "set train.steps instead" in capsys.readouterr().err
-
-

@@ -1,4 +1,4 @@
-"""The moving average of the weights: what is averaged, evaluated, saved and resumed."""
+"""The average of the weights: what is averaged, evaluated, saved and resumed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minillm.training.average import WeightAverage
 from minillm.training.checkpoint import checkpoints
 from minillm.training.optim import Optimizer
 from minillm.training.trainer import Trainer
 
 Make = Callable[..., Trainer]
-DECAY = 0.7
-AVERAGED: dict[str, Any] = {"optim": {"name": "muon", "average_decay": DECAY}, "save": {"every": 4, "keep": 9}}
+SPAN = 0.2
+AVERAGED: dict[str, Any] = {"optim": {"name": "muon", "average": SPAN}, "save": {"every": 4, "keep": 9}}
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -49,11 +50,26 @@ def followed(make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def average_of(path: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The definition, in double precision."""
-    average = {name: w.double() for name, w in path[0].items()}
-    for later in path[1:]:
-        average = {name: DECAY * a + (1 - DECAY) * later[name].double() for name, a in average.items()}
-    return average
+    """The average after the last step: each step's share is the difference of (s / t) ** (power + 1); in fp64."""
+    last = len(path) - 1
+    exponent = 1 / SPAN - 1
+    shares = [(s / last) ** exponent - ((s - 1) / last) ** exponent for s in range(1, last + 1)]
+    assert sum(shares) == pytest.approx(1)
+    return {
+        name: torch.stack([share * w[name].double() for share, w in zip(shares, path[1:], strict=True)]).sum(0)
+        for name in path[0]
+    }
+
+
+def test_the_mean_age_is_the_given_fraction_of_the_steps():
+    step = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    average = WeightAverage({step: "step"}, SPAN)
+    for t in range(1, 1001):
+        step.data.fill_(t)
+        average.update(t)
+        if t in (200, 1000):
+            with average.swapped():
+                assert 1 - step.item() / t == pytest.approx(SPAN, abs=0.005)
 
 
 def test_the_averages_are_evaluated_and_saved_and_training_does_not_notice(
@@ -78,7 +94,7 @@ def test_averaging_can_begin_and_end_at_a_resume(make_trainer: Make, tmp_path: P
     begun = make_trainer(tmp_path / "plain", **AVERAGED)
     begun.restore(checkpoints(tmp_path / "plain")[-1])
     own = weights_of(begun.model)
-    with begun.optimizer.averaged():
+    with begun.average.swapped():
         assert same(weights_of(begun.model), own), "the average starts with the weights"
     make_trainer(tmp_path / "averaged", **AVERAGED | {"train": {"steps": 4}}).fit()
     ended = make_trainer(tmp_path / "averaged", optim={"name": "muon"})
@@ -99,10 +115,10 @@ def test_a_checkpoint_before_the_first_step_is_restored(make_trainer: Make, tmp_
 def test_contexts_may_be_nested_and_an_error_inside_restores_the_weights(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path, **AVERAGED)
     trainer.fit()
-    own, optimizer = weights_of(trainer.model), trainer.optimizer
-    with pytest.raises(RuntimeError), optimizer.averaged():
+    own, averaged = weights_of(trainer.model), trainer.average.swapped
+    with pytest.raises(RuntimeError), averaged():
         average = weights_of(trainer.model)
-        with optimizer.averaged():
+        with averaged():
             assert same(weights_of(trainer.model), average) and not same(average, own)
         raise RuntimeError
     assert same(weights_of(trainer.model), own)
@@ -111,7 +127,7 @@ def test_contexts_may_be_nested_and_an_error_inside_restores_the_weights(make_tr
 def test_a_state_without_one_of_the_weights_raises(make_trainer: Make, tmp_path: Path):
     trainer = make_trainer(tmp_path, **AVERAGED)
     trainer.fit()
-    state = trainer.optimizer.state_dict()
+    state = trainer.average.state_dict()
     del state["embed.tokens.weight/weight"]
     with pytest.raises(ValueError, match=r"such as embed\.tokens\.weight/weight"):
-        trainer.optimizer.load_state_dict(state)
+        trainer.average.load_state_dict(state)

@@ -35,7 +35,7 @@ WRONG: dict[str, list[Any]] = {
     "optim.eps": [0.0, -1e-8],
     "optim.weight_decay": [-0.1, math.nan],
     "optim.momentum": [-0.1, 1.0],
-    "optim.average_decay": [-0.1, 1.0, math.nan],
+    "optim.average": [-0.1, 0.6, math.nan],
     "optim.clip": [-1.0, math.nan],
     "schedule.name": ["cosin"],
     "schedule.warmup_steps": [-1],
