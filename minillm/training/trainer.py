@@ -52,7 +52,7 @@ class Trainer:
         self.recipe, self.compute, self.runtime, self.folder = recipe, compute, runtime, folder
         self.identity, self.on_evaluation = identity, on_evaluation
         self.state = TrainState()
-        self.optimizer = Optimizer(model, recipe.optim)
+        self.optimizer = Optimizer(model, recipe.optim, dtype=compute.dtype)
         self.average = WeightAverage(self.optimizer.names, recipe.optim.average)
         self.take_step = StepFunction(
             replicate(model, runtime),
