@@ -131,7 +131,7 @@ def write_exports(run: Path, folder: Path, names: Iterable[str]) -> None:
         export_model(loaded, file, dtype=dtype, say=lambda message: None)
 
 
-def limit(work: str, machine: Machine, side: Side, parameters: int) -> float | None:
+def limit(work: str, parameters: int, machine: Machine, side: Side) -> float | None:
     """Tokens per second if only the weights were read once for each token; None for other works than decode."""
     size = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5}.get(side.dtype)
     return None if work != "decode" or size is None else machine.read / (parameters * size)

@@ -4,14 +4,15 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from minillm.benchmark import generation_sides, reading_sides, training_sides
-from minillm.benchmark.machine import Machine, measure_machine
+from minillm.benchmark.machine import Machine, better, measure_machine
 from minillm.benchmark.result_table import BenchmarkRow, rows
 from minillm.benchmark.shapes import SHAPES
-from minillm.benchmark.turns import Side, agreement, take_turns
+from minillm.benchmark.turns import Measured, Side, agreement, take_turns
 from minillm.models.profile import profile
 from minillm.run import find_run
 
@@ -59,7 +60,7 @@ def run_benchmark(
             raise ValueError(f"{work!r} cannot be measured; choose from: {', '.join(WORKS)}")
     began = time.monotonic()
     deadline = began + 60 * minutes
-    machine, found, agreed = measure_machine(), [], {}
+    machine, measured, agreed = measure_machine(), [], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if set(works) - {"train"}:
@@ -71,8 +72,10 @@ def run_benchmark(
             for j, plan in enumerate(plans):
                 say(f"{plan.title}: {', '.join(f'{side.name} {side.dtype}'.strip() for side in plan.sides)}")
                 results = take_turns(plan.sides, until=_share(share, len(plans) - j), deadline=deadline)
-                found += rows(plan.title, results, plan.limits)
+                measured.append((plan, results))
                 agreed[plan.compared or plan.title] = agreement(results, tolerance=plan.tolerance)
+    machine = better(machine, measure_machine())
+    found = [row for plan, results in measured for row in plan.rows(machine, results)]
     say(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
     return Result(machine, found, agreed)
 
@@ -88,12 +91,16 @@ class Comparison(NamedTuple):
 
     title: str
     sides: list[Side]
-    limits: Sequence[float | None]
-    """Of each side, in tokens per second."""
+    limit: Callable[[Machine, Side], float | None] = lambda machine, side: None
+    """Tokens per second that the machine could reach with a side's weights."""
     tolerance: float = 0.0
     """Of the outputs."""
     compared: str = ""
     """What outputs are compared, if it is not what is timed."""
+
+    def rows(self, machine: Machine, results: Sequence[Measured]) -> list[BenchmarkRow]:
+        """The rows of the table."""
+        return rows(self.title, results, [self.limit(machine, result.side) for result in results])
 
 
 def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | None, folder: Path) -> list[Comparison]:
@@ -106,20 +113,17 @@ def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | N
         generation_sides.write_exports(run, folder, [generation_sides.EXPORTED])
         sides = reading_sides.sides(run, folder / generation_sides.EXPORTED)
         batches = reading_sides.loader_sides(run)
-        return [
-            Comparison("tokenize, one thread", sides, [None, None]),
-            Comparison("batches of 32 x 256", batches, [None]),
-        ]
+        return [Comparison("tokenize, one thread", sides), Comparison("batches of 32 x 256", batches)]
     parameters = profile(generation_sides.model_config(run)).total
     plans = []
     for job in generation_sides.make_jobs(work, run, parameters):
         sides = generation_sides.sides(work, machine, peers, run, folder, job)
-        limits = [generation_sides.limit(work, machine, side, parameters) for side in sides]
+        limit = partial(generation_sides.limit, work, parameters)
         what = {"decode": f"{job.num_new} tokens, one row", "prefill": f"{len(job.prompts[0])} tokens"}
         title = f"{work} {parameters / 1e6:.1f} M, {what.get(work, f'{len(job.prompts)} uneven prompts')}"
         sampled = job.describe()
         title += f", {sampled}" if sampled else ""
-        plans.append(Comparison(title, sides, limits, compared=f"{title} (their greedy tokens)" if sampled else ""))
+        plans.append(Comparison(title, sides, limit, compared=f"{title} (their greedy tokens)" if sampled else ""))
     return plans
 
 
@@ -127,7 +131,7 @@ def _training(name: str, machine: Machine, peers: Sequence[str]) -> Comparison:
     """Training of one shape."""
     shape, sides = SHAPES[name](), training_sides.sides(name, machine, tuple(peers))
     tolerance = 1e-3 if shape.comparable else 0.05  # without our weights, only the size agrees
-    return Comparison(shape.title, sides, [training_sides.limit(name, machine, side) for side in sides], tolerance)
+    return Comparison(shape.title, sides, partial(training_sides.limit, name), tolerance)
 
 
 def _installed(peers: Sequence[str] | None) -> tuple[str, ...]:

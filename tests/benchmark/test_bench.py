@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from minillm.benchmark.machine import measure_machine
+from minillm.benchmark.machine import Machine, better, measure_machine
 from minillm.benchmark.result_table import BenchmarkRow, chart, rows, table
 from minillm.benchmark.turns import Measured, Side
-from minillm.benchmark.works import run_benchmark
+from minillm.benchmark.works import Comparison, run_benchmark
 from minillm.cli import main
 
 
@@ -54,3 +54,12 @@ def test_reading_is_measured_beside_the_tokenizers_library(tmp_path: Path, capsy
 def test_unknown_works_and_peers_are_refused(arguments, message: str):
     with pytest.raises(ValueError, match=message):
         run_benchmark(**{"works": ["train"], **arguments})
+
+
+def test_limits_are_the_better_of_two_measurements():
+    slow, fast = (Machine("a processor", {"fp32": 10.0 * n, "bf16": 90.0 / n}, 5.0 * n, ("fp32",)) for n in (1, 3))
+    assert better(slow, fast) == Machine("a processor", {"fp32": 30.0, "bf16": 90.0}, 15.0, ("fp32",))
+    side = Side("minillm", "fp32", "")
+    plan = Comparison("decode", [side], lambda machine, of: machine.read * 2)
+    (row,) = plan.rows(better(slow, fast), [Measured(side, speeds=[15.0])])
+    assert row.limit_share == 0.5
