@@ -126,7 +126,7 @@ def _ready(job: dict[str, Any], write: Write) -> Ready:
         written = sum(map(len, write(job["temperature"] > 0)))
         return read or written
 
-    return Ready(turn, lambda: [float(token) for token in write(False)[0][:COMPARED]])
+    return Ready(turn, lambda: [float(token) for token in write(False)[0][:COMPARED]], is_warm=True)
 
 
 def _device() -> str:

@@ -47,6 +47,8 @@ class Ready:
     """Do the work once; returns the number of tokens."""
     output: Callable[[], list[float]]
     """What all sides should agree on, computed before the first turn."""
+    is_warm: bool = False
+    """Whether `output` does the same work as a turn, so that no turn is needed for warming up."""
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Measured:
     speeds: list[float] = field(default_factory=list)
     """Tokens per second of each turn."""
     output: list[float] = field(default_factory=list)
+    is_warm: bool = False
+    """As in Ready."""
     peak_bytes: int = 0
     """Largest resident memory of its process."""
     failure: str = ""
@@ -79,12 +83,13 @@ def take_turns(sides: Sequence[Side], *, until: float, deadline: float = math.in
             if time.monotonic() < deadline:
                 pipe, process = _start(result.side)
                 running.append((result, pipe, process))
-                _receive(pipe, result, lambda result, message: result.output.extend(message), deadline)
+                _receive(pipe, result, _note_output, deadline)
         for number in range(WARM_UP + MAX_ROUNDS):
             if number >= WARM_UP + MIN_ROUNDS and time.monotonic() > until:
                 break
             for result, pipe, _ in running:
-                _take_turn(pipe, result, deadline, counts=number >= WARM_UP)
+                if number >= WARM_UP or not result.is_warm:
+                    _take_turn(pipe, result, deadline, counts=number >= WARM_UP)
     finally:
         for _, pipe, _ in running:
             with contextlib.suppress(OSError):
@@ -124,6 +129,10 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _note_output(result: Measured, message: tuple[list[float], bool]) -> None:
+    result.output, result.is_warm = message
+
+
 def _take_turn(pipe: Any, result: Measured, deadline: float, *, counts: bool) -> None:
     if result.failure or time.monotonic() >= deadline:
         return
@@ -161,7 +170,7 @@ def _serve(pipe: Any, side: Side) -> None:
     try:
         module, _, function = side.build.partition(":")
         ready: Ready = getattr(importlib.import_module(module), function)(**side.options)
-        pipe.send([float(number) for number in ready.output()])
+        pipe.send(([float(number) for number in ready.output()], ready.is_warm))
         while pipe.recv():
             began = time.perf_counter()
             tokens = ready.turn()

@@ -18,6 +18,10 @@ def slow():
     import time
     return Ready(lambda: time.sleep(30), lambda: [])
 
+def counting(is_warm):
+    turns = iter(range(10**9))
+    return Ready(lambda: next(turns) and 10, lambda: [], is_warm)
+
 def broken():
     raise ImportError("no such library\\nand more")
 """
@@ -46,3 +50,10 @@ def test_no_side_starts_and_no_turn_begins_after_the_deadline(module: str):
     assert late.failure == "no time was left" and not late.output and time.monotonic() - began < 1
     (cut,) = take_turns([Side("slow", "fp32", f"{module}:slow")], until=0, deadline=time.monotonic() + 1)
     assert cut.failure == "no time was left" and not cut.speeds and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_a_side_whose_output_is_as_much_work_as_a_turn_needs_no_other_to_warm_up(module: str, is_warm: bool):
+    """The first turn of this side returns no tokens, so its speed is 0."""
+    (only,) = take_turns([Side("counting", "fp32", f"{module}:counting", {"is_warm": is_warm})], until=0)
+    assert len(only.speeds) == 2 and (only.speeds[0] == 0) is is_warm
