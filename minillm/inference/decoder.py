@@ -1,9 +1,9 @@
 """A GPT's forward pass with little work between the matrix products, for decoding on a CPU.
 
 The arithmetic is that of models/gpt.py. Projections of q, k and v are one product, and so are gate and up. Rotary
-angles, masks and the memory of the cache are made once per text. Residuals, norms, attention and the cache are fp32;
-products are as the plan says. `test_the_fast_decoder_equals_the_model` in tests/inference/test_decoder.py compares
-logits for every setting that `supports` accepts.
+angles, masks and the memory of the cache are made once per text. Residuals and norms are fp32; so are attention and the
+cache, except with many rows. Products are as the plan says. `test_the_fast_decoder_equals_the_model` in
+tests/inference/test_decoder.py compares logits for every setting that `supports` accepts.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ KNOWN = {
 }
 """Settings whose every value this file computes, but for those in `supports`. Any other must have its default."""
 
+WIDE = 8
+"""From so many rows on, the cache is wide; see FlatCache."""
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
 """Position schemes without a bias."""
 
@@ -70,7 +72,8 @@ class FastDecoder(nn.Module):
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[FlatCache, Tensor]:
         """As `GPT.start`."""
-        cache = FlatCache(self.config, tokens.size(0), max_len, tokens.device)
+        wide = self.plan.dtype if tokens.is_cpu and tokens.size(0) >= WIDE else None
+        cache = FlatCache(self.config, tokens.size(0), max_len, tokens.device, wide=wide)
         if self.config.position == "rotary":
             cache.rotations = rotations(self.position, max_len).to(tokens.device)
         hidden = self._read(tokens, cache, key_valid, prefix_length)

@@ -51,6 +51,11 @@ class StaticView(NamedTuple):
         """(B, G, max_len, K)."""
         return self.memory.chunk(2, 1)[1]
 
+    @property
+    def wide(self) -> bool:
+        """As in LayerView."""
+        return False
+
     def write(self, new: Tensor) -> None:
         """Store keys and values (B, 1, 2 G, K) at the position."""
         self.memory.index_copy_(2, self.position, new.transpose(1, 2))
