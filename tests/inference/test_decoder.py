@@ -112,7 +112,8 @@ def test_every_form_writes_the_same_greedy_text(form, one_row):
 def test_bf16_products_keep_the_logits_within_the_precision_of_bf16():
     model, expected = recorded(make_model())
     quick, logits = recorded(fast(model, Plan("onednn", torch.bfloat16)))
-    for one in (model, quick):
+    both: tuple[Any, Any] = (model, quick)
+    for one in both:
         cache, _ = one.start(torch.tensor([[1, 2, 3]]), max_len=5)
         one.step(torch.tensor([[4]]), cache)
     for found, wanted in zip(logits, expected, strict=True):
