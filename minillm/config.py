@@ -92,8 +92,8 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
         config: a name in configs/ or the path of a TOML file.
         overrides: values by dotted key, {"train.steps": 100}, or by section, {"train": {"steps": 100}}. Strings are
             parsed as on the command line; "none" means None. If they change model.preset, the file's [model] section is
-            ignored, because it modifies the file's preset; if they set optim.lr, so are the file's learning rates for
-            embeddings, heads and vectors.
+            ignored, because it modifies the file's preset. If they change model.preset or set optim.lr, the file's
+            learning rates for embeddings, heads and vectors are ignored.
 
     Raises:
         ValueError: a key is unknown or has no effect, or a value has the wrong type, is out of range or contradictory.

@@ -11,8 +11,8 @@ from minillm.settings import shown
 
 RENAMED = {"model.num_segments": "model.num_token_types", "sample.read_ahead": "sample.num_draft_tokens"}
 """Old name of a key -> new name."""
-BESIDE_LR = {"optim.embedding_lr", "optim.head_lr", "optim.vector_lr"}
-"""Learning rates that a recipe has chosen for its optim.lr."""
+BESIDE_LR = ("optim.embedding_lr", "optim.head_lr", "optim.vector_lr")
+"""Learning rates that a recipe chose to suit its optim.lr and its model."""
 OLD_HEADS = {"model.lm_head": True, "model.pair_head": False, "model.pooler": False}
 """Old key for an output head -> its default; together these keys became model.heads."""
 
@@ -68,11 +68,12 @@ def flatten(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def without_replaced(written: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a file, by dotted key, without those that were chosen for a value which a flag replaces."""
+    """The values of a file, by dotted key, without those that were chosen to suit a value that a flag replaces."""
     chosen = flags.get("model.preset")
-    if chosen and chosen.value != written.get("model.preset", chosen).value:
-        written = {key: item for key, item in written.items() if not key.startswith("model.")}
-    return {key: item for key, item in written.items() if key not in BESIDE_LR or "optim.lr" not in flags}
+    other_model = chosen and chosen.value != written.get("model.preset", chosen).value
+    dropped = BESIDE_LR if other_model or "optim.lr" in flags else ()
+    dropped += ("model.",) if other_model else ()
+    return {key: item for key, item in written.items() if not key.startswith(dropped)}
 
 
 def _with_new_names(values: dict[str, object]) -> dict[str, object]:

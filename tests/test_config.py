@@ -289,6 +289,12 @@ def test_a_flag_for_the_learning_rate_replaces_those_that_the_recipe_chose_besid
     assert (optim.lr, optim.embedding_lr, optim.head_lr, optim.vector_lr) == (1e-3, None, 2e-3, None)
 
 
+def test_a_flag_for_another_model_replaces_them_too_because_it_may_have_no_embeddings():
+    flags: dict[str, object] = {"objective.name": "classify_images"}
+    assert load_config(overrides={"model.preset": "qwen3-nano"}).optim.embedding_lr == 0.03
+    assert load_config(overrides=flags | {"model.preset": "mlp-digits"}).optim.embedding_lr is None
+
+
 def test_a_runs_own_copy_loads_with_settings_that_have_no_effect(tmp_path: Path):
     given = {"optim.name": "muon", "optim.muon_lr": 0.05, "schedule.name": "linear", "schedule.final_ratio": 0.0}
     config = load_config(overrides=given)

@@ -20,7 +20,7 @@ from minillm.run import export_model, load_run, train
 NEW, NUM_PROMPTS = 128, 64
 """Tokens that a turn of `decode` generates, and prompts of `batch`."""
 LARGE = 50_000_000
-"""A model of more parameters generates half as many tokens in a turn, so that every side gets its turns in time."""
+"""A model with more parameters generates half as many tokens per turn, so that every side gets its turns in time."""
 HERE = "minillm.benchmark.generators"
 OURS, PEER = {"GOMP_SPINCOUNT": SPIN_COUNT}, {"GOMP_SPINCOUNT": "300000"}
 """`minillm sample` sets the first on an idle machine; the second is what GNU's OpenMP does by itself."""
@@ -50,7 +50,7 @@ class Job(NamedTuple):
 
 
 SAMPLED: tuple[dict[str, Any], ...] = ({"temperature": 0.8, "top_k": 50, "top_p": 0.95}, {"temperature": 1.0})
-"""How `decode` samples, after it was greedy."""
+"""How `decode` samples after the greedy measurement."""
 
 
 def make_run(folder: Path) -> Path:
@@ -67,7 +67,7 @@ def model_config(run: Path) -> ModelConfig:
 
 
 def make_jobs(work: str, run: Path, parameters: int) -> list[Job]:
-    """What is done in a work; the prompts are ids that depend on the vocabulary alone."""
+    """The jobs of a work; their prompts are ids that depend on the vocabulary alone."""
     config = model_config(run)
     largest = min(256, (config.vocab_size or 256) // 2)
     generator = torch.Generator().manual_seed(0)
@@ -88,7 +88,7 @@ def make_jobs(work: str, run: Path, parameters: int) -> list[Job]:
 def sides(work: str, machine: Machine, peers: Sequence[str], run: Path, folder: Path, job: Job) -> list[Side]:
     """Ours first, then every installed peer, each in the dtypes that it is fast in.
 
-    Sampled text: without drafts, and without quantized weights.
+    Text is sampled without drafts and without quantized weights.
     """
     sampled, content = job.temperature > 0, {"job": job._asdict()}
     found = _ours(work, machine, run, content, sampled=sampled)
@@ -122,7 +122,7 @@ def _ours(work: str, machine: Machine, run: Path, content: dict[str, Any], *, sa
 
 
 def write_exports(run: Path, folder: Path, names: Iterable[str]) -> None:
-    """Write the exports of a run that are not there yet, such as `exported` or `model-q8_0.gguf`."""
+    """Write those exports of a run that do not exist yet, such as `exported` or `model-q8_0.gguf`."""
     missing = [folder / name for name in names if not (folder / name).exists()]
     loaded = load_run(run, device="cpu") if missing else None
     for file in missing:

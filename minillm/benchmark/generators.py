@@ -1,6 +1,6 @@
 """The programs that generate: minillm, transformers, CTranslate2 and llama.cpp, each from its own file format.
 
-A job has the fields of `generation_sides.Job`. No side ends a text before all its tokens are written.
+A job has the fields of `generation_sides.Job`. No program ends a text before it has all requested tokens.
 """
 
 import importlib
@@ -25,7 +25,7 @@ COMPARED = 32
 """Tokens of the first row that are compared between the sides."""
 
 Write = Callable[[bool], list[list[int]]]
-"""Writes the new ids of each row; the argument tells whether they are sampled as the job says, or greedy."""
+"""Returns the new ids of each row; if the argument is true, they are sampled as the job says, otherwise greedy."""
 
 
 def minillm(run: str, job: dict[str, Any], *, drafts: bool = False, load: dict[str, Any] | None = None) -> Ready:

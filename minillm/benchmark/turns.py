@@ -18,7 +18,7 @@ WARM_UP, MIN_ROUNDS, MAX_ROUNDS = 1, 2, 10
 REST = 0.1
 """Seconds between turns, so that the other processes' threads go to sleep."""
 ANSWER_LIMIT, END_LIMIT = 180.0, 1.0
-"""Seconds that a side may take to get ready, compilation included, or for a turn; and all of them to end."""
+"""Seconds that a side may take to get ready (compilation included) or for a turn, and that all may take to exit."""
 NO_TIME = "no time was left"
 
 
@@ -48,7 +48,7 @@ class Ready:
     output: Callable[[], list[float]]
     """What all sides should agree on, computed before the first turn."""
     is_warm: bool = False
-    """Whether `output` does the same work as a turn, so that no turn is needed for warming up."""
+    """Whether `output` does the same work as a turn, so that no warm-up turn is needed."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ def take_turns(sides: Sequence[Side], *, until: float, deadline: float = math.in
     Args:
         sides: each gets a process.
         until: value of time.monotonic() after which no further round of turns begins.
-        deadline: the same for starts and turns, whatever is missing.
+        deadline: value of time.monotonic() after which no side starts and no turn begins or goes on.
     """
     results, running = [Measured(side) for side in sides], []
     try:

@@ -40,8 +40,8 @@ def run_benchmark(
 ) -> Result:
     """Measure `works` beside `peers` (None: those installed) in at most `minutes`.
 
-    Works share the time that is left equally, and so do the comparisons of a work. Each side has at least two turns.
-    Once `minutes` have passed, no side starts and no turn begins; the rows of sides without a turn say so.
+    Works share the remaining time equally, and so do the comparisons of a work. Each side has at least two turns. Once
+    `minutes` have passed, no side starts and no turn begins or goes on; the rows of sides without a turn say so.
 
     Args:
         works: names from WORKS.
@@ -87,16 +87,16 @@ def _share(deadline: float, number: int) -> float:
 
 
 class Comparison(NamedTuple):
-    """A comparison."""
+    """Sides that do the same work."""
 
     title: str
     sides: list[Side]
     limit: Callable[[Machine, Side], float | None] = lambda machine, side: None
     """Tokens per second that the machine could reach with a side's weights."""
     tolerance: float = 0.0
-    """Of the outputs."""
+    """Allowed difference of the outputs."""
     compared: str = ""
-    """What outputs are compared, if it is not what is timed."""
+    """Which outputs are compared, if not those that are timed."""
 
     def rows(self, machine: Machine, results: Sequence[Measured]) -> list[BenchmarkRow]:
         """The rows of the table."""

@@ -11,17 +11,17 @@ DRAWING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
 """Settings that transformers reads only with do_sample, and their values if the file has none."""
 ALWAYS = ("repetition_penalty", "max_new_tokens")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-"""Entries that the tokenizer's import reads."""
+"""Entries that the import of the tokenizer reads."""
 COMPUTATION = ("_", "transformers_version", "use_cache", "cache_", "output_", "return_", "low_memory", "compile_")
 COMPUTATION += ("disable_compile", "prefill_", "is_assistant", "assistant_", "num_assistant_", "prompt_lookup_")
 COMPUTATION += ("max_matching_", "max_cache_")
-"""Beginnings of entries that do not change the text."""
+"""Prefixes of entries that do not affect the text."""
 NEUTRAL: dict[str, Any] = dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1)
 NEUTRAL |= dict.fromkeys(("length_penalty", "typical_p", "encoder_repetition_penalty"), 1.0)
 NEUTRAL |= dict.fromkeys(("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0)
 NEUTRAL |= dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "diversity_penalty"), 0.0)
 NEUTRAL |= {"max_length": 20, "top_h": None}
-"""Entries that older versions of transformers write in any case, and the value that changes nothing."""
+"""Entries that older versions of transformers always write, and the value that has no effect."""
 GGUF = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 GGUF |= {"penalty_repeat": "repetition_penalty"}
 """Name after `general.sampling.` -> ours."""
@@ -54,7 +54,7 @@ def write_settings(sample: SampleConfig) -> dict[str, Any]:
 def unused_settings(folder: Path, never: Collection[int] = ()) -> str | None:
     """A line that names the entries of generation_config.json that have no counterpart here; None if there are none.
 
-    `never` are the ids that are not generated in any case.
+    `never` are ids that are never generated.
     """
     path = folder / "generation_config.json"
     content = {key: value for key, value in optional_json(path).items() if value not in (None, False, [], {})}
@@ -67,7 +67,7 @@ def unused_settings(folder: Path, never: Collection[int] = ()) -> str | None:
 
 
 def unused_gguf_settings(fields: Mapping[str, Any], path: Path) -> str | None:
-    """As `unused_settings`, of the fields of a GGUF file."""
+    """As `unused_settings`, for the fields of a GGUF file."""
     begin = "general.sampling."
     names = [key.removeprefix(begin) for key in fields if key.startswith(begin)]
     return _unused(path, {key: fields[begin + key] for key in names if key not in GGUF})
@@ -81,11 +81,11 @@ def _unused(path: Path, entries: Mapping[str, Any]) -> str | None:
 
 
 def unwritten_settings(sample: SampleConfig, *, gguf: bool) -> str | None:
-    """A line that names the settings that an export has no place for; None if all of them have their defaults."""
+    """A line that names the settings that an export cannot store; None if all of them have their defaults."""
     names = ["num_samples", "stop", *(["max_new_tokens"] if gguf else [])]
     changed = [f"sample.{name}" for name in names if getattr(sample, name) != getattr(_DEFAULTS, name)]
     where = "a GGUF file" if gguf else "generation_config.json"
-    return f"not exported, because {where} has no place for it: {', '.join(changed)}" if changed else None
+    return f"not exported, because {where} has no such setting: {', '.join(changed)}" if changed else None
 
 
 def read_gguf_settings(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:

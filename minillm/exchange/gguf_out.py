@@ -42,7 +42,7 @@ SCALING |= {"low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq
 """Key of llama3 scaling -> its name after `minillm.rope.`, which tells what the divisors come from."""
 Dtype = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 VOCABULARY = ("token_embd.weight", "output.weight")
-"""Matrices that keep 8 bits in a file of 4 or 5, because they are the most sensitive."""
+"""Matrices that keep 8 bits in 4-bit and 5-bit files, because they are the most sensitive to rounding."""
 KEPT = "position_embd.weight"
 """A matrix that llama.cpp reads in fp32 only."""
 
@@ -66,8 +66,8 @@ def write_gguf(
         weights: by Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
         chat_template: its Jinja template of conversations, if it has one.
-        dtype: of the matrices. Vectors stay in fp32; with q8_0, q5_… and q4_… also matrices whose rows are no multiple
-            of 32 long. With q5_… and q4_…, the embedding table and the head are q8_0.
+        dtype: of the matrices. Vectors stay in fp32, and so do, in quantized files, matrices whose row length is not a
+            multiple of 32. With 4 and 5 bits, the embedding table and the head are q8_0.
         license: identifier of the license.
         sampling: values of keys `general.sampling.*`.
 

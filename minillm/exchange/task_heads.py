@@ -100,11 +100,11 @@ def objective_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unused_dropout(config: Mapping[str, Any]) -> str | None:
-    """A line about a dropout before the head for answers, which ours does not have; None without it."""
+    """A line about dropout before the head for answers, which ours does not have; None if there is none."""
     rate = config.get("qa_dropout", QA_DROPOUT) if config.get("model_type") == "distilbert" else 0.0
     if head_of(config) != "span" or not rate:
         return None
-    return f"qa_dropout is {rate}; minillm has no dropout before the head for answers, so it trains without it"
+    return f"qa_dropout is {rate}; minillm trains the head for answers without dropout"
 
 
 def label_settings(objective: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from minillm.objectives.base import Objective
 from minillm.registry import OBJECTIVES, load, objective_spec
 from minillm.run.build import build_objective, seq_len
 from minillm.tokenizers.base import Tokenizer
+from minillm.training.state import TrainState
 
 
 def require_family(config: RunConfig) -> None:
@@ -40,12 +41,12 @@ def require_parent(config: RunConfig, init_from: Path | None, *, resume: bool, f
 
 
 def resolve(
-    config: RunConfig, corpus: Corpus, *, inherited: bool, say: Callable[[str], None]
+    config: RunConfig, corpus: Corpus, *, inherited: bool, state: TrainState, say: Callable[[str], None]
 ) -> tuple[RunConfig, Objective]:
     """The final config and its objective. `say` receives notes about truncated examples.
 
     `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary; it grows
-    if the objective has added special tokens to the tokenizer.
+    if the objective has added special tokens to the tokenizer. `state` is that of the checkpoint that is resumed.
     ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
@@ -68,10 +69,10 @@ def resolve(
     for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         for cut in objective.describe_cuts(tokens):
             say(f"{split}: {cut}")
-    return replace(config, train=replace(config.train, steps=_steps(config, corpus, objective))), objective
+    return replace(config, train=replace(config.train, steps=_steps(config, corpus, objective, state))), objective
 
 
-def _steps(config: RunConfig, corpus: Corpus, objective: Objective) -> int:
+def _steps(config: RunConfig, corpus: Corpus, objective: Objective, state: TrainState) -> int:
     """train.steps, from train.epochs if that is given; ValueError if the objective makes its own training data."""
     if config.train.epochs is None:
         return config.train.steps
@@ -81,7 +82,9 @@ def _steps(config: RunConfig, corpus: Corpus, objective: Objective) -> int:
             "data; set train.steps instead"
         )
     examples = len(objective.examples(corpus.train, config.data, seq_len(config), training=True))
-    return math.ceil(config.train.epochs * examples / config.train.global_batch)
+    batch = config.train.global_batch  # it may have changed at a resume
+    done = state.step * batch if state.examples is None else state.examples
+    return max(1, state.step + math.ceil((config.train.epochs * examples - done) / batch))
 
 
 def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:

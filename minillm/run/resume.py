@@ -59,7 +59,9 @@ def restore(trainer: Trainer, config: RunConfig, fingerprint: str, last: Checkpo
         say(f"{folder} has no checkpoint yet: starting at step 0")
         return
     if last.step > config.train.steps:
-        raise ValueError(f"train.steps is {config.train.steps}, but {folder} is at step {last.step} already: raise it")
+        epochs = config.train.epochs
+        given = f"train.steps is {config.train.steps}" if epochs is None else f"train.epochs is {epochs}"
+        raise ValueError(f"{given}, but {folder} is at step {last.step} already: raise it")
     require_same_text(last, fingerprint, config.data.source)
     trainer.restore(last, global_batch=saved.train.global_batch)
     say(f"resuming {folder} at step {last.step} of {config.train.steps}")

@@ -68,9 +68,9 @@ class TrainConfig:
     """The training loop."""
 
     steps: int = setting(1000, at_least=1, only={"epochs": (None,)})
-    """Optimizer steps of the whole run; with `epochs`, derived from it."""
-    epochs: float | None = setting(None, above=0)
-    """Passes over the training data, instead of `steps`, so that a recipe suits texts of different sizes."""
+    """Optimizer steps of the whole run; computed from `epochs` if that is set."""
+    epochs: float | None = setting(None, above=0, at_most=1_000_000)
+    """Passes over the training data. It replaces `steps`, so that a recipe suits texts of different sizes."""
     global_batch: int = setting(32, at_least=1, at_most=2**20)
     """Sequences in one optimizer step, over all accumulation steps and ranks."""
     micro_batch: int | None = setting(None, at_least=1)

@@ -22,7 +22,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrices: Tensor, *, rounds: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     """Approximate the nearest semi-orthogonal matrix U V^T of each of the `matrices` U S V^T, (N, R, C) -> (N, R, C).
 
-    Runs `rounds` Newton-Schulz iterations, on CPUs in `dtype`, on accelerators in bf16.
+    Runs `rounds` Newton-Schulz iterations, in `dtype` on CPUs and in bf16 on accelerators.
     """
     tall = matrices.size(-2) > matrices.size(-1)
     x = (matrices.mT if tall else matrices).to(dtype if matrices.is_cpu else torch.bfloat16)
@@ -88,8 +88,8 @@ class Optimizer:
         """Put every trainable parameter into exactly one group.
 
         Parameters with two or more dimensions decay; norms and biases do not. With `muon`, Muon trains the matrices of
-        linear layers; AdamW trains embeddings and the vocabulary head. `dtype` is that of matrix products in training;
-        on a CPU, Muon uses it too. ValueError if a learning rate has no effect.
+        linear layers; AdamW trains embeddings and the vocabulary head. `dtype` is that of matrix products in training,
+        which Muon uses too on a CPU. ValueError if a learning rate has no effect.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         hidden = hidden_matrices(model) if config.name == "muon" else []
@@ -191,7 +191,7 @@ def adamw_rates(model: nn.Module, params: dict[Tensor, str], config: OptimConfig
     keys = {p: key(p, name) for p, name in params.items()}
     for name, reason in UNUSED.items():
         if getattr(config, name) is not None and name not in keys.values():
-            raise ValueError(f"optim.{name} has no effect: {reason}; leave it out")
+            raise ValueError(f"optim.{name} has no effect: {reason}; leave it out, or set it to none")
     return {p: config.lr if getattr(config, name) is None else getattr(config, name) for p, name in keys.items()}
 
 

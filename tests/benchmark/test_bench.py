@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from minillm.benchmark import works
 from minillm.benchmark.machine import Machine, better, measure_machine
 from minillm.benchmark.result_table import BenchmarkRow, chart, rows, table
 from minillm.benchmark.turns import Measured, Side
@@ -63,3 +64,11 @@ def test_limits_are_the_better_of_two_measurements():
     plan = Comparison("decode", [side], lambda machine, of: machine.read * 2)
     (row,) = plan.rows(better(slow, fast), [Measured(side, speeds=[15.0])])
     assert row.limit_share == 0.5
+
+
+def test_when_the_time_is_up_the_remaining_rows_say_so(run_of, monkeypatch: pytest.MonkeyPatch):
+    machine = Machine("a processor", {"fp32": 1e9}, 1e9, ("fp32",))
+    monkeypatch.setattr(works, "measure_machine", lambda: machine)
+    result = run_benchmark(["prefill"], run=run_of("llama"), peers=[], minutes=1e-9, say=lambda line: None)
+    assert len(result.rows) > 1
+    assert {(row.value, row.note) for row in result.rows} == {(None, "not measured: no time was left")}

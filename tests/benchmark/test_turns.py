@@ -1,9 +1,11 @@
+import multiprocessing
 import time
 from pathlib import Path
 
 import pytest
 
-from minillm.benchmark.turns import Side, agreement, take_turns
+from minillm.benchmark import turns
+from minillm.benchmark.turns import Measured, Side, agreement, take_turns
 
 SIDES = """
 from minillm.benchmark.turns import Ready
@@ -50,6 +52,16 @@ def test_no_side_starts_and_no_turn_begins_after_the_deadline(module: str):
     assert late.failure == "no time was left" and not late.output and time.monotonic() - began < 1
     (cut,) = take_turns([Side("slow", "fp32", f"{module}:slow")], until=0, deadline=time.monotonic() + 1)
     assert cut.failure == "no time was left" and not cut.speeds and time.monotonic() - began < 10
+
+
+def test_no_answer_is_awaited_after_the_deadline():
+    here, there = multiprocessing.Pipe()
+    waiting, late = Measured(Side("a", "", "")), Measured(Side("b", "", ""))
+    began = time.monotonic()
+    turns._receive(here, waiting, lambda *given: None, began + 0.2)
+    assert waiting.failure == "no time was left" and 0.2 <= time.monotonic() - began < 5
+    turns._take_turn(here, late, began, counts=True)
+    assert not there.poll(), "nothing was asked of the side"
 
 
 @pytest.mark.parametrize("is_warm", [False, True])

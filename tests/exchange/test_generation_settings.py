@@ -46,15 +46,15 @@ def test_entries_without_a_counterpart_are_named(content: dict[str, Any], named:
 def test_an_export_names_the_settings_that_the_format_lacks():
     assert unwritten_settings(SampleConfig(temperature=0.1, seed=3), gguf=True) is None
     line = unwritten_settings(SampleConfig(stop=("\n",), num_samples=2, max_new_tokens=9), gguf=False)
-    assert line is not None and line.endswith("config.json has no place for it: sample.num_samples, sample.stop")
+    assert line is not None and line.endswith("config.json has no such setting: sample.num_samples, sample.stop")
     line = unwritten_settings(SampleConfig(max_new_tokens=9), gguf=True)
-    assert line is not None and line.endswith("a GGUF file has no place for it: sample.max_new_tokens")
+    assert line is not None and line.endswith("a GGUF file has no such setting: sample.max_new_tokens")
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"qa_dropout": 0.3}, "qa_dropout is 0.3; minillm has no dropout before the head for answers"),
+        ({"qa_dropout": 0.3}, "qa_dropout is 0.3; minillm trains the head for answers without dropout"),
         ({}, "qa_dropout is 0.1; "),
         ({"qa_dropout": 0.0}, None),
         ({"architectures": ["DistilBertForMaskedLM"]}, None),
@@ -81,4 +81,4 @@ def test_import_and_export_say_these_lines_once(
     loaded, said = load_run(run_of("gpt2")), list[str]()
     stopping = replace(loaded, config=override(loaded.config, {"sample.stop": ["x"]}))
     export_model(stopping, tmp_path / "x.gguf", say=said.append)
-    assert said[0] == "not exported, because a GGUF file has no place for it: sample.stop"
+    assert said[0] == "not exported, because a GGUF file has no such setting: sample.stop"

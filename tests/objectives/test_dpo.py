@@ -230,7 +230,7 @@ def curve(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(run / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("adapter", [[], LORA], ids=["all", "lora"])
+@pytest.mark.parametrize("adapter", [["--optim.average", "0.2"], LORA], ids=["all, averaged", "lora"])
 def test_a_run_starts_at_ln_2_learns_and_resumes_with_the_same_bits(dpo, tmp_path: Path, adapter: list[str], capsys):
     base = {path: path.read_bytes() for path in (tmp_path / "base").rglob("*.safetensors")}
     assert dpo("run", *adapter) == 0

@@ -31,6 +31,20 @@ def test_the_steps_suit_the_text_and_a_resume_goes_on_to_them(config: RunConfig,
     assert checkpoints(short)[-1].step in (2 * steps - 1, 2 * steps)
 
 
+def test_a_resumed_run_with_another_batch_size_reads_as_much_as_it_would_have_read(
+    copy_of_run: Callable[[], Path], config: RunConfig
+):
+    run, more = copy_of_run(), {"train.global_batch": 2, "eval.every": 0}
+    tokens = json.loads((run / "run.json").read_text(encoding="utf-8"))["text"]["train"]["tokens"]
+    windows = math.ceil(tokens / config.model.max_seq_len)
+    before = checkpoints(run)[-1].state.train.examples
+    assert before is not None and before < 0.5 * windows
+    with pytest.raises(ValueError, match=r"train\.epochs is 0\.001, but .* is at step 6 already: raise it"):
+        train(override(load_config(run / "config.toml"), more | {"train.epochs": 0.001}), run, resume=True)
+    train(override(load_config(run / "config.toml"), more | {"train.epochs": 0.5}), run, resume=True)
+    assert 0 <= checkpoints(run)[-1].state.train.examples - 0.5 * windows < 2
+
+
 def test_a_flag_replaces_the_steps_of_a_recipe_but_one_file_has_one_of_them(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

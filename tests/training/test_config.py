@@ -42,6 +42,7 @@ WRONG: dict[str, list[Any]] = {
     "schedule.final_ratio": [-0.1, 1.1, math.nan],
     "schedule.decay_fraction": [0.0, 1.1],
     "train.steps": [0, -5],
+    "train.epochs": [0, -1.0, math.nan, 1e308],
     "train.global_batch": [0, -1],
     "train.micro_batch": [0, -1],
     "train.precision": ["fp8"],

@@ -23,7 +23,7 @@ def relu2_(x: Tensor) -> Tensor:
 
 
 class CPUSquaredReLU(torch.autograd.Function):
-    """The gradient 2 ReLU(x) g is 0 where x < 0 already; torch's gradient computes in four passes, this one in two."""
+    """The gradient 2 ReLU(x) g is already 0 where x < 0. torch computes it in four passes, this function in two."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
