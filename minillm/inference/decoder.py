@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minillm.inference.cache import FlatCache
-from minillm.inference.layer import CacheView, FastLayer, FastNorm
+from minillm.inference.layer import CacheView, FastLayer, FastNorm, Packing
 from minillm.inference.products import Products
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
@@ -100,16 +100,25 @@ class FastDecoder(nn.Module):
         if mask is not None and cache.key_valid is not None:
             mask = mask | ~mask.any(-1, keepdim=True)  # padding attends to anything; nothing reads it
         angles = None if cache.rotations is None else cache.angles(positions)
-        x = self.through_layers(x, cache.views(length), angles, mask, batch)
+        packing = None if key_valid is None or key_valid.all() else Packing(key_valid)
+        x = x if packing is None else packing.pack(x)
+        x = self.through_layers(x, cache.views(length), angles, mask, batch, packing)
+        x = x if packing is None else packing.unpack(x)
         cache.length += length
         return x.unflatten(0, (batch, length))
 
     def through_layers(
-        self, x: Tensor, views: Sequence[CacheView], angles: Tensor | None, mask: Tensor | None, batch: int
+        self,
+        x: Tensor,
+        views: Sequence[CacheView],
+        angles: Tensor | None,
+        mask: Tensor | None,
+        batch: int,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """Rows x (B T, D) after all layers (B T, D); arguments as in `FastLayer`, with a view for each layer."""
+        """Rows x (N, D) after all layers (N, D); arguments as in `FastLayer`, with a view for each layer."""
         for layer, view in zip(self.layers, views, strict=True):
-            x = layer(x, view, angles, mask, batch)
+            x = layer(x, view, angles, mask, batch, packing)
         return x
 
     def predict(self, hidden: Tensor) -> Tensor:

@@ -49,8 +49,25 @@ class FastNorm:
         return F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
 
 
+class Packing:
+    """Leaves out the padding of a batch: rows (B T, D) of all tokens from and to rows (N, D) of the real ones."""
+
+    def __init__(self, valid: Tensor) -> None:
+        """`valid` (B, T) is False for padding."""
+        self.size = valid.numel()
+        self.rows = valid.flatten().nonzero().flatten()
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(B T, D) -> (N, D)."""
+        return x[self.rows]
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """(N, D) -> (B T, D), with zeros for padding."""
+        return x.new_zeros(self.size, x.size(1)).index_copy_(0, self.rows, x)
+
+
 class FastLayer:
-    """x + attention(norm(x)), then x + feed_forward(norm(x)), on rows x (N, D), N = B T."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)), on rows x (N, D), N = B T or less with a Packing."""
 
     def __init__(self, block: Any, config: ModelConfig, products: Products) -> None:
         attention, ffn = block.attn.sublayer, block.ffn.sublayer
@@ -71,9 +88,21 @@ class FastLayer:
         self.up = products.fused((ffn.gate, ffn.up)) if self.gated else products.of(ffn.up)
         self.down, self.activation = products.of(ffn.down), ffn.activation
 
-    def __call__(self, x: Tensor, cache: CacheView, angles: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        cache: CacheView,
+        angles: Tensor | None,
+        mask: Tensor | None,
+        batch: int,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """x (N, D) -> (N, D). `angles` (B|1, T, 1, K/2) complex; `mask` (B|1, 1, T, S) bool."""
-        x = x + self.out(self._attend(self.qkv(self.attention_norm(x)), cache, angles, mask, batch))
+        qkv = self.qkv(self.attention_norm(x))
+        if packing is None:
+            x = x + self.out(self._attend(qkv, cache, angles, mask, batch))
+        else:
+            x = x + self.out(packing.pack(self._attend(packing.unpack(qkv), cache, angles, mask, batch)))
         hidden = self.up(self.ffn_norm(x))  # (N, F) or (N, 2 F)
         if self.gated:
             gate, up = hidden.chunk(2, 1)
