@@ -1,11 +1,12 @@
 """Translates between generation_config.json, GGUF's `general.sampling.*` and our [sample] settings."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from minillm.exchange.tokenizer_models import optional_json
 from minillm.generation.config import SampleConfig
+from minillm.settings import shown
 
 DRAWING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
 """Settings that transformers reads only with do_sample, and their values if the file has none."""
@@ -51,7 +52,7 @@ def write_settings(sample: SampleConfig) -> dict[str, Any]:
     return changed | {"do_sample": True} | {key: getattr(sample, key) for key in DRAWING}
 
 
-def unused_settings(folder: Path, never: Collection[int] = ()) -> str | None:
+def unused_settings(folder: Path, never: Set[int] = frozenset()) -> str | None:
     """A line that names the entries of generation_config.json that have no counterpart here; None if there are none.
 
     `never` are ids that are never generated.
@@ -59,7 +60,8 @@ def unused_settings(folder: Path, never: Collection[int] = ()) -> str | None:
     path = folder / "generation_config.json"
     content = {key: value for key, value in optional_json(path).items() if value not in (None, False, [], {})}
     read = {*ALWAYS, *IDS, "do_sample", *(DRAWING if content.get("do_sample") else ())}
-    if isinstance(ids := content.get("suppress_tokens"), list) and set(ids) <= set(never):
+    ids = content.get("suppress_tokens")
+    if isinstance(ids, list) and all(isinstance(token, int) and token in never for token in ids):
         read.add("suppress_tokens")
     neutral = DRAWING | NEUTRAL
     named = [key for key in content if key not in read and not key.startswith(COMPUTATION)]
@@ -76,8 +78,8 @@ def unused_gguf_settings(fields: Mapping[str, Any], path: Path) -> str | None:
 def _unused(path: Path, entries: Mapping[str, Any]) -> str | None:
     if not entries:
         return None
-    shown = ", ".join(f"{key} = {str(value)[:40]}" for key, value in entries.items())
-    return f"{path}: not used, because minillm has no such setting: {shown}"
+    named = ", ".join(f"{key} = {shown(value)}" for key, value in entries.items())
+    return f"{path}: not used, because minillm has no such setting: {named}"
 
 
 def unwritten_settings(sample: SampleConfig, *, gguf: bool) -> str | None:

@@ -59,8 +59,9 @@ class WideView(NamedTuple):
 class FlatCache(KVCache):
     """A KVCache whose memory is one fp32 tensor (L, B, 2 G, max_len, K), keys before values.
 
-    A wide cache is for many rows. Its keys (L, B, G, K, max_len) and values (L, B, G, max_len, K) are two tensors, so
-    that a batched product reads the keys of a head in order. They may be bf16, because reading them takes the time.
+    A wide cache is for many rows. Its keys (L, B, G, K, max_len) and its values (L, B, G, max_len, K) are two tensors,
+    so that a batched product reads the keys of a head in order. They may be bf16, because most of the time is spent
+    reading them.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ KNOWN = {
 """Settings whose every value this file computes, but for those in `supports`. Any other must have its default."""
 
 WIDE = 8
-"""From so many rows on, the cache is wide; see FlatCache."""
+"""Minimum number of rows for a wide cache; see FlatCache."""
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
 """Position schemes without a bias."""
 

@@ -23,7 +23,8 @@ from minillm.run import export_model, import_model, load_run
         ({"num_beams": 4, "no_repeat_ngram_size": 3}, "num_beams = 4, no_repeat_ngram_size = 3"),
         ({"temperature": 0.7, "top_k": 50}, "temperature = 0.7"),  # transformers reads it with do_sample only
         ({"suppress_tokens": [1, 9]}, "suppress_tokens = [1, 9]"),
-        ({"some_new_setting": 1}, "some_new_setting = 1"),
+        ({"suppress_tokens": [[1]]}, "suppress_tokens = [[1]]"),
+        ({"some_new_setting": "a\nb"}, "some_new_setting = 'a\\nb'"),
         ({"num_beams": 1, "length_penalty": 1.0, "use_cache": True, "early_stopping": False}, None),
         ({"do_sample": True, "temperature": 0.7, "min_p": 0.1, "max_new_tokens": 9, "eos_token_id": [1, 2]}, None),
         (
@@ -35,7 +36,7 @@ from minillm.run import export_model, import_model, load_run
 )
 def test_entries_without_a_counterpart_are_named(content: dict[str, Any], named: str | None, tmp_path: Path):
     (tmp_path / "generation_config.json").write_text(json.dumps(content), encoding="utf-8")
-    line = unused_settings(tmp_path, never=[1])
+    line = unused_settings(tmp_path, never={1})
     assert (line and line.partition("no such setting: ")[2]) == named
     fields = {f"general.sampling.{key}": value for key, value in content.items()} | {"general.name": "x"}
     in_gguf = unused_gguf_settings(fields, tmp_path / "x.gguf")
