@@ -41,12 +41,18 @@ def require_parent(config: RunConfig, init_from: Path | None, *, resume: bool, f
 
 
 def resolve(
-    config: RunConfig, corpus: Corpus, *, inherited: bool, state: TrainState, say: Callable[[str], None]
+    config: RunConfig,
+    corpus: Corpus,
+    *,
+    inherited: bool,
+    say: Callable[[str], None],
+    resumed: TrainState | None = None,
 ) -> tuple[RunConfig, Objective]:
     """The final config and its objective. `say` receives notes about truncated examples.
 
     `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary; it grows
-    if the objective has added special tokens to the tokenizer. `state` is that of the checkpoint that is resumed.
+    if the objective has added special tokens to the tokenizer. `resumed` is the state of the checkpoint that training
+    continues from; None: it starts at step 0.
     ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
@@ -69,7 +75,9 @@ def resolve(
     for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         for cut in objective.describe_cuts(tokens):
             say(f"{split}: {cut}")
-    return replace(config, train=replace(config.train, steps=_steps(config, corpus, objective, state))), objective
+    return replace(
+        config, train=replace(config.train, steps=_steps(config, corpus, objective, resumed or TrainState()))
+    ), objective
 
 
 def _steps(config: RunConfig, corpus: Corpus, objective: Objective, state: TrainState) -> int:

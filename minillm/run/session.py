@@ -54,7 +54,7 @@ from minillm.training import precision
 from minillm.training.checkpoint import MODEL, Checkpoint
 from minillm.training.metrics import plot_curve, read_metrics
 from minillm.training.progress import say_on
-from minillm.training.state import Outcome, TrainState
+from minillm.training.state import Outcome
 from minillm.training.trainer import Trainer
 
 
@@ -136,8 +136,8 @@ class _Session:
         home = known.path.parent if known else self.folder
         own = load_own_tokenizer(home, known) if self.resume or self.parent else None
         corpus = prepare_corpus(config, own, self.runtime)
-        state = last.state.train if last else TrainState()
-        config, objective = resolve(config, corpus, inherited=self.parent is not None, state=state, say=self.say)
+        resumed, inherited = last.state.train if last else None, self.parent is not None
+        config, objective = resolve(config, corpus, inherited=inherited, say=self.say, resumed=resumed)
         model = self._model(config)
         corpus = self._with_reference(config, corpus, objective, model)
         trainer = self._trainer(config, corpus, objective, model)
