@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 import tomli_w
 
 from minillm.adapters.config import AdapterConfig
-from minillm.config_files import find_config, flatten, nearest_key, read_toml
+from minillm.config_files import find_config, flatten, nearest_key, read_toml, without_replaced
 from minillm.data.config import DataConfig
 from minillm.distributed.config import ParallelConfig
 from minillm.generation.config import EmbedConfig, SampleConfig
@@ -92,7 +92,8 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
         config: a name in configs/ or the path of a TOML file.
         overrides: values by dotted key, {"train.steps": 100}, or by section, {"train": {"steps": 100}}. Strings are
             parsed as on the command line; "none" means None. If they change model.preset, the file's [model] section is
-            ignored, because it modifies the file's preset.
+            ignored, because it modifies the file's preset. If they change model.preset or set optim.lr, the file's
+            learning rates for embeddings, heads and vectors are ignored.
 
     Raises:
         ValueError: a key is unknown or has no effect, or a value has the wrong type, is out of range or contradictory.
@@ -107,9 +108,7 @@ def load_config(config: str | Path = DEFAULT_CONFIG, overrides: Mapping[str, obj
     written, flags = _known(in_file, f"{path}: ", own), _known(in_flags, "", name)
     if own != name:
         written = {key: item for key, item in written.items() if not key.startswith("objective.")}
-    chosen = flags.get("model.preset")
-    if chosen and chosen.value != written.get("model.preset", chosen).value:
-        written = {key: item for key, item in written.items() if not key.startswith("model.")}
+    written = without_replaced(written, flags)
     given = written | flags
     chosen = given.get("model.preset", _Given(ModelConfig.preset, ""))
     section = objective_class(name)()

@@ -4,12 +4,15 @@ import difflib
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from minillm.models.presets import PRESETS
 from minillm.settings import shown
 
 RENAMED = {"model.num_segments": "model.num_token_types", "sample.read_ahead": "sample.num_draft_tokens"}
 """Old name of a key -> new name."""
+BESIDE_LR = ("optim.embedding_lr", "optim.head_lr", "optim.vector_lr")
+"""Learning rates that a recipe chose to suit its optim.lr and its model."""
 OLD_HEADS = {"model.lm_head": True, "model.pair_head": False, "model.pooler": False}
 """Old key for an output head -> its default; together these keys became model.heads."""
 
@@ -62,6 +65,15 @@ def flatten(values: Mapping[str, object]) -> dict[str, object]:
                 raise ValueError(f"{key} is given twice; leave one of them out")
             flat[key] = inner
     return flat
+
+
+def without_replaced(written: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a file, by dotted key, without those that were chosen to suit a value that a flag replaces."""
+    chosen = flags.get("model.preset")
+    other_model = chosen and chosen.value != written.get("model.preset", chosen).value
+    dropped = BESIDE_LR if other_model or "optim.lr" in flags else ()
+    dropped += ("model.",) if other_model else ()
+    return {key: item for key, item in written.items() if not key.startswith(dropped)}
 
 
 def _with_new_names(values: dict[str, object]) -> dict[str, object]:

@@ -282,8 +282,22 @@ def test_a_default_or_a_value_of_the_preset_is_no_mistake_in_a_file(toml):
         load_config(toml(""), {"optim.name": "adamw", "optim.muon_lr": 0.02})  # somebody gave it, for this run
 
 
+def test_a_flag_for_the_learning_rate_replaces_those_that_the_recipe_chose_beside_its_own(toml):
+    recipe = toml("[optim]\nlr = 0.01\nembedding_lr = 0.03\nhead_lr = 0.02\nvector_lr = 0.05\n")
+    assert load_config(recipe, {"optim.weight_decay": 0}).optim.embedding_lr == 0.03
+    optim = load_config(recipe, {"optim.lr": 1e-3, "optim.head_lr": 2e-3}).optim
+    assert (optim.lr, optim.embedding_lr, optim.head_lr, optim.vector_lr) == (1e-3, None, 2e-3, None)
+
+
+def test_a_flag_for_another_model_replaces_them_too_because_it_may_have_no_embeddings():
+    flags: dict[str, object] = {"objective.name": "classify_images"}
+    assert load_config(overrides={"model.preset": "qwen3-nano"}).optim.embedding_lr == 0.03
+    assert load_config(overrides=flags | {"model.preset": "mlp-digits"}).optim.embedding_lr is None
+
+
 def test_a_runs_own_copy_loads_with_settings_that_have_no_effect(tmp_path: Path):
-    config = load_config(overrides={"optim.name": "muon", "optim.muon_lr": 0.05, "schedule.final_ratio": 0.0})
+    given = {"optim.name": "muon", "optim.muon_lr": 0.05, "schedule.name": "linear", "schedule.final_ratio": 0.0}
+    config = load_config(overrides=given)
     config = override(config, {"optim.name": "adamw", "schedule.name": "constant", "tokenizer.kind": "byte"})
     save_config(config, tmp_path / "config.toml")
     assert load_config(tmp_path / "config.toml") == config

@@ -1,29 +1,33 @@
-"""Generation by one run's weights: minillm, transformers, CTranslate2 and llama.cpp, each from its own file format.
+"""Generation by one run's weights: the prompts, and which programs read them in which dtype.
 
-decode: greedy tokens after a short prompt, one row. prefill: a long prompt and one token. batch: many uneven prompts.
+decode: tokens after a short prompt, one row, greedy or sampled. prefill: a long prompt and one token. batch: many
+uneven prompts.
 """
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from minillm.benchmark.machine import Machine
-from minillm.benchmark.turns import Ready, Side
+from minillm.benchmark.turns import Side
 from minillm.cli.output import SPIN_COUNT
 from minillm.config import load_config
-from minillm.generation.config import SampleConfig
-from minillm.generation.text import complete
+from minillm.nn.config import ModelConfig
 from minillm.run import export_model, load_run, train
-from minillm.run.decoding import SLOTS
 
-NEW, COMPARED = 128, 32
-"""Tokens that a turn generates, and how many of them are compared between the sides."""
-HERE = "minillm.benchmark.generation_sides"
+NEW, NUM_PROMPTS = 128, 64
+"""Tokens that a turn of `decode` generates, and prompts of `batch`."""
+LARGE = 50_000_000
+"""A model with more parameters generates half as many tokens per turn, so that every side gets its turns in time."""
+HERE = "minillm.benchmark.generators"
 OURS, PEER = {"GOMP_SPINCOUNT": SPIN_COUNT}, {"GOMP_SPINCOUNT": "300000"}
 """`minillm sample` sets the first on an idle machine; the second is what GNU's OpenMP does by itself."""
+EXPORTED = "exported"
+"""Folder for transformers and CTranslate2."""
+GGUF = {"fp32": "f32", "int8": "q8_0", "int4": "q4_1"}
+"""dtype of a side -> type of llama.cpp's file."""
 
 
 class Job(NamedTuple):
@@ -31,6 +35,22 @@ class Job(NamedTuple):
 
     prompts: list[list[int]]
     num_new: int
+    temperature: float = 0.0
+    """0: greedy."""
+    top_k: int = 0
+    """0: all tokens."""
+    top_p: float = 1.0
+
+    def describe(self) -> str:
+        """Such as `sampled at temperature 0.8, top-k 50`; empty if it is greedy."""
+        if not self.temperature:
+            return ""
+        limits = f", top-k {self.top_k}" * bool(self.top_k) + f", top-p {self.top_p:g}" * (self.top_p < 1)
+        return f"sampled at temperature {self.temperature:g}{limits}"
+
+
+SAMPLED: tuple[dict[str, Any], ...] = ({"temperature": 0.8, "top_k": 50, "top_p": 0.95}, {"temperature": 1.0})
+"""How `decode` samples after the greedy measurement."""
 
 
 def make_run(folder: Path) -> Path:
@@ -41,9 +61,14 @@ def make_run(folder: Path) -> Path:
     return train(load_config("gpt-nano", keys | {"sample.max_new_tokens": 1}), folder)
 
 
-def make_job(work: str, run: Path) -> Job:
-    """The prompts of a work: ids that depend on the vocabulary alone."""
-    config = load_config(Path(run) / "config.toml").model
+def model_config(run: Path) -> ModelConfig:
+    """The shape of the model of a run."""
+    return load_config(run / "config.toml").model
+
+
+def make_jobs(work: str, run: Path, parameters: int) -> list[Job]:
+    """The jobs of a work; their prompts are ids that depend on the vocabulary alone."""
+    config = model_config(run)
     largest = min(256, (config.vocab_size or 256) // 2)
     generator = torch.Generator().manual_seed(0)
 
@@ -51,132 +76,62 @@ def make_job(work: str, run: Path) -> Job:
         return torch.randint(largest, (length,), generator=generator).tolist()
 
     if work == "prefill":
-        return Job([prompt(min(512, config.max_seq_len - 2))], 1)
+        return [Job([prompt(min(512, config.max_seq_len - 2))], 1)]
+    size = NEW if parameters <= LARGE else NEW // 2
     if work == "batch":
-        lengths = torch.randint(4, 64, (16,), generator=generator).tolist()
-        return Job([prompt(length) for length in lengths], min(64, config.max_seq_len - 64))
-    return Job([prompt(16)], min(NEW, config.max_seq_len - 17))
+        lengths = torch.randint(4, 64, (NUM_PROMPTS,), generator=generator).tolist()
+        return [Job([prompt(length) for length in lengths], min(size // 2, config.max_seq_len - 64))]
+    greedy = Job([prompt(16)], min(size, config.max_seq_len - 17))
+    return [greedy, *(greedy._replace(**settings) for settings in SAMPLED)]
 
 
-def sides(work: str, machine: Machine, peers: Sequence[str], run: Path, folder: Path) -> list[Side]:
-    """Ours with its defaults first, then every installed peer in each dtype that it is fast in."""
-    job = make_job(work, run)._asdict()
-    found = _ours(run, job)
-    if {"transformers", "ctranslate2"} & set(peers):
-        exported = folder / "exported"
-        if not exported.exists():
-            export_model(load_run(run, device="cpu"), exported, say=lambda message: None)
-        options = {"folder": str(exported), "job": job}
-        kinds = {"transformers": machine.fast, "ctranslate2": ("fp32", "int8")}
+def sides(work: str, machine: Machine, peers: Sequence[str], run: Path, folder: Path, job: Job) -> list[Side]:
+    """Ours first, then every installed peer, each in the dtypes that it is fast in.
+
+    Text is sampled without drafts and without quantized weights.
+    """
+    sampled, content = job.temperature > 0, {"job": job._asdict()}
+    found = _ours(work, machine, run, content, sampled=sampled)
+    kinds = {"transformers": machine.fast, "ctranslate2": ("fp32",) if sampled else ("fp32", "int8")}
+    if set(kinds) & set(peers):
+        write_exports(run, folder, [EXPORTED])
+        options = content | {"folder": str(folder / EXPORTED)}
         for name, dtypes in kinds.items():
             build = f"{HERE}:{name}"
             found += [Side(name, d, build, options | {"dtype": d}, environment=PEER) for d in dtypes if name in peers]
     if "xllamacpp" in peers and work != "batch":
-        kinds_of_gguf: dict[str, Literal["f32", "q8_0"]] = {"fp32": "f32", "int8": "q8_0"}
-        for dtype, kind in kinds_of_gguf.items():
-            file = folder / f"model-{kind}.gguf"
-            if not file.exists():
-                export_model(load_run(run, device="cpu"), file, dtype=kind, say=lambda message: None)
-            options = {"file": str(file), "job": job}
-            found.append(Side("llama.cpp", dtype, f"{HERE}:llama_cpp", options, environment=PEER))
+        files = {dtype: f"model-{kind}.gguf" for dtype, kind in GGUF.items() if dtype == "fp32" or not sampled}
+        write_exports(run, folder, files.values())
+        for dtype, name in files.items():
+            options, note = content | {"file": str(folder / name)}, GGUF[dtype].upper()
+            found.append(Side("llama.cpp", dtype, f"{HERE}:llama_cpp", options, note, PEER))
     return found
 
 
-def _ours(run: Path, job: dict[str, Any]) -> list[Side]:
+def _ours(work: str, machine: Machine, run: Path, content: dict[str, Any], *, sampled: bool) -> list[Side]:
     """With the defaults of `minillm sample`, then in each dtype without drafts."""
-    build, options = f"{HERE}:minillm", {"run": str(run), "job": job}
-    found = [Side("minillm", "auto", build, options, "as `minillm sample` runs it", OURS)]
-    kinds: dict[str, dict[str, Any]] = {"fp32": {"dtype": "fp32"}, "bf16": {"dtype": "bf16"}}
-    kinds |= {"int8": {"quantize": 8}, "int4": {"quantize": 4}}
-    note = "without drafts"
-    return found + [Side("minillm", dtype, build, options | own, note, OURS) for dtype, own in kinds.items()]
+    build, options, note = f"{HERE}:minillm", content | {"run": str(run)}, "without drafts"
+    how = note if sampled else "as `minillm sample` runs it"
+    first = Side("minillm", "auto", build, options | {"drafts": not sampled}, how, OURS)
+    kinds: dict[str, dict[str, Any]] = {"fp32": {"dtype": "fp32"}}
+    if work == "decode" or "bf16" in machine.fast:  # products of many rows may be tens of times slower than in fp32
+        kinds["bf16"] = {"dtype": "bf16"}
+    kinds |= {} if sampled else {"int8": {"quantize": 8}, "int4": {"quantize": 4}}
+    rest = [Side("minillm", dtype, build, options | {"load": load}, note, OURS) for dtype, load in kinds.items()]
+    return [first, *rest]
 
 
-def limit(work: str, machine: Machine, side: Side, parameters: int) -> float | None:
+def write_exports(run: Path, folder: Path, names: Iterable[str]) -> None:
+    """Write those exports of a run that do not exist yet, such as `exported` or `model-q8_0.gguf`."""
+    missing = [folder / name for name in names if not (folder / name).exists()]
+    loaded = load_run(run, device="cpu") if missing else None
+    for file in missing:
+        assert loaded is not None
+        dtype: Any = file.stem.partition("-")[2] if file.suffix else None
+        export_model(loaded, file, dtype=dtype, say=lambda message: None)
+
+
+def limit(work: str, parameters: int, machine: Machine, side: Side) -> float | None:
     """Tokens per second if only the weights were read once for each token; None for other works than decode."""
     size = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5}.get(side.dtype)
     return None if work != "decode" or size is None else machine.read / (parameters * size)
-
-
-def minillm(run: str, job: dict[str, Any], **options: Any) -> Ready:
-    """The package's own generation; without options (of `load_run`) as `minillm sample` runs it, drafts included."""
-    loaded = load_run(run, **options)
-    drafts = 0 if options else SampleConfig.num_draft_tokens
-    config = SampleConfig(temperature=0.0, max_new_tokens=job["num_new"], num_draft_tokens=drafts)
-    slots = SLOTS if len(job["prompts"]) > 1 else None
-    decoder = loaded.decoder if slots is None else loaded.batch_decoder
-    parts = (decoder, loaded.tokenizer, job["prompts"], config)
-    return _ready(job, lambda: [found.ids for found in complete(*parts, slots=slots)])
-
-
-def transformers(folder: str, job: dict[str, Any], dtype: str) -> Ready:
-    """transformers' generate, prompts padded on the left."""
-    import transformers as package
-
-    model: Any = package.AutoModelForCausalLM.from_pretrained(folder)
-    model = model.to(_device(), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]).eval()
-    longest = max(map(len, job["prompts"]))
-    rows = torch.tensor([[0] * (longest - len(row)) + row for row in job["prompts"]], device=_device())
-    lengths = torch.tensor([[len(row)] for row in job["prompts"]], device=_device())
-    mask = (torch.arange(longest, device=_device()) >= longest - lengths).long()
-    options = {"max_new_tokens": job["num_new"], "min_new_tokens": job["num_new"], "do_sample": False}
-    return _ready(
-        job, lambda: model.generate(rows, attention_mask=mask, pad_token_id=0, **options)[:, longest:].tolist()
-    )
-
-
-def ctranslate2(folder: str, job: dict[str, Any], dtype: str) -> Ready:
-    """CTranslate2 with the same number of threads."""
-    package: Any = importlib.import_module("ctranslate2")
-    import transformers as tokenizers
-
-    name = {"fp32": "float32", "int8": "int8"}[dtype]
-    out = f"{folder}-{name}"
-    if not Path(out).exists():
-        package.converters.TransformersConverter(folder).convert(out, quantization=name)
-    threads = torch.get_num_threads()
-    generator = package.Generator(out, compute_type=name, intra_threads=threads, inter_threads=1)
-    tokenizer = tokenizers.AutoTokenizer.from_pretrained(folder)
-    prompts = [tokenizer.convert_ids_to_tokens(row) for row in job["prompts"]]
-    options = {"sampling_topk": 1, "include_prompt_in_result": False}
-    options |= {"max_length": job["num_new"], "min_length": job["num_new"]}
-    return _ready(job, lambda: [found.sequences_ids[0] for found in generator.generate_batch(prompts, **options)])
-
-
-def llama_cpp(file: str, job: dict[str, Any]) -> Ready:
-    """llama.cpp's server inside this process."""
-    import json
-    import urllib.request
-
-    package: Any = importlib.import_module("xllamacpp")
-
-    settings = package.CommonParams()
-    settings.model.path, settings.n_ctx, settings.n_parallel = file, 1024, 1
-    settings.n_gpu_layers, settings.verbosity = 0, -1
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
-    server = package.Server(settings)
-    content = {"prompt": job["prompts"][0], "n_predict": job["num_new"], "temperature": 0, "ignore_eos": True}
-    body = json.dumps(content | {"return_tokens": True, "cache_prompt": False}).encode()
-
-    def write() -> list[list[int]]:
-        request = urllib.request.Request(f"{server.listening_address}/completion", body)
-        request.add_header("content-type", "application/json")
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return [json.load(answer)["tokens"]]
-
-    return _ready(job, write)
-
-
-def _ready(job: dict[str, Any], write: Callable[[], list[list[int]]]) -> Ready:
-    """`write` returns the new ids of each row. If only one token is new, the tokens of the prompt are counted."""
-    read = sum(map(len, job["prompts"])) if job["num_new"] == 1 else 0
-
-    def turn() -> int:
-        written = sum(map(len, write()))
-        return read or written
-
-    return Ready(turn, lambda: [float(token) for token in write()[0][:COMPARED]])
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

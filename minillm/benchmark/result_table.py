@@ -77,18 +77,21 @@ def chart(found: Sequence[BenchmarkRow], file: Path, title: str) -> None:
 
     works = list(dict.fromkeys(row.work for row in found))
     sizes = [sum(row.work == work for row in found) for work in works]
+    height = 0.8 + 0.9 * len(works) + 0.3 * sum(sizes)
     figure, axes = plt.subplots(
-        len(works), 1, figsize=(8, 0.8 + 0.9 * len(works) + 0.3 * sum(sizes)), squeeze=False, height_ratios=sizes
+        len(works), 1, figsize=(8, height), squeeze=False, height_ratios=sizes, layout="constrained"
     )
     for work, axis in zip(works, axes[:, 0], strict=True):
         own = [row for row in found if row.work == work][::-1]
         colors = ["tab:blue" if row.side == "minillm" else "lightgray" for row in own]
-        bars = axis.barh([f"{row.side}, {row.dtype}" for row in own], [row.value or 0 for row in own], color=colors)
+        names = [", ".join(filter(None, (row.side, row.dtype))) for row in own]
+        bars = axis.barh(names, [row.value or 0 for row in own], color=colors)
         axis.bar_label(bars, labels=["" if row.value is None else f"{row.value:,.0f}" for row in own], padding=3)
-        axis.set_title(f"{work} ({own[0].unit})", fontsize=10, loc="left")
+        axis.set_title(f"{work} ({own[0].unit})", fontsize=9, loc="left", x=-0.15)
+        axis.locator_params(axis="x", nbins=5)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.15)
     figure.suptitle(title, fontsize=8)
-    figure.tight_layout()
     figure.savefig(file, dpi=120)
     plt.close(figure)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import math
 import os
 import time
 import traceback
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-WARM_UP, MAX_ROUNDS = 1, 10
+WARM_UP, MIN_ROUNDS, MAX_ROUNDS = 1, 2, 10
 REST = 0.1
 """Seconds between turns, so that the other processes' threads go to sleep."""
-START_LIMIT = 180.0
-"""Seconds that a side may take to get ready, compilation included."""
+ANSWER_LIMIT, END_LIMIT = 180.0, 1.0
+"""Seconds that a side may take to get ready (compilation included) or for a turn, and that all may take to exit."""
+NO_TIME = "no time was left"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Ready:
     """Do the work once; returns the number of tokens."""
     output: Callable[[], list[float]]
     """What all sides should agree on, computed before the first turn."""
+    is_warm: bool = False
+    """Whether `output` does the same work as a turn, so that no warm-up turn is needed."""
 
 
 @dataclass
@@ -55,42 +59,62 @@ class Measured:
     speeds: list[float] = field(default_factory=list)
     """Tokens per second of each turn."""
     output: list[float] = field(default_factory=list)
+    is_warm: bool = False
+    """As in Ready."""
     peak_bytes: int = 0
     """Largest resident memory of its process."""
     failure: str = ""
     """Why it was not measured."""
 
 
-def take_turns(sides: Sequence[Side], *, seconds: float) -> list[Measured]:
-    """Run all sides for about `seconds`, at least two turns each after the warm-up, one after the other.
+def take_turns(sides: Sequence[Side], *, until: float, deadline: float = math.inf) -> list[Measured]:
+    """Start all sides, and let them run one after the other, at least two turns each after the warm-up.
 
     A side that fails has `failure`; the others go on.
+
+    Args:
+        sides: each gets a process.
+        until: value of time.monotonic() after which no further round of turns begins.
+        deadline: value of time.monotonic() after which no side starts and no turn begins or goes on.
     """
-    context = torch.multiprocessing.get_context("spawn")
-    results, pipes, processes = [Measured(side) for side in sides], [], []
+    results, running = [Measured(side) for side in sides], []
     try:
         for result in results:
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, result.side), daemon=True)
-            with _environment(result.side.environment):
-                process.start()
-            there.close()
-            pipes.append(here)
-            processes.append(process)
-            _receive(here, result, lambda result, message: result.output.extend(message), START_LIMIT)
-        until = time.monotonic() + seconds
+            if time.monotonic() < deadline:
+                pipe, process = _start(result.side)
+                running.append((result, pipe, process))
+                _receive(pipe, result, _note_output, deadline)
         for number in range(WARM_UP + MAX_ROUNDS):
-            if number >= WARM_UP + 2 and time.monotonic() > until:
+            if number >= WARM_UP + MIN_ROUNDS and time.monotonic() > until:
                 break
-            for pipe, result in zip(pipes, results, strict=True):
-                _take_turn(pipe, result, counts=number >= WARM_UP)
+            for result, pipe, _ in running:
+                if number >= WARM_UP or not result.is_warm:
+                    _take_turn(pipe, result, deadline, counts=number >= WARM_UP)
     finally:
-        for pipe, process in zip(pipes, processes, strict=True):
+        for _, pipe, _ in running:
             with contextlib.suppress(OSError):
                 pipe.send(False)
-            process.join(5)
+        end = time.monotonic() + END_LIMIT
+        for _, _, process in running:
+            process.join(max(0.0, end - time.monotonic()))
             process.kill()
+    for result in results:
+        if not result.speeds:
+            result.failure = result.failure or NO_TIME
+        elif result.failure == NO_TIME:  # its last turn only
+            result.failure = ""
     return results
+
+
+def _start(side: Side) -> tuple[Any, Any]:
+    """The pipe to the process of a side, and the process."""
+    context = torch.multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, side), daemon=True)
+    with _environment(side.environment):
+        process.start()
+    there.close()
+    return here, process
 
 
 @contextlib.contextmanager
@@ -105,8 +129,12 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _take_turn(pipe: Any, result: Measured, *, counts: bool) -> None:
-    if result.failure:
+def _note_output(result: Measured, message: tuple[list[float], bool]) -> None:
+    result.output, result.is_warm = message
+
+
+def _take_turn(pipe: Any, result: Measured, deadline: float, *, counts: bool) -> None:
+    if result.failure or time.monotonic() >= deadline:
         return
 
     def note(result: Measured, message: tuple[float, int, int]) -> None:
@@ -119,14 +147,16 @@ def _take_turn(pipe: Any, result: Measured, *, counts: bool) -> None:
     except OSError as error:
         result.failure = str(error)
         return
-    _receive(pipe, result, note, START_LIMIT)
+    _receive(pipe, result, note, deadline)
     time.sleep(REST)
 
 
-def _receive(pipe: Any, result: Measured, note: Callable[[Measured, Any], object], limit: float) -> None:
+def _receive(pipe: Any, result: Measured, note: Callable[[Measured, Any], object], deadline: float) -> None:
     """Hand the next message of a side to `note`; a message of text is a failure."""
+    left = max(0.0, deadline - time.monotonic())
+    late = NO_TIME if left < ANSWER_LIMIT else f"no answer within {ANSWER_LIMIT:.0f} s"
     try:
-        message = pipe.recv() if pipe.poll(limit) else f"no answer within {limit:.0f} s"
+        message = pipe.recv() if pipe.poll(min(ANSWER_LIMIT, left)) else late
     except (EOFError, OSError):
         message = "its process ended"
     if isinstance(message, str):
@@ -140,7 +170,7 @@ def _serve(pipe: Any, side: Side) -> None:
     try:
         module, _, function = side.build.partition(":")
         ready: Ready = getattr(importlib.import_module(module), function)(**side.options)
-        pipe.send([float(number) for number in ready.output()])
+        pipe.send(([float(number) for number in ready.output()], ready.is_warm))
         while pipe.recv():
             began = time.perf_counter()
             tokens = ready.turn()

@@ -2,23 +2,23 @@
 
 import importlib.util
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from minillm.benchmark import generation_sides, reading_sides, training_sides
-from minillm.benchmark.machine import Machine, measure_machine
+from minillm.benchmark.machine import Machine, better, measure_machine
 from minillm.benchmark.result_table import BenchmarkRow, rows
 from minillm.benchmark.shapes import SHAPES
-from minillm.benchmark.turns import Side, agreement, take_turns
+from minillm.benchmark.turns import Measured, Side, agreement, take_turns
 from minillm.models.profile import profile
-from minillm.run import export_model, find_run, load_run
+from minillm.run import find_run
 
 WORKS = ("train", "decode", "prefill", "batch", "data")
 PEERS = ("transformers", "ctranslate2", "xllamacpp")
 """Packages that minillm is compared with, if they are installed."""
-PREPARING = 0.3
-"""Share of a work's time for starting its sides."""
 
 
 class Result(NamedTuple):
@@ -38,7 +38,10 @@ def run_benchmark(
     minutes: float = 10.0,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Measure `works` beside `peers` (None: those installed) in at most about `minutes`.
+    """Measure `works` beside `peers` (None: those installed) in at most `minutes`.
+
+    Works share the remaining time equally, and so do the comparisons of a work. Each side has at least two turns. Once
+    `minutes` have passed, no side starts and no turn begins or goes on; the rows of sides without a turn say so.
 
     Args:
         works: names from WORKS.
@@ -55,52 +58,80 @@ def run_benchmark(
     for work in works:
         if work not in WORKS:
             raise ValueError(f"{work!r} cannot be measured; choose from: {', '.join(WORKS)}")
-    machine, found, agreed = measure_machine(), [], {}
+    began = time.monotonic()
+    deadline = began + 60 * minutes
+    machine, measured, agreed = measure_machine(), [], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if set(works) - {"train"}:
             run = generation_sides.make_run(folder / "run") if run is None else find_run(Path(run))
-        for work in works:
+        for i, work in enumerate(works):
             say(f"{work}: preparing")
+            share = _share(deadline, len(works) - i)
             plans = _plan(work, machine, peers, run, folder)
-            for title, sides, limits, tolerance in plans:
-                say(f"{title}: {', '.join(f'{side.name} {side.dtype}'.strip() for side in sides)}")
-                seconds = minutes * 60 / len(works) / len(plans) * (1 - PREPARING)
-                results = take_turns(sides, seconds=seconds)
-                found += rows(title, results, limits)
-                agreed[title] = agreement(results, tolerance=tolerance)
+            for j, plan in enumerate(plans):
+                say(f"{plan.title}: {', '.join(f'{side.name} {side.dtype}'.strip() for side in plan.sides)}")
+                results = take_turns(plan.sides, until=_share(share, len(plans) - j), deadline=deadline)
+                measured.append((plan, results))
+                agreed[plan.compared or plan.title] = agreement(results, tolerance=plan.tolerance)
+    machine = better(machine, measure_machine())
+    found = [row for plan, results in measured for row in plan.rows(machine, results)]
+    say(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
     return Result(machine, found, agreed)
 
 
-Plan = tuple[str, list[Side], list[float | None], float]
-"""Title, sides, their limits, and the tolerance of their outputs."""
+def _share(deadline: float, number: int) -> float:
+    """When the first of `number` equal parts of the time until `deadline` ends."""
+    now = time.monotonic()
+    return now + max(0.0, deadline - now) / number
 
 
-def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | None, folder: Path) -> list[Plan]:
+class Comparison(NamedTuple):
+    """Sides that do the same work."""
+
+    title: str
+    sides: list[Side]
+    limit: Callable[[Machine, Side], float | None] = lambda machine, side: None
+    """Tokens per second that the machine could reach with a side's weights."""
+    tolerance: float = 0.0
+    """Allowed difference of the outputs."""
+    compared: str = ""
+    """Which outputs are compared, if not those that are timed."""
+
+    def rows(self, machine: Machine, results: Sequence[Measured]) -> list[BenchmarkRow]:
+        """The rows of the table."""
+        return rows(self.title, results, [self.limit(machine, result.side) for result in results])
+
+
+def _plan(work: str, machine: Machine, peers: Sequence[str], run: Path | str | None, folder: Path) -> list[Comparison]:
     """The comparisons of a work."""
     if work == "train":
-        plans = []
-        for name, shape in SHAPES.items():
-            sides = training_sides.sides(name, machine, tuple(peers))
-            tolerance = 1e-3 if shape().comparable else 0.05  # without our weights, only the size agrees
-            plans.append(
-                (shape().title, sides, [training_sides.limit(name, machine, side) for side in sides], tolerance)
-            )
-        return plans
+        return [_training(name, machine, peers) for name in SHAPES]
     assert run is not None, "`run_benchmark` makes one"
     run = Path(run)
     if work == "data":
-        exported = folder / "exported"
-        if not exported.exists():
-            export_model(load_run(run, device="cpu"), exported, say=lambda message: None)
-        sides, batches = reading_sides.sides(run, exported), reading_sides.loader_sides(run)
-        return [("tokenize, one thread", sides, [None, None], 0), ("batches of 32 x 256", batches, [None], 0)]
-    parameters = profile(load_run(run, device="cpu").config.model).total
-    sides = generation_sides.sides(work, machine, peers, run, folder)
-    job = generation_sides.make_job(work, run)
-    what = {"decode": f"{job.num_new} tokens, one row", "prefill": f"{len(job.prompts[0])} tokens"}
-    title = f"{work} {parameters / 1e6:.1f} M, {what.get(work, f'{len(job.prompts)} uneven prompts')}"
-    return [(title, sides, [generation_sides.limit(work, machine, side, parameters) for side in sides], 0)]
+        generation_sides.write_exports(run, folder, [generation_sides.EXPORTED])
+        sides = reading_sides.sides(run, folder / generation_sides.EXPORTED)
+        batches = reading_sides.loader_sides(run)
+        return [Comparison("tokenize, one thread", sides), Comparison("batches of 32 x 256", batches)]
+    parameters = profile(generation_sides.model_config(run)).total
+    plans = []
+    for job in generation_sides.make_jobs(work, run, parameters):
+        sides = generation_sides.sides(work, machine, peers, run, folder, job)
+        limit = partial(generation_sides.limit, work, parameters)
+        what = {"decode": f"{job.num_new} tokens, one row", "prefill": f"{len(job.prompts[0])} tokens"}
+        title = f"{work} {parameters / 1e6:.1f} M, {what.get(work, f'{len(job.prompts)} uneven prompts')}"
+        sampled = job.describe()
+        title += f", {sampled}" if sampled else ""
+        plans.append(Comparison(title, sides, limit, compared=f"{title} (their greedy tokens)" if sampled else ""))
+    return plans
+
+
+def _training(name: str, machine: Machine, peers: Sequence[str]) -> Comparison:
+    """Training of one shape."""
+    shape, sides = SHAPES[name](), training_sides.sides(name, machine, tuple(peers))
+    tolerance = 1e-3 if shape.comparable else 0.05  # without our weights, only the size agrees
+    return Comparison(shape.title, sides, partial(training_sides.limit, name), tolerance)
 
 
 def _installed(peers: Sequence[str] | None) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def bench(
         json: Print a JSON list of rows instead of a table.
         chart: File for the bar chart.
     """
-    if minutes <= 0:
+    if not minutes > 0:  # not a number either
         raise ValueError(f"--minutes is {minutes}; it must be above 0")
     spin_while_idle()  # the processes of all sides inherit it
     from minillm.benchmark import result_table

@@ -11,7 +11,7 @@ def export(
     out: Path,
     /,
     *,
-    dtype: Literal["f32", "f16", "bf16", "q8_0"] | None = None,
+    dtype: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] | None = None,
     license: str | None = None,
     language: str | None = None,
     adapter_only: bool = False,
@@ -21,7 +21,7 @@ def export(
     Args:
         run: Run folder.
         out: Folder or .gguf file to write; it must not exist.
-        dtype: Type of the matrices in a .gguf file. Default: f32.
+        dtype: Type of the matrices in a .gguf file; q8_0 has 8 bits, and so on. Default: f32.
         license: License for the model card, such as mit. Default: that of the imported model, otherwise none.
         language: Language for the model card, such as en. Default: en for built-in text, otherwise none.
         adapter_only: Write only the run's adapter, in PEFT's format, instead of the merged model.

@@ -65,7 +65,7 @@ def sample(
     prompt = settings.prompt or ""
     shown_prompt = prompt if loaded.model.writes == "continuation" else ""
     loaded.tokenizer.encode(prompt)  # refused, if it is, before any of it is printed
-    say_what_runs(loaded)
+    say_what_runs(loaded, batch=prompts is not None)
     if draft is not None and "sample.num_draft_tokens" not in keys:
         settings = replace(settings, num_draft_tokens=NUM_DRAFT_TOKENS)
 
@@ -91,9 +91,9 @@ def sample(
         print_completions(completions, shown_prompt)
 
 
-def say_what_runs(loaded: LoadedRun) -> None:
+def say_what_runs(loaded: LoadedRun, *, batch: bool) -> None:
     """Describe the run on stderr, and name the command for conversations if it was made for them."""
-    print(loaded.describe(), loaded.describe_decoder(), sep="\n", file=sys.stderr)
+    print(loaded.describe(), loaded.describe_decoder(batch=batch), sep="\n", file=sys.stderr)
     if loaded.tokenizer.chat_template is not None:
         print(f"the prompt is continued as plain text; for an answer: {loaded.next_command()}", file=sys.stderr)
 

@@ -11,8 +11,8 @@ from minillm.config import DEFAULT_CONFIG, SECTIONS, load_config
 SHOWN = {
     *("model.preset", "model.num_layers", "model.d_model", "model.num_heads", "model.max_seq_len", "model.dropout"),
     *("tokenizer.kind", "tokenizer.vocab_size", "data.validation", "objective.name", "optim.name", "optim.lr"),
-    *("train.steps", "train.global_batch", "train.micro_batch", "train.precision", "train.device", "train.seed"),
-    *("eval.every", "save.every", "sample.prompt"),
+    *("train.steps", "train.epochs", "train.global_batch", "train.micro_batch", "train.precision", "train.device"),
+    *("train.seed", "eval.every", "save.every", "sample.prompt"),
 }
 """Keys that --help lists; --help-all lists all of them."""
 

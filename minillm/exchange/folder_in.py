@@ -11,10 +11,15 @@ from torch import Tensor
 
 from minillm.data.sources.hub import fetch_model
 from minillm.exchange.architectures import Imported, model_from_hf
-from minillm.exchange.generation_settings import read_gguf_settings, read_settings
+from minillm.exchange.generation_settings import (
+    read_gguf_settings,
+    read_settings,
+    unused_gguf_settings,
+    unused_settings,
+)
 from minillm.exchange.model_card import license_in
 from minillm.exchange.sentence_transformers import read_embedding
-from minillm.exchange.task_heads import objective_of
+from minillm.exchange.task_heads import objective_of, unused_dropout
 from minillm.exchange.tokenizer_in import read_tokenizer
 from minillm.exchange.tokenizer_models import load_json
 from minillm.generation.config import EmbedConfig
@@ -44,6 +49,8 @@ class Published(NamedTuple):
     license: str | None
     objective: dict[str, Any]
     """Settings of the objective of a model with a head for a task, such as its labels; empty for other models."""
+    notes: tuple[str, ...] = ()
+    """Lines about what the source has and the run does not."""
 
 
 def read_published(source: str) -> Published:
@@ -55,13 +62,14 @@ def read_published(source: str) -> Published:
         OSError: the source does not exist, or the hub does not answer.
         ValueError: something in it is damaged or not supported.
     """
-    path, embed, objective = Path(source), EmbedConfig(), {}
+    path, embed, objective, notes = Path(source), EmbedConfig(), {}, []
     if path.suffix.lower() == ".gguf":
         from minillm.exchange.gguf_in import content_of, open_gguf  # its package is an extra
 
         fields, tensors = open_gguf(path)
         model, tokenizer = content_of(fields, tensors, path)
         sample, license = read_gguf_settings(fields, path), fields.get("general.license")
+        notes.append(unused_gguf_settings(fields, path))
     else:
         if path.is_file():
             what = f"in {UNREAD[path.suffix]} format" if path.suffix in UNREAD else "a file"
@@ -73,12 +81,15 @@ def read_published(source: str) -> Published:
             objective = objective_of(config)
             model, tokenizer = model_from_hf(config, weights), read_tokenizer(folder)
             sample, license = read_settings(folder), license_in(folder)
+            never = {*tokenizer.special_ids, *range(tokenizer.vocab_size, model.config.vocab_size or 0)}
+            notes += [unused_settings(folder, never), unused_dropout(config)]
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
     ids, rows = tokenizer.vocab_size, model.config.vocab_size or 0
     if rows < ids:
         raise ValueError(f"{source}: the tokenizer has {ids} ids, but the weights have only {rows}; they do not match")
-    return Published(model, tokenizer, embed, sample, license if isinstance(license, str) else None, objective)
+    license = license if isinstance(license, str) else None
+    return Published(model, tokenizer, embed, sample, license, objective, tuple(note for note in notes if note))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

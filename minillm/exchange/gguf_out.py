@@ -40,8 +40,9 @@ ROPE_FACTORS = "rope_freqs.weight"
 SCALING = {"factor": "factor", "original_max_position_embeddings": "original_length"}
 SCALING |= {"low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor"}
 """Key of llama3 scaling -> its name after `minillm.rope.`, which tells what the divisors come from."""
-Dtype = Literal["f32", "f16", "bf16", "q8_0"]
-FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+Dtype = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+VOCABULARY = ("token_embd.weight", "output.weight")
+"""Matrices that keep 8 bits in 4-bit and 5-bit files, because they are the most sensitive to rounding."""
 KEPT = "position_embd.weight"
 """A matrix that llama.cpp reads in fp32 only."""
 
@@ -65,7 +66,8 @@ def write_gguf(
         weights: by Hugging Face's names, without the copies of tied ones.
         tokenizer: the content of a tokenizer.json.
         chat_template: its Jinja template of conversations, if it has one.
-        dtype: of the matrices; vectors stay in fp32, and for q8_0 also matrices whose rows are no multiple of 32 long.
+        dtype: of the matrices. Vectors stay in fp32, and so do, in quantized files, matrices whose row length is not a
+            multiple of 32. With 4 and 5 bits, the embedding table and the head are q8_0.
         license: identifier of the license.
         sampling: values of keys `general.sampling.*`.
 
@@ -78,7 +80,7 @@ def write_gguf(
     package, tensors = library(), _tensors(arch, config, weights)
     writer = package.GGUFWriter(path, arch)
     writer.add_name(name)
-    writer.add_file_type(package.LlamaFileType[FILE_TYPES[dtype]])
+    writer.add_file_type(package.LlamaFileType["ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"])
     writer.add_quantization_version(package.GGML_QUANT_VERSION)
     num_weights = sum(weight.numel() for weight in tensors.values())
     writer.add_size_label(package.size_label(num_weights, num_weights, 0, 0))
@@ -104,8 +106,9 @@ def write_gguf(
 def _kind_of(package: Any, tensor: str, weight: Tensor, dtype: Dtype) -> Any:
     """The GGML type of a tensor."""
     kinds = package.GGMLQuantizationType
-    short = dtype == "q8_0" and weight.size(-1) % package.GGML_QUANT_SIZES[kinds.Q8_0][0]
-    return kinds.F32 if weight.ndim < 2 or tensor == KEPT or short else kinds[dtype.upper()]
+    kind = kinds.Q8_0 if tensor in VOCABULARY and dtype.startswith(("q5", "q4")) else kinds[dtype.upper()]
+    is_short = weight.size(-1) % package.GGML_QUANT_SIZES[kind][0] != 0
+    return kinds.F32 if weight.ndim < 2 or tensor == KEPT or is_short else kind
 
 
 def _require_arithmetic(config: Mapping[str, Any]) -> None:

@@ -113,6 +113,7 @@ def distilbert_config_to_hf(config: ModelConfig) -> dict[str, Any]:
     name = f"DistilBert{CLASSES[task]}" if task else f"DistilBert{'ForMaskedLM' if 'lm' in config.heads else 'Model'}"
     _require(config, name, num_token_types=0, norm_eps=1e-12)
     settings = {"architectures": [name], "model_type": "distilbert", "sinusoidal_pos_embds": False}
+    settings |= {"qa_dropout": 0.0} if task == "span" else {}  # our head has no dropout; their default is 0.1
     return settings | _DISTILBERT_CONFIG.to_hf(config)
 
 

@@ -14,6 +14,8 @@ PIPELINES = {"class": "text-classification", "tag": "token-classification", "spa
 OBJECTIVES = {"class": "classify", "tag": "tag", "span": "extract"}
 PROBLEMS = {"label": "single_label_classification", "labels": "multi_label_classification", "number": "regression"}
 """Our kind of labels -> their problem_type."""
+QA_DROPOUT = 0.1
+"""DistilBERT's default."""
 
 
 class TaskNames(NamedTuple):
@@ -95,6 +97,14 @@ def objective_of(config: Mapping[str, Any]) -> dict[str, Any]:
         found["kind"] = next((ours for ours, hf in PROBLEMS.items() if hf == config.get("problem_type")), alone)
     named = name == "tag" or (name == "class" and found["kind"] != "number")
     return found | ({"labels": labels_of(config)} if named else {})
+
+
+def unused_dropout(config: Mapping[str, Any]) -> str | None:
+    """A line about dropout before the head for answers, which ours does not have; None if there is none."""
+    rate = config.get("qa_dropout", QA_DROPOUT) if config.get("model_type") == "distilbert" else 0.0
+    if head_of(config) != "span" or not rate:
+        return None
+    return f"qa_dropout is {rate}; minillm trains the head for answers without dropout"
 
 
 def label_settings(objective: Mapping[str, Any]) -> dict[str, Any]:

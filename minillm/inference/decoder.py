@@ -1,9 +1,9 @@
 """A GPT's forward pass with little work between the matrix products, for decoding on a CPU.
 
 The arithmetic is that of models/gpt.py. Projections of q, k and v are one product, and so are gate and up. Rotary
-angles, masks and the memory of the cache are made once per text. Residuals, norms, attention and the cache are fp32;
-products are as the plan says. `test_the_fast_decoder_equals_the_model` in tests/inference/test_decoder.py compares
-logits for every setting that `supports` accepts.
+angles, masks and the memory of the cache are made once per text. Residuals and norms are fp32; so are attention and the
+cache, except with many rows. Products are as the plan says. `test_the_fast_decoder_equals_the_model` in
+tests/inference/test_decoder.py compares logits for every setting that `supports` accepts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minillm.inference.cache import FlatCache
-from minillm.inference.layer import CacheView, FastLayer, FastNorm
+from minillm.inference.layer import CacheView, FastLayer, FastNorm, Packing
 from minillm.inference.products import Products
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
@@ -32,6 +32,8 @@ KNOWN = {
 }
 """Settings whose every value this file computes, but for those in `supports`. Any other must have its default."""
 
+WIDE = 8
+"""Minimum number of rows for a wide cache; see FlatCache."""
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
 """Position schemes without a bias."""
 
@@ -70,7 +72,8 @@ class FastDecoder(nn.Module):
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[FlatCache, Tensor]:
         """As `GPT.start`."""
-        cache = FlatCache(self.config, tokens.size(0), max_len, tokens.device)
+        wide = self.plan.dtype if tokens.is_cpu and tokens.size(0) >= WIDE else None
+        cache = FlatCache(self.config, tokens.size(0), max_len, tokens.device, wide=wide)
         if self.config.position == "rotary":
             cache.rotations = rotations(self.position, max_len).to(tokens.device)
         hidden = self._read(tokens, cache, key_valid, prefix_length)
@@ -97,16 +100,25 @@ class FastDecoder(nn.Module):
         if mask is not None and cache.key_valid is not None:
             mask = mask | ~mask.any(-1, keepdim=True)  # padding attends to anything; nothing reads it
         angles = None if cache.rotations is None else cache.angles(positions)
-        x = self.through_layers(x, cache.views(length), angles, mask, batch)
+        packing = None if key_valid is None or key_valid.all() else Packing(key_valid)
+        x = x if packing is None else packing.pack(x)
+        x = self.through_layers(x, cache.views(length), angles, mask, batch, packing)
+        x = x if packing is None else packing.unpack(x)
         cache.length += length
         return x.unflatten(0, (batch, length))
 
     def through_layers(
-        self, x: Tensor, views: Sequence[CacheView], angles: Tensor | None, mask: Tensor | None, batch: int
+        self,
+        x: Tensor,
+        views: Sequence[CacheView],
+        angles: Tensor | None,
+        mask: Tensor | None,
+        batch: int,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """Rows x (B T, D) after all layers (B T, D); arguments as in `FastLayer`, with a view for each layer."""
+        """Rows x (N, D) after all layers (N, D); arguments as in `FastLayer`, with a view for each layer."""
         for layer, view in zip(self.layers, views, strict=True):
-            x = layer(x, view, angles, mask, batch)
+            x = layer(x, view, angles, mask, batch, packing)
         return x
 
     def predict(self, hidden: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from minillm.inference.products import Plan, Products
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
 
-MAX_ROWS = 64
+MAX_RECORDED_ROWS = 64
 """Maximum rows in a recorded batch. Larger batches keep the GPU busy without recording."""
 WARM_UP = 3
 """Steps before the recording, as in PyTorch's documentation: libraries allocate memory in the first ones."""
@@ -50,6 +50,11 @@ class StaticView(NamedTuple):
     def values(self) -> Tensor:
         """(B, G, max_len, K)."""
         return self.memory.chunk(2, 1)[1]
+
+    @property
+    def wide(self) -> bool:
+        """As in LayerView."""
+        return False
 
     def write(self, new: Tensor) -> None:
         """Store keys and values (B, 1, 2 G, K) at the position."""
@@ -124,7 +129,7 @@ class GraphDecoder(nn.Module):
         self, tokens: Tensor, *, max_len: int, key_valid: Tensor | None = None, prefix_length: Tensor | None = None
     ) -> tuple[Any, Tensor]:
         """As `GPT.start`."""
-        if key_valid is not None or prefix_length is not None or tokens.size(0) > MAX_ROWS:
+        if key_valid is not None or prefix_length is not None or tokens.size(0) > MAX_RECORDED_ROWS:
             return self.plain.start(tokens, max_len=max_len, key_valid=key_valid, prefix_length=prefix_length)
         return self.fast.start(tokens, max_len=max_len)
 
@@ -133,7 +138,7 @@ class GraphDecoder(nn.Module):
         """As `GPT.step`."""
         if not isinstance(cache, FlatCache):
             return self.plain.step(tokens, cache)
-        if tokens.size(1) > 1 or tokens.size(0) > MAX_ROWS:  # a beam search repeats its rows
+        if tokens.size(1) > 1 or tokens.size(0) > MAX_RECORDED_ROWS:  # a beam search repeats its rows
             return self.fast.step(tokens, cache)
         cache.require(1)
         self.config.require_length(cache.length + 1)

@@ -58,9 +58,10 @@ class Products:
         names = [self.names[layer] for layer in layers]
         parts = [self.quantized[name] for name in names if name in self.quantized]
         if parts and len(parts) == len(layers) and self.plan.packed:
-            whole = concatenate([part.select(rows) for part, rows in zip(parts, indices, strict=True)])
+            parts = [part.select(rows) for part, rows in zip(parts, indices, strict=True)]
+            whole = concatenate(parts)
             if can_pack(whole):
-                return QuantizedProduct(whole, bias, wide=self.plan.dtype, one_row=self.plan.one_row)
+                return QuantizedProduct(whole, bias, wide=self.plan.dtype, one_row=self.plan.one_row, parts=parts)
         weight = torch.cat([layer.weight.detach()[rows] for layer, rows in zip(layers, indices, strict=True)])
         return dense(weight, bias, self.plan)
 

@@ -88,11 +88,12 @@ class DPO(CrossEntropyObjective):
         Padding is at the end, where no real token attends to it.
         """
         rows = [row for example in examples for row in self.layout.rows(example)]
-        tokens, valid = pad([row.ids[:-1] for row in rows], self.pad_id)
+        limit = self.layout.max_len - 1
+        tokens, valid = pad([row.ids[:-1] for row in rows], self.pad_id, round_below=limit)
         places = [np.arange(row.start - 1, len(row.ids) - 1) for row in rows]
-        answers, _ = pad([row.ids[row.start :] for row in rows], IGNORE_INDEX)
+        answers, _ = pad([row.ids[row.start :] for row in rows], IGNORE_INDEX, round_below=limit)
         reference = torch.tensor([example.reference for example in examples], dtype=torch.float32)  # (B, 2)
-        inputs = {"tokens": tokens, "predict_at": pad(places, 0)[0]}
+        inputs = {"tokens": tokens, "predict_at": pad(places, 0, round_below=limit)[0]}
         return Batch(inputs, {"pair": answers, "reference": reference}, {"pair": len(examples)}, int(valid.sum()))
 
     def loss(self, output: Output, labels: dict[str, Tensor], *, training: bool) -> dict[str, Score]:

@@ -48,6 +48,8 @@ class Policy:
     heads: tuple[str, ...] = ("lm",)
     template: ChatTemplate | None = None
     """The tokenizer's chat template, for previews."""
+    max_len: int = 0
+    """Maximum tokens of a row; up to it, rows are padded to a multiple of 8. 0: to the longest one."""
 
     covers_text: ClassVar[bool] = False
     primary: ClassVar[str] = "reward"
@@ -74,8 +76,9 @@ class Policy:
 
         Padding is at the end, where no real token attends to it.
         """
-        ids, _ = pad([np.concatenate((row.prompt, row.completion))[:-1] for row in examples], self.pad_id)
-        labels = {"ids": pad([row.completion for row in examples], IGNORE_INDEX)[0]}
+        texts = [np.concatenate((row.prompt, row.completion))[:-1] for row in examples]
+        ids, _ = pad(texts, self.pad_id, round_below=self.max_len)
+        labels = {"ids": pad([row.completion for row in examples], IGNORE_INDEX, round_below=self.max_len)[0]}
         real = labels["ids"] != IGNORE_INDEX
         starts = torch.tensor([len(row.prompt) - 1 for row in examples])[:, None]
         labels["at"] = at = (starts + torch.arange(real.size(1))).clamp(max=ids.size(1) - 1)  # (B, T)
@@ -225,4 +228,4 @@ def _build(config: Any, setup: Setup, estimate: Callable[..., Any], heads: tuple
     written[: tokenizer.vocab_size] = np.asarray(tokenizer.num_bytes) > 0
     written[list(end_ids)] = True
     forbidden = tuple(np.flatnonzero(~written).tolist())
-    return Policy(config, tokenizer.pad_id, end_ids, forbidden, estimate, heads, template)
+    return Policy(config, tokenizer.pad_id, end_ids, forbidden, estimate, heads, template, setup.seq_len)

@@ -21,6 +21,8 @@ PLANS = "decoding.json"
 """File in the cache folder with the plans that were measured."""
 SMALL = 1_000_000
 """Models with fewer weights in products are not measured: the time between the products decides."""
+GRAPHS = ", CUDA graphs"
+"""End of the line that describes a decoder with recorded steps."""
 
 SLOTS = 64
 """Texts in one batch; more would gain little, because products of so many rows are limited by arithmetic."""
@@ -70,7 +72,7 @@ def _on_accelerator(model: Any, compute: precision.Compute) -> tuple[Any, str]:
     if not (recordable and small):
         return plain, line
     try:
-        return GraphDecoder(model, plain, compute.dtype), f"{line}, CUDA graphs"
+        return GraphDecoder(model, plain, compute.dtype), line + GRAPHS
     except Exception as error:  # drivers and versions of torch fail in many ways; the plain model works without graphs
         return plain, f"{line}; CUDA graphs are off: {str(error).partition(chr(10))[0] or type(error).__name__}"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minillm.exchange.folder_out import Export, write_folder, write_gguf_file
+from minillm.exchange.generation_settings import unwritten_settings
 from minillm.exchange.gguf_out import Dtype
 from minillm.exchange.model_card import About
 from minillm.generation.config import SampleConfig
@@ -27,8 +28,9 @@ def export_model(
     """Export to the new folder `out` (config.json, model.safetensors, tokenizer, model card) or the new file out.gguf.
 
     If transformers is installed, its outputs and token ids are compared with ours before the folder is renamed to
-    `out`. `say` receives the result of the comparison, or a warning about llama.cpp. ValueError if the format cannot
-    represent the model or `out` exists; OSError if it cannot be written.
+    `out`. `say` receives the result of the comparison, or a warning about llama.cpp, and a line about settings of
+    [sample] that the format lacks. ValueError if the format cannot represent the model or `out` exists; OSError if it
+    cannot be written.
 
     Args:
         dtype: of the matrices in a GGUF file; None: f32. A folder always has fp32.
@@ -43,6 +45,8 @@ def export_model(
     about = about_model(loaded, license, language)
     parts = (loaded.model, loaded.tokenizer, about, config.embed, _generation(loaded), vars(config.objective))
     export = Export(loaded.folder.name, config.model, *parts)
+    if export.model.writes != "nothing" and (note := unwritten_settings(export.sample, gguf=is_gguf)):
+        say(note)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(out)
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Imports published weights as a run folder, which works like a trained run."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ CHAT_SAMPLING: dict[str, Any] = {"temperature": 0.2, "top_p": 0.9}
 """[sample] of an imported model that has a chat template and names no settings, as recommended for SmolLM2-Instruct."""
 
 
-def import_model(source: Path | str, out: Path | str) -> Path:
+def import_model(source: Path | str, out: Path | str, *, say: Callable[[str], None] = print) -> Path:
     """Import a folder in Hugging Face's format, a GGUF file, or a model on the hub; returns the run folder.
+
+    `say` receives a line about each thing that the run does not keep, such as a setting without a counterpart.
 
     Raises:
         OSError: the source does not exist, the hub does not answer, or the folder cannot be written.
@@ -38,7 +41,7 @@ def import_model(source: Path | str, out: Path | str) -> Path:
     require_free(out)
     if (Path(source) / CONFIG).is_file():
         raise ValueError(f"{source} is already a run; use it directly, or start from it with train --init-from")
-    (config, weights), tokenizer, embed, generation, license, task = read_published(source)
+    (config, weights), tokenizer, embed, generation, license, task, notes = read_published(source)
     require_valid(config, source)
     model, family = assemble(config, weights, source), family_of(config)
     chat = CHAT_SAMPLING if tokenizer.chat_template and "temperature" not in generation else {}
@@ -57,6 +60,8 @@ def import_model(source: Path | str, out: Path | str) -> Path:
         about = {"imported_from": source, **report.about_program(model, tokenizer)}
         about |= {} if license is None else {"license": license}
         write_start(out, run, tokenizer, about, resume=False)
+    for note in notes:
+        say(note)
     return out
 
 

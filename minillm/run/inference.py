@@ -17,7 +17,7 @@ from minillm.inference.rounding import round_weights
 from minillm.nn.kernels.quantized import QuantizedWeight
 from minillm.objectives.base import Objective
 from minillm.run.build import build_objective
-from minillm.run.decoding import DecodingDtype, make_decoder
+from minillm.run.decoding import GRAPHS, DecodingDtype, make_decoder
 from minillm.run.folder import find_checkpoint, find_run, load_own_tokenizer, read_about
 from minillm.run.preview import next_command
 from minillm.run.resolve import require_family
@@ -62,9 +62,9 @@ class LoadedRun:
         """The decoder for batches in which new texts replace those that ended; CUDA graphs do not support that."""
         return self.decoder.plain if isinstance(self.decoder, GraphDecoder) else self.decoder
 
-    def describe_decoder(self) -> str:
-        """One line with the dtype and form of its products."""
-        return self._decoder[1]
+    def describe_decoder(self, *, batch: bool = False) -> str:
+        """One line with the dtype and form of the products of `decoder`, or, if `batch`, of `batch_decoder`."""
+        return self._decoder[1].removesuffix(GRAPHS) if batch else self._decoder[1]
 
     def require_writer(self) -> None:
         """ValueError unless the model writes text."""

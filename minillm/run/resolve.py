@@ -1,5 +1,6 @@
 """Completes a config with values that depend on tokenizer and data, and rejects contradictions before training."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from minillm.objectives.base import Objective
 from minillm.registry import OBJECTIVES, load, objective_spec
 from minillm.run.build import build_objective, seq_len
 from minillm.tokenizers.base import Tokenizer
+from minillm.training.state import TrainState
 
 
 def require_family(config: RunConfig) -> None:
@@ -39,12 +41,18 @@ def require_parent(config: RunConfig, init_from: Path | None, *, resume: bool, f
 
 
 def resolve(
-    config: RunConfig, corpus: Corpus, *, inherited: bool, say: Callable[[str], None]
+    config: RunConfig,
+    corpus: Corpus,
+    *,
+    inherited: bool,
+    say: Callable[[str], None],
+    resumed: TrainState | None = None,
 ) -> tuple[RunConfig, Objective]:
     """The final config and its objective. `say` receives notes about truncated examples.
 
     `inherited`: whether the model shape comes from another run, whose table may be larger than the vocabulary; it grows
-    if the objective has added special tokens to the tokenizer.
+    if the objective has added special tokens to the tokenizer. `resumed` is the state of the checkpoint that training
+    continues from; None: it starts at step 0.
     ValueError if settings contradict the tokenizer or the data, or if the prompt cannot be encoded.
     """
     tokenizer = corpus.tokenizer
@@ -67,7 +75,24 @@ def resolve(
     for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         for cut in objective.describe_cuts(tokens):
             say(f"{split}: {cut}")
-    return config, objective
+    return replace(
+        config, train=replace(config.train, steps=_steps(config, corpus, objective, resumed or TrainState()))
+    ), objective
+
+
+def _steps(config: RunConfig, corpus: Corpus, objective: Objective, state: TrainState) -> int:
+    """train.steps, from train.epochs if that is given; ValueError if the objective makes its own training data."""
+    if config.train.epochs is None:
+        return config.train.steps
+    if objective_spec(config.objective.name).source:
+        raise ValueError(
+            f"train.epochs has no effect with objective.name {config.objective.name}, which makes its own training "
+            "data; set train.steps instead"
+        )
+    examples = len(objective.examples(corpus.train, config.data, seq_len(config), training=True))
+    batch = config.train.global_batch  # it may have changed at a resume
+    done = state.step * batch if state.examples is None else state.examples
+    return max(1, state.step + math.ceil((config.train.epochs * examples - done) / batch))
 
 
 def _vocab_size(config: RunConfig, tokenizer: Tokenizer) -> int:

@@ -1,5 +1,6 @@
 """Continues a run from its last checkpoint."""
 
+import math
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from minillm.config import RunConfig, load_config
 from minillm.run.folder import CONFIG, require_same_text
 from minillm.run.report import Say
 from minillm.training.checkpoint import Checkpoint, newest_good
+from minillm.training.config import OptimConfig
 from minillm.training.schedule import lr_scale
 from minillm.training.trainer import Trainer
 
@@ -15,6 +17,9 @@ CONTENT = {"source", "validation", "cache"}
 """Keys of [data] that may change in a resumed run, because the data is compared by content."""
 LOSS = {"label_smoothing", "z_loss", "reference"}
 """Keys of [objective] that may change: they affect neither targets nor validation loss."""
+
+RATES = ("lr", "embedding_lr", "head_lr", "vector_lr")
+"""Settings of AdamW's learning rates; None is `lr`."""
 
 
 def require_same_run(saved: RunConfig, config: RunConfig, where: object) -> None:
@@ -54,18 +59,31 @@ def restore(trainer: Trainer, config: RunConfig, fingerprint: str, last: Checkpo
         say(f"{folder} has no checkpoint yet: starting at step 0")
         return
     if last.step > config.train.steps:
-        raise ValueError(f"train.steps is {config.train.steps}, but {folder} is at step {last.step} already: raise it")
+        epochs = config.train.epochs
+        given = f"train.steps is {config.train.steps}" if epochs is None else f"train.epochs is {epochs}"
+        raise ValueError(f"{given}, but {folder} is at step {last.step} already: raise it")
     require_same_text(last, fingerprint, config.data.source)
     trainer.restore(last, global_batch=saved.train.global_batch)
     say(f"resuming {folder} at step {last.step} of {config.train.steps}")
-    before, now = (_lr(run, last.step + 1) for run in (saved, config))
-    if abs(now - before) > 0.05 * max(now, before):
-        say(
-            f"the learning rate is {now:.2e} from here; with the original config it would be {before:.2e} "
-            "(train.steps, [schedule] or optim.lr has changed)"
-        )
+    _say_changed_rates(saved, config, last.step + 1, say)
 
 
-def _lr(config: RunConfig, step: int) -> float:
-    """The learning rate of a step, at most the last one."""
-    return lr_scale(min(step, config.train.steps), config.schedule, config.train.steps) * config.optim.lr
+def _say_changed_rates(saved: RunConfig, config: RunConfig, step: int, say: Say) -> None:
+    """Report learning rates that jump at `step`, the first one after the checkpoint."""
+    before, now = _peaks(saved.optim), _peaks(config.optim)
+    old, new = (lr_scale(min(step, run.train.steps), run.schedule, run.train.steps) for run in (saved, config))
+    for key in (key for key in now if key in before):
+        if key != "lr" and math.isclose(now[key] * before["lr"], before[key] * now["lr"]):
+            continue  # it changes by the same factor as optim.lr
+        was, rate = before[key] * old, now[key] * new
+        if abs(rate - was) > 0.05 * max(rate, was):
+            say(
+                f"{'the learning rate' if key == 'lr' else f'optim.{key}'} is {rate:.2e} from here; with the original "
+                f"config it would be {was:.2e} (train.steps, [schedule] or optim.{key} has changed)"
+            )
+
+
+def _peaks(optim: OptimConfig) -> dict[str, float]:
+    """The peak learning rates by setting."""
+    rates = {key: optim.lr if getattr(optim, key) is None else getattr(optim, key) for key in RATES}
+    return rates | ({"muon_lr": optim.muon_lr} if optim.name == "muon" else {})

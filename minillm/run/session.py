@@ -136,7 +136,8 @@ class _Session:
         home = known.path.parent if known else self.folder
         own = load_own_tokenizer(home, known) if self.resume or self.parent else None
         corpus = prepare_corpus(config, own, self.runtime)
-        config, objective = resolve(config, corpus, inherited=self.parent is not None, say=self.say)
+        resumed, inherited = last.state.train if last else None, self.parent is not None
+        config, objective = resolve(config, corpus, inherited=inherited, say=self.say, resumed=resumed)
         model = self._model(config)
         corpus = self._with_reference(config, corpus, objective, model)
         trainer = self._trainer(config, corpus, objective, model)

@@ -36,6 +36,9 @@ class OptimConfig:
     """Decoupled decay of matrices and embeddings; norms and biases never decay (Loshchilov and Hutter 2019)."""
     momentum: float = setting(0.95, at_least=0, below=1, only=_MUON)
     """Muon's Nesterov momentum."""
+    average: float = setting(0.0, at_least=0, at_most=0.5, note="0 does not average")
+    """Evaluate and save an average over the last steps instead of the last weights. Its mean age is this fraction of
+    the steps so far; 0.5: the plain mean of all steps; 0: no average (Karras et al. 2024)."""
     clip: float = setting(1.0, at_least=0, note="0 does not clip")
     """Maximum global gradient norm; 0: no clipping (Pascanu et al. 2013)."""
 
@@ -64,8 +67,10 @@ class ScheduleConfig:
 class TrainConfig:
     """The training loop."""
 
-    steps: int = setting(1000, at_least=1)
-    """Optimizer steps of the whole run."""
+    steps: int = setting(1000, at_least=1, only={"epochs": (None,)})
+    """Optimizer steps of the whole run; computed from `epochs` if that is set."""
+    epochs: float | None = setting(None, above=0, at_most=1_000_000)
+    """Passes over the training data. It replaces `steps`, so that a recipe suits texts of different sizes."""
     global_batch: int = setting(32, at_least=1, at_most=2**20)
     """Sequences in one optimizer step, over all accumulation steps and ranks."""
     micro_batch: int | None = setting(None, at_least=1)

@@ -19,13 +19,13 @@ from minillm.training.config import OptimConfig
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrices: Tensor, *, rounds: int = 5) -> Tensor:
+def orthogonalize(matrices: Tensor, *, rounds: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     """Approximate the nearest semi-orthogonal matrix U V^T of each of the `matrices` U S V^T, (N, R, C) -> (N, R, C).
 
-    Runs `rounds` Newton-Schulz iterations, in bf16 on accelerators and in fp32 on CPUs.
+    Runs `rounds` Newton-Schulz iterations, in `dtype` on CPUs and in bf16 on accelerators.
     """
     tall = matrices.size(-2) > matrices.size(-1)
-    x = (matrices.mT if tall else matrices).to(torch.float32 if matrices.is_cpu else torch.bfloat16)
+    x = (matrices.mT if tall else matrices).to(dtype if matrices.is_cpu else torch.bfloat16)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(rounds):
@@ -40,10 +40,20 @@ class Muon(torch.optim.Optimizer):
     The step of a matrix of R rows and C columns is scaled by sqrt(max(1, R / C)), as in the paper.
     """
 
-    def __init__(self, params: list[nn.Parameter], *, lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        params: list[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`dtype` is as in `orthogonalize`."""
         if any(p.ndim != 2 for p in params):
             raise ValueError("Muon takes matrices only; give vectors and embeddings to AdamW")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -58,7 +68,7 @@ class Muon(torch.optim.Optimizer):
                 buffers = [self._buffer(p) for p in params]
                 torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
                 nesterov = torch._foreach_lerp(grads, buffers, group["momentum"])
-                updates = orthogonalize(torch.stack(nesterov))  # (N, R, C)
+                updates = orthogonalize(torch.stack(nesterov), dtype=self.dtype)  # (N, R, C)
                 lr = group["lr"]
                 torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
                 scale = -lr * max(1.0, rows / columns) ** 0.5
@@ -74,11 +84,12 @@ class Muon(torch.optim.Optimizer):
 class Optimizer:
     """Combines AdamW and Muon; stores their state by parameter name."""
 
-    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+    def __init__(self, model: nn.Module, config: OptimConfig, *, dtype: torch.dtype = torch.float32) -> None:
         """Put every trainable parameter into exactly one group.
 
         Parameters with two or more dimensions decay; norms and biases do not. With `muon`, Muon trains the matrices of
-        linear layers; AdamW trains embeddings and the vocabulary head. ValueError if a learning rate has no effect.
+        linear layers; AdamW trains embeddings and the vocabulary head. `dtype` is that of matrix products in training,
+        which Muon uses too on a CPU. ValueError if a learning rate has no effect.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         hidden = hidden_matrices(model) if config.name == "muon" else []
@@ -98,8 +109,8 @@ class Optimizer:
             )
         ]
         if hidden:
-            muon = Muon(hidden, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            self.optimizers.append(muon)
+            settings = {"lr": config.muon_lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+            self.optimizers.append(Muon(hidden, **settings, dtype=dtype))
         for group in self._groups():
             group["peak_lr"] = group["lr"]
 
@@ -180,7 +191,7 @@ def adamw_rates(model: nn.Module, params: dict[Tensor, str], config: OptimConfig
     keys = {p: key(p, name) for p, name in params.items()}
     for name, reason in UNUSED.items():
         if getattr(config, name) is not None and name not in keys.values():
-            raise ValueError(f"optim.{name} has no effect: {reason}; leave it out")
+            raise ValueError(f"optim.{name} has no effect: {reason}; leave it out, or set it to none")
     return {p: config.lr if getattr(config, name) is None else getattr(config, name) for p, name in keys.items()}
 
 

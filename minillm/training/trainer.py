@@ -14,6 +14,7 @@ from minillm.data.prefetch import BatchSource, SourceError
 from minillm.distributed.parallelize import replicate, whole
 from minillm.distributed.runtime import Runtime
 from minillm.objectives.base import Batch, Objective
+from minillm.training.average import WeightAverage
 from minillm.training.checkpoint import Checkpoint, remove_old, save_checkpoint, weights
 from minillm.training.config import Recipe
 from minillm.training.divergence import DivergenceWatch, name_bad_step, warning
@@ -51,7 +52,8 @@ class Trainer:
         self.recipe, self.compute, self.runtime, self.folder = recipe, compute, runtime, folder
         self.identity, self.on_evaluation = identity, on_evaluation
         self.state = TrainState()
-        self.optimizer = Optimizer(model, recipe.optim)
+        self.optimizer = Optimizer(model, recipe.optim, dtype=compute.dtype)
+        self.average = WeightAverage(self.optimizer.names, recipe.optim.average)
         self.take_step = StepFunction(
             replicate(model, runtime),
             objective,
@@ -74,7 +76,7 @@ class Trainer:
         """
         checkpoint.verify()
         checkpoint.load_model(self.model)
-        self.optimizer.load_state_dict(checkpoint.load_optimizer())
+        self.optimizer.load_state_dict(self.average.load_state_dict(checkpoint.load_optimizer()))
         saved = checkpoint.state
         self.state = saved.train
         if saved.scaler:  # empty unless the run was in fp16
@@ -123,7 +125,8 @@ class Trainer:
             if not self._train_one(stop):
                 return "interrupted"
             if self.state.step == last or self._is_due(self.recipe.eval.every):
-                self._evaluate_and_keep_best()
+                with self.average.swapped():
+                    self._evaluate_and_keep_best()
                 if self.state.step < last and 0 < self.recipe.train.patience <= self.state.stale:
                     return "early"
             if self._is_due(self.recipe.save.every):
@@ -133,8 +136,7 @@ class Trainer:
     def _train_one(self, stop: StopRequest) -> bool:
         """Take the next step; False, without a step, if any rank received a stop request."""
         began = time.perf_counter()
-        state = self.state
-        step = state.step + 1
+        state, step = self.state, self.state.step + 1
         batches = self._or_save(self.source.batches, step - 1)  # the source counts from 0
         names = list(batches[0].counts)
         local = [sum(batch.counts[name] for batch in batches) for name in names]
@@ -142,10 +144,10 @@ class Trainer:
         *sums, read, stopping = self.runtime.sum([*local, tokens, stop.requested])  # ranks stop at the same step
         if stopping:
             return False
-        counts = dict(zip(names, sums, strict=True))
         scale = lr_scale(step, self.recipe.schedule, self.recipe.train.steps)
-        total = self._gradient_within_memory(step, batches, counts)
+        total = self._gradient_within_memory(step, batches, dict(zip(names, sums, strict=True)))
         result = self.take_step.update(total, lr_scale=scale)
+        self.average.update(step)
         state.step, state.examples = step, self.source.examples_before(step)
         state.tokens += int(read)
         state.seconds += time.perf_counter() - began
@@ -213,20 +215,19 @@ class Trainer:
     def _evaluate_and_keep_best(self) -> None:
         state = self.state
         result = self._or_save(self.evaluator, self.model)
-        loss = result.loss
         if self.log is not None:
-            self.log.write(step=state.step, seconds=round(state.seconds, 3), val_loss=loss, **result.figures())
+            self.log.write(step=state.step, seconds=round(state.seconds, 3), val_loss=result.loss, **result.figures())
         trained = f"; training loss {state.train_loss:.4f}" if math.isfinite(state.train_loss) else ""
         self.progress.write(f"step {state.step}: validation {result.describe()}{trained}")
         if result.samples and self.runtime.is_main:
             for line in write_samples(self.folder / "samples.jsonl", state.step, result.samples):
                 self.progress.write(line)
         if result.beats(state.best):
-            state.best_loss, state.best_value, state.best_step, state.stale = loss, result.value, state.step, 0
+            state.best_loss, state.best_value, state.best_step, state.stale = result.loss, result.value, state.step, 0
             self.save()
         else:
             state.stale += 1
-            if advice := None if result.samples else warning(state, loss):  # a rewarded loss neither falls nor overfits
+            if advice := None if result.samples else warning(state, result.loss):  # a reward does not overfit
                 self.progress.write(advice)
         if self.on_evaluation is not None and self.runtime.is_main and not result.samples:
             self.on_evaluation()
@@ -236,13 +237,14 @@ class Trainer:
         step = self.state.step
         if self._saved_step == step:
             return
-        model, optimizer = whole(weights(self.model)), whole(self.optimizer.state_dict())
-        source = self.source.state_dict()
-        if self.runtime.is_main:
+        with self.average.swapped():
+            model, training = weights(self.model), self.optimizer.state_dict() | self.average.state_dict()
+            model, training, source = whole(model), whole(training), self.source.state_dict()
             if self.log is not None:
                 self.log.force_to_disk()
-            state = CheckpointState(self.state, self.take_step.scaler.state_dict(), **self.identity)
-            save_checkpoint(self.folder, step, model=model, optimizer=optimizer, state=state, source=source)
-            remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step, step=step)
+            if self.runtime.is_main:
+                state = CheckpointState(self.state, self.take_step.scaler.state_dict(), **self.identity)
+                save_checkpoint(self.folder, step, model=model, optimizer=training, state=state, source=source)
+                remove_old(self.folder, keep=self.recipe.save.keep, best_step=self.state.best_step, step=step)
         self._saved_step = step
         self.runtime.barrier()

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from minillm.benchmark.machine import measure_machine
+from minillm.benchmark import works
+from minillm.benchmark.machine import Machine, better, measure_machine
 from minillm.benchmark.result_table import BenchmarkRow, chart, rows, table
 from minillm.benchmark.turns import Measured, Side
-from minillm.benchmark.works import run_benchmark
+from minillm.benchmark.works import Comparison, run_benchmark
 from minillm.cli import main
 
 
@@ -36,7 +37,7 @@ def test_the_machine_has_limits():
 @pytest.mark.slow
 def test_reading_is_measured_beside_the_tokenizers_library(tmp_path: Path, capsys: pytest.CaptureFixture[str], run_of):
     chart_file = tmp_path / "bench.png"
-    command = ["bench", "data", "--run", str(run_of("gpt2")), "--peers", "none", "--minutes", "0.02", "--json"]
+    command = ["bench", "data", "--run", str(run_of("gpt2")), "--peers", "none", "--minutes", "1", "--json"]
     assert main([*command, "--chart", str(chart_file)]) == 0
     (ours, theirs, batches) = json.loads(capsys.readouterr().out)
     assert (ours["side"], theirs["side"], batches["side"]) == ("minillm", "tokenizers", "minillm")
@@ -54,3 +55,20 @@ def test_reading_is_measured_beside_the_tokenizers_library(tmp_path: Path, capsy
 def test_unknown_works_and_peers_are_refused(arguments, message: str):
     with pytest.raises(ValueError, match=message):
         run_benchmark(**{"works": ["train"], **arguments})
+
+
+def test_limits_are_the_better_of_two_measurements():
+    slow, fast = (Machine("a processor", {"fp32": 10.0 * n, "bf16": 90.0 / n}, 5.0 * n, ("fp32",)) for n in (1, 3))
+    assert better(slow, fast) == Machine("a processor", {"fp32": 30.0, "bf16": 90.0}, 15.0, ("fp32",))
+    side = Side("minillm", "fp32", "")
+    plan = Comparison("decode", [side], lambda machine, of: machine.read * 2)
+    (row,) = plan.rows(better(slow, fast), [Measured(side, speeds=[15.0])])
+    assert row.limit_share == 0.5
+
+
+def test_when_the_time_is_up_the_remaining_rows_say_so(run_of, monkeypatch: pytest.MonkeyPatch):
+    machine = Machine("a processor", {"fp32": 1e9}, 1e9, ("fp32",))
+    monkeypatch.setattr(works, "measure_machine", lambda: machine)
+    result = run_benchmark(["prefill"], run=run_of("llama"), peers=[], minutes=1e-9, say=lambda line: None)
+    assert len(result.rows) > 1
+    assert {(row.value, row.note) for row in result.rows} == {(None, "not measured: no time was left")}

@@ -68,8 +68,8 @@ class FakeRun:
     def next_command(self) -> str:
         return "minillm chat runs/fake"
 
-    def describe_decoder(self) -> str:
-        return "decoding: fp32 weights"
+    def describe_decoder(self, *, batch: bool = False) -> str:
+        return f"decoding: fp32 weights{', many prompts' * batch}"
 
 
 class FakeEvaluation(NamedTuple):

@@ -249,7 +249,7 @@ def test_a_file_of_prompts_gives_a_json_line_for_each_completion(command, fake_r
     file.write_text("one\ntwo\n", encoding="utf-8")
     outcome = command("sample", "--prompts", file, "--num-samples", 2)
     assert [json.loads(line)["prompt"] for line in outcome.out.splitlines()] == ["one", "one", "two", "two"]
-    assert "12 tokens in" in outcome.err
+    assert "12 tokens in" in outcome.err and "decoding: fp32 weights, many prompts" in outcome.err
     for flags in (["--prompt", "x"], ["--num-beams", 2], ["--draft", "runs/small"]):
         assert f"{flags[0]} has no effect with --prompts" in command("sample", "--prompts", file, *flags).err
 

@@ -60,7 +60,7 @@ def train(folder: Path, runtime: Runtime, rule: str) -> Any:
         runtime=runtime,
         model=tiny.tiny_lora(bias=False) if rule == "lora" else None,
         shape={"dropout": 0.0, "bias": False},
-        optim={"name": "muon", "embedding_lr": 3e-3, "vector_lr": 2e-3} if rule == "muon" else {},
+        optim={"name": "muon", "embedding_lr": 3e-3, "average": 0.2} if rule == "muon" else {},
         train={"steps": 5},
         eval={"every": 2, "batch": 2},
         save={"every": 2},

@@ -110,12 +110,13 @@ def test_llama_cpp_writes_the_same_greedy_tokens(name: str, run_of: Callable[[st
     assert found["tokens"] == greedy(run)
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
 def test_llama_cpp_reads_every_type_of_weights(dtype: Any, run_of: Callable[[str], Path], tmp_path: Path):
-    run = load_run(run_of("llama"))
-    with llama_cpp(export_model(run, tmp_path / "x.gguf", dtype=dtype)) as post:
+    file = export_model(load_run(run_of("llama")), tmp_path / "x.gguf", dtype=dtype)
+    with llama_cpp(file) as post:
         found = post("completion", {"prompt": PROMPT, "n_predict": 8, "temperature": 0, "return_tokens": True})
-    assert found["tokens"][:2] == greedy(run)[:2]  # the model is sure of the first ones
+    again = load_run(import_model(file, tmp_path / "in"))
+    assert found["tokens"][:2] == greedy(again)[:2]  # the model is sure of the first ones
 
 
 def test_llama_cpp_scales_positions_as_llama_3_does(run_of: Callable[[str], Path], tmp_path: Path):

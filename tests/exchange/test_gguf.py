@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import gguf
 import numpy as np
 import pytest
 import torch
 
+from minillm.cli.export import export
+from minillm.config import load_config, override
 from minillm.exchange.architectures import model_from_hf, model_to_hf
 from minillm.exchange.folder_in import read_config, read_weights
 from minillm.exchange.gguf_in import read_gguf
-from minillm.exchange.gguf_out import write_gguf
+from minillm.exchange.gguf_out import Dtype, write_gguf
 from minillm.exchange.gguf_tokenizer import read_gguf_tokenizer, write_tokenizer
 from minillm.exchange.tokenizer_models import pre_tokenizer_of
 from minillm.exchange.tokenizer_out import tokenizer_json
+from minillm.models.build import build_model
 from minillm.tokenizers.bpe import PATTERN, TWO_DIGITS, BPETokenizer
 from minillm.tokenizers.byte import ByteTokenizer
 from minillm.tokenizers.char import CharTokenizer
@@ -72,8 +75,6 @@ def test_the_file_read_by_transformers_computes_the_same(name, saved, tmp_path):
     write(tmp_path / "x.gguf", saved(name), ByteTokenizer())
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=torch.float32).eval()
     (config, weights), _ = read_gguf(tmp_path / "x.gguf")
-    from minillm.models.build import build_model
-
     ours = build_model(config).eval()
     ours.load_state_dict(weights)
     tokens = torch.randint(200, (2, 19), generator=torch.Generator().manual_seed(1))
@@ -132,7 +133,16 @@ def test_a_trained_bpe_is_written_whole_with_a_warning_if_llama_cpp_lacks_its_pa
     assert read_gguf(tmp_path / "x.gguf")[1].encode(plain).tolist() == tokenizer.encode(plain).tolist()
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+DTYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_0": 2, "q4_1": 3}
+"""dtype -> the number of its file type."""
+
+
+def test_the_command_offers_every_type():
+    for of in (get_args(export.__annotations__["dtype"])[0], Dtype):
+        assert sorted(get_args(of)) == sorted(DTYPES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_matrices_have_the_given_type_and_the_header_says_so(saved, tmp_path, dtype):
     model = model_from_hf(read_config(saved("gpt2-untied-tanh")), read_weights(tmp_path / "gpt2-untied-tanh"))
     config, weights = model_to_hf(model.config, model.weights)
@@ -142,13 +152,49 @@ def test_the_matrices_have_the_given_type_and_the_header_says_so(saved, tmp_path
     write_gguf(path, config, weights, tokenizer, "x", dtype=dtype, license="mit", sampling={"temp": 0.5, "top_k": 7})
     reader = gguf.GGUFReader(path)
     fields = {key: field.contents() for key, field in reader.fields.items()}
-    assert fields["general.file_type"] == {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}[dtype]
+    assert fields["general.file_type"] == DTYPES[dtype]
     assert fields["general.license"] == "mit" and fields["general.size_label"].endswith("K")
     assert fields["general.sampling.temp"] == 0.5 and fields["general.sampling.top_k"] == 7
     kinds = {tensor.name: tensor.tensor_type.name.lower() for tensor in reader.tensors}
     assert kinds["position_embd.weight"] == kinds["output_norm.weight"] == kinds["blk.0.attn_qkv.bias"] == "f32"
-    assert kinds["blk.1.ffn_up.weight"] == ("f32" if dtype == "q8_0" else dtype)  # rows of 30 numbers
+    assert kinds["blk.1.ffn_up.weight"] == ("f32" if dtype.startswith("q") else dtype)  # rows of 30 numbers
     assert kinds["blk.1.ffn_down.weight"] == dtype  # rows of 96
+
+
+STEPS: dict[str, Any] = {
+    "q8_0": lambda low, high: torch.maximum(high, -low) / 127 / 2,
+    "q5_1": lambda low, high: (high - low) / 31 / 2,
+    "q5_0": lambda low, high: torch.maximum(high, -low) / 16,  # from -16 to 15: the largest value may be cut by a step
+    "q4_1": lambda low, high: (high - low) / 15 / 2,
+    "q4_0": lambda low, high: torch.maximum(high, -low) / 8,
+}
+"""Largest rounding error of a group with these extremes."""
+
+
+@pytest.mark.parametrize("dtype", STEPS)
+def test_rounded_weights_come_back_within_a_step_and_the_vocabulary_with_8_bits(saved, tmp_path, dtype):
+    shape = {"num_layers": 1, "d_model": 64, "d_ff": 96, "max_seq_len": 16, "tie_embeddings": False}
+    config = override(load_config("gpt-nano"), {f"model.{key}": value for key, value in shape.items()}).model
+    config = replace(config, vocab_size=ByteTokenizer().vocab_size)
+    draws = torch.Generator().manual_seed(0)
+    before = {key: 0.1 * torch.randn(w.shape, generator=draws) for key, w in build_model(config).state_dict().items()}
+    settings, weights = model_to_hf(config, before)
+    settings |= {"eos_token_id": 257, "bos_token_id": 256}
+    path = tmp_path / "x.gguf"
+    write_gguf(path, settings, weights, tokenizer_json(ByteTokenizer(), "gpt"), "x", dtype=dtype)
+    after = read_gguf(path)[0].weights
+    assert after.keys() == before.keys()
+    for name, weight in before.items():
+        if weight.ndim < 2:
+            assert torch.equal(after[name], weight)
+            continue
+        groups, found = weight.unflatten(1, (-1, 32)), after[name].unflatten(1, (-1, 32))
+        own = "q8_0" if name.startswith(("embed.", "heads.")) else dtype
+        rounding = STEPS[own](groups.amin(-1), groups.amax(-1))
+        rounding += 3 * groups.abs().amax(-1) / 2**11  # of the minimum and the scale, which are fp16
+        error = (groups - found).abs()
+        assert (error <= rounding[..., None]).all() and error.max() > 0
+        assert found[0, 0].unique().numel() <= 2 ** int(own[1])
 
 
 def test_a_scaling_that_the_file_does_not_tell_is_refused(saved, tmp_path, altered):

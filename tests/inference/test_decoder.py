@@ -6,6 +6,7 @@ import torch
 from minillm.generation.beam import beam_search
 from minillm.generation.config import BeamConfig, SampleConfig
 from minillm.generation.generate import generate
+from minillm.inference import decoder
 from minillm.inference.decoder import FastDecoder, supports
 from minillm.inference.measure import linear_names
 from minillm.inference.products import Plan, Products
@@ -43,6 +44,12 @@ def fast(model, plan=None):
     return FastDecoder(model, Products(plan or Plan(), linear_names(model), {}))
 
 
+@pytest.fixture(params=[decoder.WIDE, 1], ids=["flat", "wide"])
+def _cache(request, monkeypatch):
+    """Both forms of the cache, for batches of any size."""
+    monkeypatch.setattr(decoder, "WIDE", request.param)
+
+
 def recorded(model):
     logits, start, step = [], model.start, model.step
 
@@ -59,6 +66,7 @@ def recorded(model):
     return model, logits
 
 
+@pytest.mark.usefixtures("_cache")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_fast_decoder_equals_the_model(shape):
     model, expected = recorded(make_model(shape))
@@ -74,6 +82,7 @@ def test_the_fast_decoder_equals_the_model(shape):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.usefixtures("_cache")
 @pytest.mark.parametrize("shape", ["llama", "gpt2", "ngrams"])
 def test_prefixes_drafts_and_beams_are_those_of_the_model(shape):
     model = make_model(shape, context=24)
@@ -99,13 +108,17 @@ def test_every_form_writes_the_same_greedy_text(form, one_row):
         assert generate(quick, [[1, 2]], config) == generate(model, [[1, 2]], config)
 
 
+@pytest.mark.usefixtures("_cache")
 def test_bf16_products_keep_the_logits_within_the_precision_of_bf16():
     model, expected = recorded(make_model())
     quick, logits = recorded(fast(model, Plan("onednn", torch.bfloat16)))
-    for one in (model, quick):
-        one.start(torch.tensor([[1, 2, 3]]), max_len=5)
-    error = (logits[0] - expected[0]).norm() / expected[0].norm()
-    assert 0 < error < 0.02
+    both: tuple[Any, Any] = (model, quick)
+    for one in both:
+        cache, _ = one.start(torch.tensor([[1, 2, 3]]), max_len=5)
+        one.step(torch.tensor([[4]]), cache)
+    for found, wanted in zip(logits, expected, strict=True):
+        error = (found.flatten() - wanted.flatten()).norm() / wanted.norm()
+        assert 0 < error < 0.02
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from minillm.inference.measure import linear_names
 from minillm.inference.products import Plan, Products
 from minillm.models.gpt import GPT
 from minillm.nn.config import ModelConfig
-from minillm.run import decoding
+from minillm.run import LoadedRun, decoding
 from minillm.training.precision import Compute
 
 RAGGED = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 9, 8], list(range(20))]
@@ -99,7 +99,7 @@ def test_padded_and_large_batches_are_left_to_the_model(monkeypatch):
     decoder = GraphDecoder(model, model, torch.float32)
     decoder.recorded = None
     generate(decoder, RAGGED, SampleConfig(max_new_tokens=3))
-    monkeypatch.setattr("minillm.inference.graph.MAX_ROWS", 2)
+    monkeypatch.setattr("minillm.inference.graph.MAX_RECORDED_ROWS", 2)
     generate(decoder, [[1, 2]] * 3, SampleConfig(max_new_tokens=3))
     assert decoder.recorded is None
 
@@ -114,6 +114,15 @@ def test_ngram_embeddings_are_not_recorded():
     assert supports_graphs(ModelConfig(position="rotary"))
     assert not supports_graphs(ModelConfig(position="rotary", ngram_order=3, ngram_rows=40))
     assert not supports_graphs(ModelConfig(position="alibi"))
+
+
+def test_the_line_about_many_prompts_names_the_plain_model(monkeypatch):
+    model, compute = make_model(), Compute(torch.device("cuda"), torch.float32, compile=False)
+    monkeypatch.setattr(decoding, "GraphDecoder", lambda *given: GraphDecoder(model, model, torch.float32))
+    run = object.__new__(LoadedRun)  # only its decoder matters
+    run.__dict__["_decoder"] = decoding.make_decoder(model, compute, {})
+    assert run.describe_decoder() == "decoding: fp32, CUDA graphs" and isinstance(run.decoder, GraphDecoder)
+    assert run.describe_decoder(batch=True) == "decoding: fp32" and run.batch_decoder is model
 
 
 def test_a_recording_that_fails_is_reported_in_one_line_and_the_model_decodes(monkeypatch):

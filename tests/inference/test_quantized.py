@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from minillm.inference.decoder import FastDecoder
 from minillm.inference.gptq import calibrate, gptq_int4
@@ -55,6 +56,26 @@ def test_packed_products_equal_those_of_the_values_that_the_bits_stand_for(bits,
         y = QuantizedProduct(quantized, bias, wide=wide, one_row=one_row)(x)
         expected = torch.nn.functional.linear(x, quantized.dequantize(), bias)
         assert (y.float() - expected).norm() < 0.006 * expected.norm(), "the rounding of bf16"
+
+
+@pytest.mark.parametrize("bits", [bits for bits in QUANTIZERS if "rows" not in bits])
+def test_a_fused_product_keeps_no_other_copy_of_the_weights_that_the_run_keeps(bits):
+    layers = [nn.Linear(64, size, bias=False) for size in (48, 32)]
+    names = {layer: str(i) for i, layer in enumerate(layers)}
+    quantized = {names[layer]: QUANTIZERS[bits](layer.weight.detach()) for layer in layers}
+    if not all(map(can_pack, quantized.values())):
+        pytest.skip("this build of torch has no such product")
+    product = Products(Plan(), names, quantized).fused(layers)
+    assert isinstance(product, QuantizedProduct)
+    kept = {part.values.data_ptr() for part in product.parts}
+    assert kept == {weight.values.data_ptr() for weight in quantized.values()}
+    found = [value for value in vars(product).values() if isinstance(value, torch.Tensor)]
+    assert not any(x.dtype in (torch.int8, torch.uint8) and x.shape == (80, 64) for x in found), "whole, unpacked"
+    whole = torch.cat([weight.dequantize() for weight in quantized.values()])
+    for rows in (1, 3, 40):
+        x = weight_of(rows, 64, 1).bfloat16().float()
+        expected = torch.nn.functional.linear(x, whole)
+        assert (product(x).float() - expected).norm() < 0.006 * expected.norm()
 
 
 @pytest.mark.parametrize("inputs", [1, 8, 24, 40, 77])

@@ -5,6 +5,7 @@ import torch
 
 from minillm.nn.config import ModelConfig
 from minillm.nn.feedforward import ACTIVATIONS, FeedForward
+from minillm.nn.kernels.relu2 import plain_relu2_, relu2_
 
 FORMULAS = {
     "relu": lambda x: max(x, 0.0),
@@ -40,6 +41,23 @@ def test_feedforward_equals_a_loop_over_hidden_units(name, gated):
             y += hidden * module.down.weight[:, f]
         expected[0, t] = y
     assert torch.allclose(module(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_squared_relu_equals_its_plain_form(dtype):
+    torch.manual_seed(0)
+    x, g = (torch.randn(3, 5, 7).to(dtype) for _ in range(2))
+    x[0, 0], x[0, 1] = 0.0, -0.0
+    results = []
+    for activation in (relu2_, plain_relu2_):
+        leaf = x.clone().requires_grad_()
+        y = activation(leaf * 1)  # a copy, because it is overwritten
+        y.backward(g)
+        assert leaf.grad is not None
+        results.append((y, leaf.grad))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+    assert (results[0][1] != 0).sum() == (x > 0).sum()
+    assert torch.equal(relu2_(x.clone()), x.relu() ** 2)
 
 
 def test_dropout_applies_to_hidden_units_in_training_only():

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +85,22 @@ def test_loss_and_gradient_equal_an_fp64_reference(kind: str, smoothing: float):
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
     assert ours.grad is not None and (ours.grad[0, :2] == 0).all(), "nothing is learned from the prompt"
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
+def test_padding_to_multiples_of_8_changes_neither_loss_nor_gradients(kind: str):
+    config = ModelConfig(vocab_size=VOCAB, max_seq_len=40, d_model=16, num_layers=1, num_heads=2)
+    model = build_model(config)
+    model.init_weights(torch.Generator().manual_seed(0))
+    found = []
+    for max_len, columns in ((10, (9, 8)), (41, (16, 8))):
+        objective = DPO(PAD, layout=replace(LAYOUT, max_len=max_len), beta=0.3, kind=kind)
+        batch = objective.collate([pair(4, 3, 5, 1), pair(1, 4, 1, 2)], rng)
+        assert (batch.inputs["tokens"].size(1), batch.inputs["predict_at"].size(1)) == columns
+        score = objective.loss(model(**batch.inputs), batch.labels, training=True)["pair"]
+        gradients = torch.autograd.grad(score.loss, list(model.parameters()))
+        found.append([score.loss, *score.figures.values(), *gradients, torch.tensor(batch.num_tokens)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -213,7 +230,7 @@ def curve(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(run / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("adapter", [[], LORA], ids=["all", "lora"])
+@pytest.mark.parametrize("adapter", [["--optim.average", "0.2"], LORA], ids=["all, averaged", "lora"])
 def test_a_run_starts_at_ln_2_learns_and_resumes_with_the_same_bits(dpo, tmp_path: Path, adapter: list[str], capsys):
     base = {path: path.read_bytes() for path in (tmp_path / "base").rglob("*.safetensors")}
     assert dpo("run", *adapter) == 0

@@ -115,6 +115,25 @@ def test_loss_and_gradient_are_those_of_the_equation(settings: dict[str, Any]):
     assert logits.grad.abs().max() > 1e-2 and not logits.grad[..., FORBIDDEN].any()
 
 
+@pytest.mark.parametrize("make", [policy, actor_critic])
+def test_padding_to_multiples_of_8_changes_neither_loss_nor_gradients(make: Callable[..., Policy]):
+    config = ModelConfig(vocab_size=VOCAB, max_seq_len=40, d_model=16, num_layers=1, num_heads=2, heads=make().heads)
+    model, found = build_model(config), []
+    model.init_weights(torch.Generator().manual_seed(0))
+    rows = sampled_rows("old", "reference", "advantage", "value", "return", lengths=(3, 1, 6, 5))
+    for max_len, columns in ((0, (9, 6)), (10, (9, 8)), (40, (16, 8))):
+        objective = replace(make(), max_len=max_len)
+        batch = objective.collate(rows, np.random.default_rng)
+        assert (batch.inputs["tokens"].size(1), batch.inputs["predict_at"].size(1)) == columns
+        scores = objective.loss(model(**batch.inputs), batch.labels, training=True)
+        total = torch.stack([score.loss for score in scores.values()]).sum()
+        gradients = torch.autograd.grad(total, list(model.parameters()))
+        figures = [figure for score in scores.values() for figure in score.figures.values()]
+        found.append([*(score.loss for score in scores.values()), *figures, *gradients])
+    for padded in found[1:]:
+        torch.testing.assert_close(padded, found[0], rtol=1e-5, atol=1e-6)
+
+
 def test_some_tokens_of_that_comparison_are_clipped():
     objective, rows = policy(clip=0.05), sampled_rows("old", "reference", "advantage")
     batch = objective.collate(rows, np.random.default_rng)

@@ -37,6 +37,7 @@ def test_a_run_trains_evaluates_samples_and_resumes(
     run_of: Callable[[str], Path], prompts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out, updates = tmp_path / "run", ["--objective.num_updates", "2", "--objective.kl", "0.1", "--save.every", "1"]
+    updates += ["--optim.average", "0.2"]
     assert start(run_of("llama"), prompts, out, *updates, "--train.steps", "3") == 0
     said = capsys.readouterr().err
     assert "reward 0." in said and '"completion"' in said

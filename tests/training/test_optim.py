@@ -103,6 +103,21 @@ def test_muon_updates_are_nearly_orthogonal(shape: tuple[int, int, int]):
     assert (alignment > 0.85).all()
 
 
+def test_muon_computes_in_the_given_dtype_and_stores_fp32():
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = model_of("gpt-nano")
+        optimizer = Optimizer(model, OptimConfig(name="muon", weight_decay=0.0), dtype=dtype)
+        start = [p.detach().clone() for p in hidden_matrices(model)]
+        fill_gradients(model, 1)
+        optimizer.step(1.0)
+        results.append([p.detach() - w for p, w in zip(hidden_matrices(model), start, strict=True)])
+        assert {value.dtype for value in optimizer.state_dict().values()} == {torch.float32}
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for exact, rounded in zip(*results, strict=True):
+        assert 1e-4 < (exact - rounded).norm() / exact.norm() < 0.03
+
+
 def plain_muon(weight: Tensor, grad: Tensor, buffer: Tensor, *, lr: float, momentum: float, decay: float) -> None:
     """One matrix at a time, as Jordan et al. write it."""
     buffer.mul_(momentum).add_(grad, alpha=1 - momentum)

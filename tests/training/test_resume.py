@@ -19,7 +19,10 @@ Make = Callable[..., Trainer]
 
 def everything(trainer: Trainer) -> dict[str, Any]:
     """All that two equal runs have in common: weights, optimizer state, counters and metrics, but not the time."""
-    tensors = {**dict(trainer.model.named_parameters()), **trainer.optimizer.state_dict()}
+    own = dict(trainer.model.named_parameters())
+    tensors = own | trainer.optimizer.state_dict() | trainer.average.state_dict()
+    with trainer.average.swapped():
+        tensors |= {f"average of {name}": p.detach().clone() for name, p in trainer.model.named_parameters()}
     counters = {key: value for key, value in vars(trainer.state).items() if key != "seconds"}
     lines = [{k: v for k, v in x.items() if k != "seconds"} for x in read_metrics(trainer.folder / "metrics.jsonl")]
     return {"tensors": {n: t.detach().numpy().tobytes() for n, t in tensors.items()}, "rest": (counters, lines)}
@@ -47,8 +50,13 @@ def stop_after(trainer: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     "optim",
-    [{"name": "adamw"}, {"name": "muon"}, {"name": "muon", "embedding_lr": 3e-3, "vector_lr": 2e-3}],
-    ids=["adamw", "muon", "rates"],
+    [
+        {"name": "adamw"},
+        {"name": "muon"},
+        {"name": "muon", "embedding_lr": 3e-3, "vector_lr": 2e-3},
+        {"name": "muon", "average": 0.2},
+    ],
+    ids=["adamw", "muon", "rates", "average"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_interrupting_twice_does_not_change_the_result(

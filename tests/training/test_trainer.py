@@ -14,6 +14,7 @@ import torch
 
 from minillm.training.checkpoint import checkpoints
 from minillm.training.metrics import read_metrics
+from minillm.training.optim import Muon
 from minillm.training.schedule import lr_scale
 from minillm.training.trainer import Trainer
 
@@ -189,6 +190,12 @@ def test_checkpoints_that_are_damaged_or_of_another_optimizer_are_not_restored(m
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged.*to use its newest undamaged"):
         make_trainer(tmp_path).restore(last)
+
+
+def test_muon_computes_in_the_precision_of_the_run(make_trainer: Make, tmp_path: Path):
+    for dtype in (torch.float32, torch.bfloat16):
+        muon = make_trainer(tmp_path, optim={"name": "muon"}, dtype=dtype).optimizer.optimizers[-1]
+        assert isinstance(muon, Muon) and muon.dtype == dtype
 
 
 def test_progress_shows_speed_and_time_left(

@@ -7,7 +7,7 @@ torch; `forms`, `one_row_forms` and `can_pack` say what this version can compute
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -83,28 +83,43 @@ class QuantizedProduct:
         *,
         wide: torch.dtype = torch.bfloat16,
         one_row: OneRow = "same",
+        parts: Sequence[QuantizedWeight] = (),
     ) -> None:
-        """`wide` is the dtype in which many rows are multiplied; `one_row` is for weights that `INT8` can multiply."""
-        self.source, self.wide, self.group = weight, wide, weight.group
+        """`wide` is the dtype in which many rows are multiplied; `one_row` is for weights that `INT8` can multiply.
+
+        `parts` are weights whose concatenation is `weight`. If the caller keeps them anyway, no other copy in this
+        layout is needed.
+        """
+        self.outputs, self.bits, self.group, self.wide = weight.values.size(0), weight.bits, weight.group, wide
         self.bias = None if bias is None else bias.to(torch.bfloat16)
         self.only_sums = weight.bits == 8 and not fits_int8(weight)
         summed = self.only_sums or (one_row == "sum" and weight.bits == 8)
         self.sum = QuantizedRowSum(weight, bias) if summed else None
-        self.packed, self.scales = weight.values, weight.scale.flatten().bfloat16()
+        self.parts = tuple(parts) or (weight,)
         if weight.zero is not None:
             self.packed = PACK_INT4(weight.values.int(), 1)
             self.scales = torch.stack((weight.scale, weight.zero), -1).transpose(0, 1).contiguous().bfloat16()
+        elif not self.only_sums:
+            self.parts, self.packed, self.scales = (weight,), weight.values, weight.scale.flatten().bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.size(0) >= (SUMMED_ROWS if self.only_sums else WIDE_ROWS):
-            y = F.linear(x.to(self.wide), self.source.dequantize(self.wide)).bfloat16()
+            y = F.linear(x.to(self.wide), self._wide_weight()).bfloat16()
         elif self.sum is not None and (self.only_sums or x.size(0) == 1):
             return self.sum(x)
-        elif self.source.zero is None:
+        elif self.bits == 8:
             y = INT8(x.to(torch.bfloat16), self.packed, self.scales)
         else:
             y = INT4(x.to(torch.bfloat16), self.packed, self.group, self.scales)
         return y if self.bias is None else y + self.bias
+
+    def _wide_weight(self) -> Tensor:
+        """The plain weight (O, I) for many rows."""
+        sizes = [part.values.size(0) for part in self.parts]
+        weight = torch.empty(self.outputs, self.parts[0].values.size(1), dtype=self.wide)
+        for part, rows in zip(self.parts, weight.split(sizes), strict=True):
+            part.write(rows)
+        return weight
 
 
 PACK_INT4: Any = getattr(torch, "_convert_weight_to_int4pack_for_cpu", None)

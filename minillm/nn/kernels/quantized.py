@@ -42,12 +42,19 @@ class QuantizedWeight(NamedTuple):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The plain weight (O, I)."""
+        return self.write(torch.empty(self.values.shape, dtype=dtype, device=self.values.device))
+
+    def write(self, out: Tensor) -> Tensor:
+        """Write the plain weight into `out` (O, I), fp32 or bf16, and return it."""
         # 8-bit values are exact in bf16, so a product with a bf16 scale is rounded once, as if it came from fp32.
-        exact = torch.bfloat16 if dtype == torch.bfloat16 and self.zero is None else torch.float32
-        groups = self.values.to(exact).unflatten(1, (-1, self.group))  # (O, I / group, group)
+        exact = out if out.dtype == torch.float32 or self.zero is None else torch.empty_like(out, dtype=torch.float32)
+        groups = exact.unflatten(1, (-1, self.group))  # (O, I / group, group)
+        groups.copy_(self.values.unflatten(1, (-1, self.group)))
         if self.zero is None:
-            return groups.mul_(self.scale[..., None].to(exact)).flatten(1).to(dtype)
-        return groups.sub_(8).mul_(self.scale[..., None]).add_(self.zero[..., None]).flatten(1).to(dtype)
+            groups.mul_(self.scale[..., None].to(out.dtype))
+        else:
+            groups.sub_(8).mul_(self.scale[..., None]).add_(self.zero[..., None])
+        return out if exact is out else out.copy_(exact)
 
 
 def quantize_int8(weight: Tensor, group: int | None = None) -> QuantizedWeight:
