@@ -75,9 +75,8 @@ def resolve(
     for split, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         for cut in objective.describe_cuts(tokens):
             say(f"{split}: {cut}")
-    return replace(
-        config, train=replace(config.train, steps=_steps(config, corpus, objective, resumed or TrainState()))
-    ), objective
+    steps = _steps(config, corpus, objective, resumed or TrainState())
+    return replace(config, train=replace(config.train, steps=steps)), objective
 
 
 def _steps(config: RunConfig, corpus: Corpus, objective: Objective, state: TrainState) -> int:
